@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from tests.media_files import moving_shot, solid, write_color_video, write_picture, write_video
 from tests.small_bundle import COLOURS, STREAMS, make_small_bundle, write_manifest
-from tests.vitascope.bundle.bundles import rewrite_manifest
+from tests.vitascope.bundle.bundles import change_graph, rewrite_manifest
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GRAPHS_OF_TASK
 from vitascope.errors import BundleCorrupt, EngineError, InvalidInput, MediaError, TaskMissing, TextError
@@ -51,14 +51,22 @@ def test_texts_are_nearest_to_the_videos_they_describe(small_model: Model) -> No
 
 @pytest.mark.parametrize("external_data", [False, True])
 def test_graphs_of_a_bundle_that_replaced_the_opened_one_are_not_run(tmp_path: Path, external_data: bool) -> None:
-    folder = make_small_bundle(tmp_path / "bundle", external_data=external_data)
+    tasks = ("retrieval", "matching", "grounding")
+    folder = make_small_bundle(tmp_path / "bundle", tasks=tasks, external_data=external_data)
     model = Model.open(folder, threads=1)
     model.embed_text(["a red thing"])
     document = folder / model.bundle.manifest.model_card
     document.write_text("Another card.", "utf-8")
-    rewrite_manifest(folder)
+    (folder / "NOTICE.md").write_text("Another notice.", "utf-8")
+    if external_data:
+        (folder / "grounding.bin").write_bytes((folder / "grounding.bin").read_bytes() + b"\0")
+        rewrite_manifest(folder)
+    else:
+        change_graph(folder, "grounding", lambda graph: setattr(graph, "doc_string", "trained again"))
     model.embed_video(colour_streams("red"))
-    make_small_bundle(folder, seed=1, external_data=external_data)
+    with pytest.raises(BundleCorrupt, match="was replaced since it was opened; open it again"):
+        model.ground(["a red thing"], np.zeros((1, 2, 16), np.float32))
+    make_small_bundle(folder, seed=1, tasks=tasks, external_data=external_data)
     with pytest.raises(BundleCorrupt, match="was replaced since it was opened; open it again"):
         model.match(["a red thing"], np.zeros((1, 2, 16), np.float32))
 

@@ -103,11 +103,14 @@ class Bundle:
         name = next((path for key, path in self.manifest.graphs.items() if key == graph), None)
         return None if name is None else self.folder / name
 
-    def check_unreplaced(self) -> None:
-        """Raise BundleCorrupt if the folder no longer has the files that were verified; card and report may differ."""
-        documents = {self.manifest.model_card, self.manifest.parity_report}
-        listed = parse_manifest(manifest_bytes(self.folder)).files
-        if any(listed.get(name) != entry for name, entry in self.manifest.files.items() if name not in documents):
+    def check_unreplaced(self, graph: str) -> None:
+        """Raise BundleCorrupt if the folder has another fingerprint by now, or other files of the graph."""
+        listed = parse_manifest(manifest_bytes(self.folder))
+        names = [file for name, file in self.manifest.graphs.items() if name == graph]
+        names += [file for file, readers in self.manifest.added_weights.items() if graph in readers]
+        if listed.fingerprint() != self.fingerprint or any(
+            listed.files.get(name) != self.manifest.files[name] for name in names
+        ):
             raise BundleCorrupt(f"{self.folder}: was replaced since it was opened; open it again")
 
     def graph_spec(self, graph: str) -> tuple[ArraySpecs, ArraySpecs]:

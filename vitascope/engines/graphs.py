@@ -151,9 +151,9 @@ class Graphs:
             from vitascope.integrations.kserve.engine import open_at_server
 
             return open_at_server(self.server, self.bundle, graph, (inputs, outputs))
-        self.bundle.check_unreplaced()
+        self.bundle.check_unreplaced(graph)
         engine = open_engine(self.bundle, graph, path, self.threads, self.device, optimize=self.optimize)
-        self.bundle.check_unreplaced()  # nor while the graph and its weights were read
+        self.bundle.check_unreplaced(graph)  # nor while the graph and its weights were read
         if set(engine.inputs) != set(inputs):
             raise BundleCorrupt(f"{path.name}: inputs {sorted(engine.inputs)}; {sorted(inputs)} were expected")
         if missing := sorted(set(outputs) - set(engine.outputs)):
