@@ -118,6 +118,21 @@ def calibrate(
     return FittedCalibration(fitted, by_answers.facts | facts, names, reranking)
 
 
+def keep_reranking(fitted: Reranking | None, source: Reranking | None) -> Reranking | None:
+    """Return the choice of reranking; what was not measured is as in the source, without measurements of its weights.
+
+    Args:
+        fitted: choice for the new bundle.
+        source: choice of the bundle that it was made from.
+    """
+    if source is None:
+        return fitted
+    sound = source.sound and source.sound.model_copy(update={"measured": {}})
+    if fitted is None:
+        return source.model_copy(update={"measured": {}, "sound": sound})
+    return fitted if fitted.sound is not None else fitted.model_copy(update={"sound": sound})
+
+
 def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) -> Reranking | None:
     """Choose the number of results to rerank from validation searches by corpus.
 

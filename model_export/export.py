@@ -29,7 +29,7 @@ from model_export.assemble import (
     replace_bundle,
     write_draft,
 )
-from model_export.calibrate import FittedCalibration, calibrate
+from model_export.calibrate import FittedCalibration, calibrate, keep_reranking
 from model_export.card import (
     METRICS_KEY,
     Metrics,
@@ -329,7 +329,7 @@ class _Export:
             "model_card": CARD_NAME,
             "parity_report": PARITY_NAME,
             "calibration": fitted.calibration,
-            "reranking": fitted.reranking or job.initial.reranking,
+            "reranking": keep_reranking(fitted.reranking, job.initial.reranking),
             "languages": languages_of(job.sources),
             "precision": self.precision,
             "training_data": [f"{s.name}: {s.terms}" for s in job.sources if s not in STARTS],

@@ -31,7 +31,7 @@ from model_export.assemble import (
     write_documents,
     write_manifest,
 )
-from model_export.calibrate import FittedCalibration, calibration_record, recalibrate
+from model_export.calibrate import FittedCalibration, calibration_record, keep_reranking, recalibrate
 from model_export.card import describe_size, describe_streams, parity_table
 from model_export.graphs import ManifestSizes, export_graph, random_streams, video_spec
 from model_export.optimize.speed import clip_call, measure_latency
@@ -279,7 +279,7 @@ def _manifest_fields(job: _Job, files: Mapping[GraphName, str], fitted: FittedCa
         "model_card": CARD_NAME,
         "parity_report": PARITY_NAME,
         "calibration": fitted.calibration,
-        "reranking": fitted.reranking or manifest.reranking,
+        "reranking": keep_reranking(fitted.reranking, manifest.reranking),
         "precision": precision if same_precision else f"video {precision}, others {manifest.precision}",
         "training_data": [*manifest.training_data, *(f"{s.name}: {s.terms}" for s in replacement.sources)],
         "metrics": {},

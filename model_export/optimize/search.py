@@ -28,7 +28,7 @@ from model_export.assemble import (
     write_documents,
     write_manifest,
 )
-from model_export.calibrate import calibration_record, recalibrate
+from model_export.calibrate import calibration_record, keep_reranking, recalibrate
 from model_export.card import METRICS_KEY, model_card
 from model_export.onnx_graph import fold_constants
 from model_export.optimize.evaluation_cache import EvalCache, Sounds, Texts, Videos, open_corpora
@@ -328,7 +328,8 @@ def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], fo
         ways=[_result(c, selected) for candidates in search.candidates.values() for c in candidates],
         shares={key: (round(original.scores[key], 4), round(score, 4)) for key, score in written.scores.items()},
     )
-    fields["calibration"], fields["reranking"] = fitted.calibration, fitted.reranking or source.reranking
+    fields["calibration"] = fitted.calibration
+    fields["reranking"] = keep_reranking(fitted.reranking, source.reranking)
     fields["extra"] = {key: value for key, value in source.extra.items() if key not in GRAPH_SPECIFIC_KEYS} | {
         SOURCE_KEY: origin.model_dump(),
         VARIANT_KEY: variant.model_dump(mode="json"),

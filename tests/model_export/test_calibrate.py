@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_export.calibrate import calibrate, choose_reranking, choose_sound_reranking
+from model_export.calibrate import calibrate, choose_reranking, choose_sound_reranking, keep_reranking
 from model_export.parity.checks import Embedded
 from training.data.example import Example, Negative, Question
 from training.data.packed import Packed
 from training.evaluation.calibration import calibration_errors, fit, validation_pairs
 from training.evaluation.retrieval import NearestVideos
 from vitascope.answering import Answer
-from vitascope.bundle.manifest import AudioStream, Calibration
+from vitascope.bundle.manifest import AudioStream, Calibration, Reranking, RerankingRecall, SoundReranking
 from vitascope.embeddings import VideoEmbedding
 from vitascope.scoring import Match, fused_score
 
@@ -250,6 +250,19 @@ def test_too_few_queries_say_nothing_about_reranking() -> None:
     assert choose_sound_reranking({"few": scene_searches([(1, 1.0)], 10)}) is None
     assert choose_reranking({"few": searches([(8, 0)], queries=10)}, BY_MATCH) is None
     assert calibrate(Overconfident(0), {"few": _embedded(40)}, ANSWERS, None).reranking is None
+
+
+def test_reranking_that_was_not_measured_is_kept_without_measurements_of_other_weights() -> None:
+    measured = {"squares/val": RerankingRecall(queries=50, recall={0: (1, 2, 3), 10: (2, 3, 4)})}
+    sound = SoundReranking(candidates=10, match_weight=0.2, measured=measured)
+    source = Reranking(candidates=20, measured=measured, sound=sound)
+    kept = SoundReranking(candidates=10, match_weight=0.2)
+    assert keep_reranking(None, source) == Reranking(candidates=20, sound=kept)
+    by_pictures = Reranking(candidates=10, measured=measured)
+    assert keep_reranking(by_pictures, source) == by_pictures.model_copy(update={"sound": kept})
+    assert keep_reranking(by_pictures, None) == by_pictures
+    by_sound = by_pictures.model_copy(update={"sound": SoundReranking(candidates=0, match_weight=0)})
+    assert keep_reranking(by_sound, source) == by_sound
 
 
 def test_the_order_of_results_never_goes_against_similarity_or_match() -> None:
