@@ -105,8 +105,6 @@ def write_compact(folder: Path, checkpoint: Checkpoint) -> list[PublicStart]:
 
     It has no optimizer state. Tensors that equal those of a pretrained start are left out and restored from the
     installed package by `load`; others are stored as `training.compact_tensors` describes.
-
-    Raises OverflowError for values that float16 cannot represent.
     """
     weights, starts = pack_weights(checkpoint.model, checkpoint.sources)
     save_file(weights, folder / "model.safetensors")

@@ -114,6 +114,17 @@ def test_rows_of_word_embeddings_are_restored_in_three_ways(stored: Checkpoint, 
     assert torch.equal(before[TRAINED : TRAINED + ROUNDED], after[TRAINED : TRAINED + ROUNDED])
 
 
+def test_weights_beyond_float16_stay_float32(stored: Checkpoint, tmp_path: Path) -> None:
+    with torch.no_grad():
+        words = stored.model.get_parameter(WORDS)
+        words[0, 0] = 1e5
+    folder = tmp_path / "compact"
+    folder.mkdir()
+    checkpoint.write_compact(folder, stored)
+    assert load_file(folder / "model.safetensors")[WORDS].dtype == torch.float32
+    assert torch.equal(checkpoint.load(folder).model.get_parameter(WORDS), words)
+
+
 def test_a_changed_public_start_is_rejected(compact: Path, package: Path) -> None:
     save_file({name: values + 1 for name, values in load_file(package).items()}, package)
     with pytest.raises(InvalidInput, match=rf"leaves out weights of {TEXT_PACKAGE} 0\.1\.0 .* has others \(SHA-256"):
