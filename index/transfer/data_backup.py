@@ -123,7 +123,8 @@ def restore_data(
     try:
         data.mkdir(parents=True, exist_ok=True)
         service_files = _service_files(backup)
-        existing = [path.name for path in service_files if (data / path.name).exists()] + _collection_names(data)
+        files = [*(path.name for path in service_files), _IDEMPOTENCY_NAME]
+        existing = [name for name in files if (data / name).exists()] + _collection_names(data)
         if existing:
             raise InvalidInput(
                 f"data: {str(data)!r} has {', '.join(existing)} already; a folder without them was expected"

@@ -101,6 +101,11 @@ def test_a_data_folder_in_use_is_backed_up_and_restored(tmp_path: Path, data: Pa
     assert stat.S_IMODE((restored / "keys.sqlite3").stat().st_mode) == 0o600
     with pytest.raises(InvalidInput, match=r"has keys.sqlite3, models.json, films, talks already"):
         restore_data(made.folder, restored, videos_allowed(restored))
+    answered = tmp_path / "answered"
+    answered.mkdir()
+    (answered / "answers.sqlite3").touch()
+    with pytest.raises(InvalidInput, match=r"has answers.sqlite3 already"):
+        restore_data(made.folder, answered, videos_allowed(answered))
 
 
 def test_an_unchanged_media_file_is_stored_once(data: Path, backups: Path) -> None:
