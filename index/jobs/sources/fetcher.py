@@ -207,12 +207,16 @@ def file_name(uri: str) -> str:
 def open_url(url: str) -> tuple[IO[bytes], int | None]:
     """Return a stream of a URL's content, and its size in bytes if known. Raises MediaError and InvalidInput."""
     system, path = open_file_system(url)
+    is_http = urlsplit(url).scheme in HTTP
     try:
         # HTTP is streamed (0): not every server sends ranges.
-        stream = system.open(path, "rb", block_size=0 if urlsplit(url).scheme in HTTP else BLOCK)
+        stream = system.open(path, "rb", block_size=0 if is_http else BLOCK)
     except Exception as error:  # each protocol has its own errors
         raise MediaError(f"{url}: cannot be opened: {type(error).__name__}: {error}") from error
     size = getattr(stream, "size", None)
+    if is_http:  # a stream has none
+        with suppress(Exception):
+            size = system.info(path).get("size")
     return stream, size if isinstance(size, int) else None
 
 

@@ -393,16 +393,20 @@ def test_http_needs_no_ranges_and_has_no_limit_on_the_whole_download(monkeypatch
             used.append(options)
             return io.BytesIO(b"film")
 
+        def info(self, path: str) -> dict[str, int]:
+            return {"https://host/a.mp4": {"size": 4}}[path]
+
     def url_to_fs(url: str, **options: Any) -> tuple[Streams, str]:
         used.append(options)
         return Streams(), url
 
     monkeypatch.setitem(sys.modules, "aiohttp", SimpleNamespace(ClientTimeout=dict))
     monkeypatch.setattr("fsspec.url_to_fs", url_to_fs)
-    for url in ("https://host/a.mp4", "memory://bucket/a.mp4"):
+    for url, known in (("https://host/a.mp4", 4), ("https://host/b.mp4", None), ("memory://bucket/a.mp4", None)):
         stream, size = open_url(url)
-        assert (stream.read(), size) == (b"film", None)
-    assert used == [{"timeout": {"sock_connect": 60, "sock_read": 60}}, {"block_size": 0}, {}, {"block_size": BLOCK}]
+        assert (stream.read(), size) == (b"film", known)
+    http = [{"timeout": {"sock_connect": 60, "sock_read": 60}}, {"block_size": 0}]
+    assert used == [*http, *http, {}, {"block_size": BLOCK}]
 
 
 def test_an_unknown_protocol_fails_the_job(collection: Collection, small_model: Model) -> None:
