@@ -349,7 +349,7 @@ def _check_shapes(header: ExportHeader, manifest: Manifest) -> None:
 def _check_columns(file: str, schema: Any, fields: list[Any]) -> None:
     for field in fields:
         if (count := schema.names.count(field.name)) != 1:
-            problem = "there more than once" if count else "missing"
+            problem = "occurs more than once" if count else "missing"
             raise InvalidInput(f"{file}: column {field.name}: {problem}; {field.type} was expected")
         actual = schema.field(field.name).type
         actual = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}.get(actual, actual)

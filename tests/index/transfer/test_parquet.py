@@ -284,7 +284,7 @@ WRONG = [
     ("clips", put(9, "thumbnail", b"GIF8"), "clips.parquet: row 10: thumbnail: 4 bytes"),
     ("clips", put(10, "text", "a\0"), "clips.parquet: row 11: text: .* NUL"),
     ("clips", lambda table: table.drop_columns(["vector"]), "clips.parquet: column vector: missing"),
-    ("videos", lambda table: table.append_column("title", table["title"]), "column title: there more than once"),
+    ("videos", lambda table: table.append_column("title", table["title"]), "column title: occurs more than once"),
     (
         "clips",
         lambda table: table.set_column(0, "clip_id", pa.array(["x"] * table.num_rows)),
