@@ -103,6 +103,8 @@ class CommonMiddleware:
                 _check_length(headers, limit, setting)
             await self.app(scope, exchange.receive, exchange.send)
         except VitascopeError as error:
+            if exchange.has_started:
+                raise
             await domain_problem(scope, error)(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             _log.info("request %s: the client disconnected", scope["state"]["request_id"])
@@ -251,8 +253,8 @@ class AccessLogMiddleware:
 
 def _stopped_problem(scope: Scope) -> Response:
     """Return the response to a request that is still in progress after ``shutdown_timeout``."""
-    headers = {"Retry-After": "1", "Connection": "close"}
-    return problem(scope, 503, "overloaded", "the service is stopping; retry in a moment", headers=headers)
+    detail = "the service stopped before its response; the request may have been carried out"
+    return problem(scope, 503, "interrupted", detail, headers={"Connection": "close"})
 
 
 @contextmanager

@@ -124,18 +124,21 @@ def _may_retry(error: httpx.HTTPError, policy: RetryPolicy) -> bool:
         if status == httpx.codes.TOO_MANY_REQUESTS:
             return True
         if status == httpx.codes.SERVICE_UNAVAILABLE:
-            return policy != "never"
-        return policy == "always" and status == httpx.codes.CONFLICT and _is_in_progress(error.response)
+            is_refused = error.request.method == "GET" or _code_of(error.response) != "interrupted"
+            return policy != "never" and is_refused
+        # An earlier attempt with the same idempotency key is still being executed.
+        is_in_progress = status == httpx.codes.CONFLICT and _code_of(error.response) == "idempotency_in_progress"
+        return policy == "always" and is_in_progress
     return isinstance(error, NOT_SENT_ERRORS) or (policy == "always" and isinstance(error, CONNECTION_LOST_ERRORS))
 
 
-def _is_in_progress(response: httpx.Response) -> bool:
-    """Return whether an earlier attempt with the same idempotency key is still being executed."""
+def _code_of(response: httpx.Response) -> object:
+    """Return the code of a problem; None for other responses."""
     try:
         problem = response.json()
     except ValueError:
-        return False
-    return isinstance(problem, dict) and problem.get("code") == "idempotency_in_progress"
+        return None
+    return problem.get("code") if isinstance(problem, dict) else None
 
 
 def _retry_after(error: httpx.HTTPError) -> float | None:

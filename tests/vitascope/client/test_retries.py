@@ -48,6 +48,7 @@ READS_AND_WRITES = {"read", "search", "write", "operation", "change"}
         (fail(httpx.ConnectError), set(CALLS)),
         (fail(httpx.ConnectTimeout), set(CALLS)),
         (reject(503), READS_AND_WRITES | {"delete"}),
+        (reject(503, "interrupted"), {"read"}),
         (reject(409, "idempotency_in_progress"), READS_AND_WRITES),
         (fail(httpx.ReadError), READS_AND_WRITES),
         (fail(httpx.RemoteProtocolError), READS_AND_WRITES),
