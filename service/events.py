@@ -26,7 +26,7 @@ from service.errors import Overloaded, TooManyAtOnce
 from service.http.auth import Caller
 from service.http.limits import Pool
 from service.serializers import serialize_item, serialize_job
-from vitascope.errors import NotFound, VitascopeError
+from vitascope.errors import NotFound, StorageError, VitascopeError
 from vitascope.job_states import FINAL_JOB_STATES
 
 _log = logging.getLogger("vitascope.service")
@@ -317,7 +317,7 @@ class EventStream(StreamingResponse):
             number = first.number
         with self._broadcaster.follow(key, current.number) as buffer:
             progress = buffer.progress
-            while not buffer.is_closed and time.monotonic() < deadline and self._is_allowed():
+            while not buffer.is_closed and time.monotonic() < deadline and self._may_go_on():
                 change = buffer.next_change()
                 since, page = buffer.since, buffer.after(number)
                 if page is None:
@@ -336,6 +336,12 @@ class EventStream(StreamingResponse):
                     yield progress
                 elif not page and not await _wait(change, min(HEARTBEAT_SECONDS, deadline - time.monotonic())):
                     yield _HEARTBEAT
+
+    def _may_go_on(self) -> bool:
+        try:
+            return self._is_allowed()
+        except StorageError:  # the response has begun
+            return False
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

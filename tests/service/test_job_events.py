@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -33,6 +34,7 @@ from tests.service.jobs import ReceivedEvent, all_events, events, jobs_kept_queu
 from tests.service.running import Running, make_key, problem_of, process, serving
 from tests.waiting import PATIENCE, wait_for
 from vitascope import AsyncClient
+from vitascope.errors import StorageError
 from vitascope.model import Model
 
 STREAMS = 50
@@ -242,6 +244,19 @@ def test_a_stream_ends_when_the_collection_is_dropped(
         assert all(event.data["state"] == "running" for event in received)
     with stream(running.client, job) as response:
         problem_of(response, 404, "collection_not_found")
+
+
+def test_a_stream_ends_when_its_key_cannot_be_read(locked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_events, "HEARTBEAT_SECONDS", 0.05)
+    write_pictures(locked.settings.roots()[0] / "unreadable", 1)
+    with jobs_kept_queued(locked.service.worker):
+        job = start_job(locked.client, "other", "unreadable")
+    with stream(locked.client, job) as response, monkeypatch.context() as patch:
+        received = events(response)
+        assert next(received).data["state"] == "queued"
+        patch.setattr(locked.service.auth.keys, "get", Mock(side_effect=StorageError("keys.sqlite3: broken")))
+        assert list(received) == []
+    locked.client.delete(job).raise_for_status()
 
 
 def test_a_stream_ends_when_its_key_is_revoked(locked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
