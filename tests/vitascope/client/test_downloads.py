@@ -92,6 +92,10 @@ def redirect(exchange: Exchange) -> None:
     exchange.body(b"login")
 
 
+def send_nothing(exchange: Exchange) -> None:
+    exchange.head(204)
+
+
 def send_problem(exchange: Exchange) -> None:
     exchange.json(404, {"code": "video_not_found", "detail": "there is none"})
 
@@ -104,7 +108,8 @@ def lose_connection(exchange: Exchange) -> None:
     ("respond", "error", "message"),
     [
         (send_wrong_range, ServiceError, "'bytes 7-13/14'; 'bytes 100-…' was expected"),
-        (redirect, ServiceError, "HTTP 302; a file was expected"),
+        (redirect, ServiceError, "HTTP 302 Found, Location: /login"),
+        (send_nothing, ServiceError, "HTTP 204; a file was expected"),
         (send_problem, VideoNotFound, "there is none"),
         (lose_connection, ServiceError, f"was lost {1 + MAX_STALLS} times; 100 bytes were received"),
     ],

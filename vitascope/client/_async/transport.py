@@ -171,7 +171,7 @@ class BaseClient:
         async def send() -> httpx.Response:
             request = self._http.build_request("GET", path, headers=headers, timeout=timeout)
             response = await self._http.send(request, stream=True)
-            if response.is_error:
+            if not response.is_success:
                 await response.aread()
                 response.raise_for_status()
             return response

@@ -170,7 +170,7 @@ class BaseClient:
         def send() -> httpx.Response:
             request = self._http.build_request("GET", path, headers=headers, timeout=timeout)
             response = self._http.send(request, stream=True)
-            if response.is_error:
+            if not response.is_success:
                 response.read()
                 response.raise_for_status()
             return response
