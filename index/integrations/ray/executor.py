@@ -296,7 +296,9 @@ class RayExecutor:
                     self._is_closed.wait(_POLL_SECONDS)
                 for reference in ready:
                     self._handle(reference, self._calls[reference], config)
-                    del self._calls[reference]  # now: the item of a call that is not handled fails with all others
+                    del self._calls[
+                        reference
+                    ]  # only after it is handled: `_give_up` fails the items that are still here
         except _JOB_ERRORS as error:
             self._give_up(error)
         except Exception as error:  # Ray's own, of many kinds; concerns no single file

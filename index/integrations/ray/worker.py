@@ -149,7 +149,8 @@ def temporary_folder() -> Iterator[Path]:
                 with file_lock(folder / "lock") as is_abandoned:
                     if is_abandoned:
                         shutil.rmtree(folder)
-    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as name, file_lock(Path(name) / "lock"):
+    folder = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)
+    with file_lock(Path(folder.name) / "lock"), folder as name:  # locked until it is removed
         yield Path(name) / "files"
 
 

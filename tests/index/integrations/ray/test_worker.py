@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from index.jobs.sources.source_types import FilesSource, FolderSource, ListSourc
 from tests.media_files import solid, write_picture
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import BundleCorrupt, ClusterError, InvalidInput, MediaError
+from vitascope.file_lock import file_lock
 from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.model import Model
 
@@ -72,6 +75,20 @@ def test_temporary_folders_of_killed_workers_are_removed(tmp_path: Path, monkeyp
         with temporary_folder() as second:
             assert set(tmp_path.iterdir()) == {new, other, used.parent, second.parent}
     assert set(tmp_path.iterdir()) == {new, other}
+
+
+def test_a_temporary_folder_is_locked_until_it_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    locked: list[bool] = []
+
+    def remove(folder: str, *args: Any, **options: Any) -> None:
+        with file_lock(Path(folder) / "lock") as is_free:
+            locked.append(not is_free)
+        rmtree(folder, *args, **options)
+
+    with temporary_folder() as files:
+        rmtree = shutil.rmtree
+        monkeypatch.setattr("shutil.rmtree", remove)
+    assert (locked, files.parent.exists()) == ([True], False)
 
 
 def test_an_error_that_cannot_be_pickled_travels_as_its_message() -> None:
