@@ -70,7 +70,7 @@ Origin = Annotated[
         "an origin as browsers send it, in lower case, without path, default port and wildcard",
     ),
 ]
-CollectorURL = Annotated[str, _matching(r"https?://[^\s/].*", "a URL with http or https")]
+CollectorURL = Annotated[str, _matching(r"(?i:https?)://[^\s/].*", "a URL with http or https")]
 Ports = Annotated[set[Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1)]
 Schemes = Annotated[set[Literal["https", "http"]], Field(min_length=1)]
 MIB = 1024**2
@@ -633,7 +633,8 @@ def read_settings(**overrides: object) -> Settings:
         raise InvalidInput(f"settings (VITASCOPE_…): {'; '.join(problems)}") from None  # the cause shows values
     except SettingsError as error:  # a list that is not JSON; the message has the name of its setting in quotes
         variable = "VITASCOPE_" + str(error).split('"')[1].upper()
-        raise InvalidInput(f"{variable}: {os.environ.get(variable)!r}: {LIST_EXPECTED}") from None
+        value = next((value for name, value in os.environ.items() if name.upper() == variable), None)
+        raise InvalidInput(f"{variable}: {value!r}: {LIST_EXPECTED}") from None
 
 
 def _describe(error: ErrorDetails) -> str:
@@ -644,5 +645,5 @@ def _describe(error: ErrorDetails) -> str:
     if error["type"] in ("list_type", "set_type"):
         return f"VITASCOPE_{name.upper()}: {error['input']!r}: {LIST_EXPECTED}"
     # A URL may contain credentials by mistake; its own message shows it if it does not.
-    is_secret = name in ("admin_key", "vector_store", "engine")
+    is_secret = name in ("admin_key", "vector_store", "engine", "otlp_endpoint")
     return f"{name}: {error['msg']}" if is_secret else f"{name}: {error['input']!r}: {error['msg']}"

@@ -54,7 +54,7 @@ def replace_checkpoint(bundle: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_name(f".{folder.name}.lock")
     with file_lock(lock) as is_held:
-        if not is_held:
+        if not is_held or not lock.exists():  # another export has ended just now
             raise InvalidInput(f"out: another export writes to {bundle}; wait until it ends")
         try:
             _settle_checkpoint(bundle)
@@ -68,7 +68,7 @@ def replace_checkpoint(bundle: Path) -> Iterator[Path]:
         finally:
             _settle_checkpoint(bundle)
             shutil.rmtree(pending, ignore_errors=True)
-            lock.unlink()
+            lock.unlink(missing_ok=True)
 
 
 def _pending_folder(bundle: Path) -> Path:

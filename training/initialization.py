@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from training import checkpoint
-from training.bundle_checkpoint import load_checkpoint
+from training.bundle_checkpoint import CHECKPOINT_KEY, BundleCheckpoint, load_checkpoint
 from training.checkpoint import ONLY_IN_TRAINING, PARTS, Checkpoint, InitialModel
 from training.data.example import Example, build_vocabulary
 from training.data.packed import fingerprint_of, open_packed, stride_of
@@ -164,17 +164,24 @@ def _check_corpora(stored: Checkpoint, data: Path) -> None:
 
 
 def initial_model_id(folder: Path) -> str:
-    """Return a hash of the weights and answers of a bundle or checkpoint. Raises InvalidInput if it is neither."""
+    """Return a hash of the weights and answers of a bundle or checkpoint. Raises InvalidInput if it is neither.
+
+    That of a bundle is of the checkpoint beside it, which training reads: the same weights may be exported differently.
+    """
+    names = ("model.safetensors", "answers.json", "tokenizer.json")
     if (folder / MANIFEST_NAME).exists():
-        return Bundle.open(folder).fingerprint
+        bundle = Bundle.open(folder)
+        if (stored := bundle.manifest.extra.get(CHECKPOINT_KEY)) is None:
+            return bundle.fingerprint
+        files = BundleCheckpoint.model_validate(stored).files
+        return hashlib.sha256("".join(files[name].sha256 for name in names).encode()).hexdigest()
     path = checkpoint.find(folder)
     if path is None:
         raise InvalidInput(
             f"start-from: {folder} is neither a bundle nor a checkpoint; a folder with {MANIFEST_NAME} (of `vitascope "
             "export`) or state.json (of `vitascope train`) was expected"
         )
-    hashes = "".join(file_sha256(path / name) for name in ("model.safetensors", "answers.json", "tokenizer.json"))
-    return hashlib.sha256(hashes.encode()).hexdigest()
+    return hashlib.sha256("".join(file_sha256(path / name) for name in names).encode()).hexdigest()
 
 
 def load_initial_model(folder: Path) -> InitialModel:

@@ -27,13 +27,14 @@ def check_texts(texts: Sequence[str]) -> None:
 
 def check_spans(spans: Sequence[tuple[float, float]], duration: float = 0.0) -> list[tuple[float, float]]:
     """Return spans of a file of ``duration`` (s; 0: a picture, or unknown) as a list. Raises InvalidInput."""
+    spans = list(spans)
     for start, end in spans:
         if not 0 <= start <= end < float("inf"):
             raise InvalidInput(f"clip: {start} to {end} seconds; 0 <= start <= end was expected")
         if start >= duration > 0:
             expected = f"a span inside the file's {duration:g} s"
             raise InvalidInput(f"clip: {start} to {end} seconds; {expected} was expected")
-    return list(spans)
+    return spans
 
 
 def check_visual_tokens(manifest: Manifest, count: int, tokens: NDArray[np.floating]) -> NDArray[np.float32]:

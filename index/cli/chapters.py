@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.options import add_inference_options, server_url
+from vitascope.cli.output import print_document
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
@@ -111,7 +112,7 @@ def _format(result: Mapping[str, Any]) -> str:
 
 def show(result: dict[str, Any], console: Console) -> None:
     if result["out"] is None:
-        console.out(_format(result), end="", highlight=False)
+        print_document(_format(result), console)
     else:
         console.print(f"{escape(str(result['out']))}: {len(result['chapters'])} chapters")
 

@@ -256,7 +256,7 @@ class FolderWatcher:
         moved = []
         for path, status in snapshot.files.items():
             known, seen = self._known.get(path), self._seen.get(path)
-            is_known = known is not None and known.status == status.facts
+            is_known = known is not None and known.facts == status.facts
             if seen is None or seen.status.facts != status.facts:
                 # A file that had been replaced is read again, to learn whether its video is replaced still.
                 is_done = known is not None and is_known and lost_events.get(known.video_id) != "replaced"

@@ -111,7 +111,7 @@ class Drives:
         if in_use <= self._labels.keys():
             return
         for path, status in snapshot.files.items():
-            if status.device not in self._labels and (file := known.get(path)) and file.status == status.facts:
+            if status.device not in self._labels and (file := known.get(path)) and file.facts == status.facts:
                 self._set(status.device, file.drive)
         excluded = {*self._labels.values(), *self._absent}
         by_number = {file.device: file.drive for file in known.values() if file.drive not in excluded}

@@ -20,7 +20,7 @@ class WatchedFile:
     Attributes:
         path: absolute.
         video_id: of the video with the file's content, which may use another file.
-        status: file status; a file with the same status is not read again.
+        facts: those of its ``FileStatus``; a file with the same facts is not read again.
         drive: label of the file system that the file is on.
         device: its device number when it was last seen.
         held_since: when the removal of its video was first deferred, in Unix seconds; None if it is not.
@@ -28,7 +28,7 @@ class WatchedFile:
 
     path: str
     video_id: int
-    status: str
+    facts: str
     drive: str
     device: str
     held_since: float | None = None
@@ -48,7 +48,7 @@ def write_watched_files(connection: sqlite3.Connection, files: Iterable[WatchedF
     connection.executemany(
         "INSERT OR REPLACE INTO watched_files (path, video_id, facts, drive, device, held_since)"
         " SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM videos WHERE id = ?2)",
-        [(file.path, file.video_id, file.status, file.drive, file.device, file.held_since) for file in files],
+        [(file.path, file.video_id, file.facts, file.drive, file.device, file.held_since) for file in files],
     )
 
 

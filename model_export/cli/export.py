@@ -190,6 +190,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     options = {"version": args.version, "seed": args.seed, "log": log_progress}
     if is_bundle and args.model.samefile(Path()):  # a relative path leads nowhere once that folder is replaced
         args.model = args.model.resolve()
+        args.out = args.out and args.out.resolve()
     if is_bundle:
         additions = [path for path in (args.metrics, args.checkpoint, args.moments, args.part or None) if path]
         if len(additions) != 1 or (args.out not in (None, args.model) and not args.part):

@@ -170,7 +170,7 @@ class KeyStore:
             connection.execute(f"DELETE FROM keys WHERE {ended}", (now - RETENTION_SECONDS,))
             valid = connection.execute(f"SELECT count(*) FROM keys WHERE ({ended}) IS NOT TRUE", (now,)).fetchone()[0]
             if valid >= MAX_KEYS:
-                raise InvalidInput(f"keys: {MAX_KEYS} are valid; at most that many were expected")
+                raise InvalidInput(f"keys: {MAX_KEYS} valid keys exist, the most that are allowed; revoke one first")
             connection.execute(f"INSERT INTO keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", _to_row(key))
         return key, text
 

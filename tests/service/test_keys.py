@@ -307,7 +307,7 @@ def test_only_valid_keys_count_and_others_are_deleted_after_a_while(
         store.create("old", ["read"], expires_in=60)
         store.revoke(store.create("revoked", ["read"])[0].id)
         store.create("a", ["read"])
-        with pytest.raises(InvalidInput, match="2 are valid"):
+        with pytest.raises(InvalidInput, match="2 valid keys exist"):
             store.create("b", ["read"])
         monkeypatch.setattr(time, "time", lambda: now + 24 * 3600)
         store.revoke(store.create("b", ["read"])[0].id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
 from vitascope.cli.completion import collection_names
 from vitascope.cli.main import COMMANDS, CommandSpec, main
+from vitascope.cli.output import TerminalConsole, print_document
 from vitascope.errors import InvalidInput
 
 ROOT = Path(__file__).parents[2]
@@ -229,6 +231,14 @@ def test_control_characters_of_names_reach_no_terminal(
     with pytest.raises(SystemExit):
         main(["fake", name])
     assert capsys.readouterr().err.endswith(f"unrecognized arguments: {shown}\n")
+
+
+def test_documents_are_unchanged_in_files_and_escaped_in_terminals() -> None:
+    text = "1\n\u2067name\u2069 \x1b[2J\n"
+    for is_terminal, expected in ((False, text), (True, "1\n\\u2067name\\u2069 \\x1b[2J\n")):
+        file = io.StringIO()
+        print_document(text, TerminalConsole(file=file, force_terminal=is_terminal, width=80))
+        assert file.getvalue() == expected
 
 
 def test_full_disk_of_standard_output_is_one_line_on_stderr_with_status_2() -> None:

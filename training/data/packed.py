@@ -22,7 +22,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -42,6 +42,7 @@ from training.data.strided_frames import Stride, sample_strided
 from vitascope.bundle.bundle import file_sha256
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import MediaError
+from vitascope.file_lock import try_lock
 from vitascope.media.decode import probe
 from vitascope.media.sampling import sample_streams
 from vitascope.sandbox.isolation import end_with_parent
@@ -235,10 +236,7 @@ def write_packed(
     Raises EmptySplit without items, and CorpusError when a key repeats, no item is left or more than the share
     `max_skipped` was left out.
     """
-    unfinished = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    unfinished.mkdir(parents=True)
-    try:
+    with _unfinished_folder(folder) as unfinished:
         read = partial(_contents_or_reason, streams=tuple(streams), clips=clips, stride=stride, audio=audio)
         writer = (ShardWriter if shards else ArrayWriter)(unfinished, streams, clips, audio)
         count, skipped = _write_items(unfinished, writer, items, read, workers)
@@ -263,10 +261,33 @@ def write_packed(
         }
         (unfinished / PACK_NAME).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", "utf-8")
         _replace(folder, unfinished)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return info
+
+
+@contextmanager
+def _unfinished_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, locked while in use; first remove those of processes that were killed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for path in folder.parent.glob(f".{folder.name}.*.part"):
+        with suppress(FileNotFoundError), _locked(path) as is_abandoned:  # gone: its process has ended just now
+            if is_abandoned:
+                shutil.rmtree(path, ignore_errors=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    with _locked(unfinished):
+        try:
+            yield unfinished
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the end of the context; yield whether no other process had."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield try_lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _audio_info(folder: Path, shards: bool) -> dict[str, Any]:
@@ -400,6 +421,7 @@ def _check_skipped(folder: Path, count: int, skipped: list[dict[str, str]], max_
 
 
 def _replace(folder: Path, finished: Path) -> None:
+    finished.chmod(0o755)
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

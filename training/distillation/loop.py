@@ -80,8 +80,10 @@ def distil(
         The checkpoint folder.
 
     Raises:
-        InvalidInput: `out` holds another run, or the student's frames are not packed.
+        InvalidInput: `out` holds another run, the student's frames are not packed, or `stop_after` is below 1.
     """
+    if stop_after is not None and stop_after < 1:
+        raise InvalidInput(f"stop_after: {stop_after}; 1 or more was expected")
     latest = out / "checkpoint"
     identity = {
         "recipe": recipe.model_dump(mode="json"),

@@ -243,7 +243,7 @@ def _read_info(folder: Path) -> StoreInfo | None:
     try:
         return StoreInfo.model_validate_json(path.read_text("utf-8")) if path.exists() else None
     except ValueError as error:
-        raise InvalidInput(f"{path}: {error}; what `vitascope prepare-moments` writes was expected") from error
+        raise InvalidInput(f"{path}: damaged; what `vitascope prepare-moments` writes was expected") from error
 
 
 def _read_videos(folder: Path) -> list[StoredVideo]:
@@ -252,7 +252,7 @@ def _read_videos(folder: Path) -> list[StoredVideo]:
     try:
         return [StoredVideo.model_validate_json(line) for line in lines]
     except ValueError as error:
-        raise InvalidInput(f"{path}: {error}; what `vitascope prepare-moments` writes was expected") from error
+        raise InvalidInput(f"{path}: damaged; what `vitascope prepare-moments` writes was expected") from error
 
 
 def _rows(videos: Sequence[StoredVideo]) -> tuple[int, int]:

@@ -28,6 +28,14 @@ class TerminalConsole(Console):
         return super().render_str(escape_controls(text), **options)
 
 
+def print_document(text: str, console: Console) -> None:
+    """Print text in a format such as SRT, unchanged unless it goes to a terminal."""
+    if console.is_terminal:
+        console.out(text, end="", highlight=False)
+    else:
+        console.file.write(text)
+
+
 def print_text_or_json(
     result: dict[str, Any], show: Callable[[dict[str, Any], Console], None], *, as_json: bool
 ) -> None:

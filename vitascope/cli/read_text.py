@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_device
-from vitascope.cli.output import ProgressBar, plain_table
+from vitascope.cli.output import ProgressBar, plain_table, print_document
 from vitascope.text_format import format_score, format_span
 
 EPILOG = """\
@@ -89,7 +89,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
     segments = [SpeechSegment(line["start"], line["end"], line["text"]) for line in result["lines"]]
     text = format_srt(segments) if result["format"] == "srt" else format_vtt(segments)
-    console.out(text, end="", highlight=False)
+    print_document(text, console)
 
 
 COMMANDS = {"read-text": (add_arguments, run, show)}

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_device, add_server, server_url
-from vitascope.cli.output import ProgressBar
+from vitascope.cli.output import ProgressBar, print_document
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
@@ -127,7 +127,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(f"{escape(str(result['out']))}: {len(result['segments'])} segments")
         return
     transcript = {key: value for key, value in result.items() if key not in ("file", "format", "out")}
-    console.out(_format(transcript, result["format"]), end="", highlight=False)
+    print_document(_format(transcript, result["format"]), console)
 
 
 COMMANDS = {"transcribe": (add_arguments, run, show)}

@@ -192,10 +192,11 @@ def validate_url(url: str) -> str:
         parsed.raw_host.decode().encode("idna")  # as the resolver does
     except (ValueError, httpx.InvalidURL) as error:
         raise errors.InvalidInput(f"url: not a URL ({error}); http://HOST:PORT was expected") from error
+    shown = "a URL with credentials" if parsed.userinfo else repr(url)
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise errors.InvalidInput(f"url: {url!r}; http://… or https://… was expected")
+        raise errors.InvalidInput(f"url: {shown}; http://… or https://… was expected")
     if parsed.path.rstrip("/").endswith("/v1"):
-        raise errors.InvalidInput(f"url: {url!r}; a URL without /v1 was expected")
+        raise errors.InvalidInput(f"url: {shown}; a URL without /v1 was expected")
     return url
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +151,19 @@ def test_workers_end_with_a_killed_process_and_its_files_when_packing_again(tmp_
         assert process.stdout.readline() == b"started\n"
         process.kill()
         assert process.communicate(timeout=PATIENCE)[0] == b""  # its workers have closed their standard output, too
-    assert [path.name for path in (tmp_path / "corpus").iterdir()] == [".val.part"]
+    (left,) = (tmp_path / "corpus").iterdir()
+    assert left.name.startswith(".val.")
     write_packed(tmp_path / "corpus" / "val", STILL_STREAMS, pictures([RED]), ORIGIN)
     assert [path.name for path in (tmp_path / "corpus").iterdir()] == ["val"]
+
+
+def test_two_packings_of_one_split_at_once_do_not_mix(tmp_path: Path) -> None:
+    def items() -> Iterator[tuple[Example, Media]]:
+        write_packed(tmp_path / "val", STILL_STREAMS, pictures([GREEN, BLUE]), ORIGIN)
+        yield from pictures([RED])
+
+    write_packed(tmp_path / "val", STILL_STREAMS, items(), ORIGIN)
+    assert len(open_packed(tmp_path / "val").examples) == 1  # the last to end
 
 
 def test_a_broken_file_is_left_out_and_named(tmp_path: Path) -> None:
