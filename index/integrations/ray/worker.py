@@ -149,8 +149,8 @@ def temporary_folder() -> Iterator[Path]:
                 with file_lock(folder / "lock") as is_abandoned:
                     if is_abandoned:
                         shutil.rmtree(folder)
-    folder = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)
-    with file_lock(Path(folder.name) / "lock"), folder as name:  # locked until it is removed
+    own = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)
+    with file_lock(Path(own.name) / "lock"), own as name:  # locked until it is removed
         yield Path(name) / "files"
 
 
