@@ -19,17 +19,20 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import Overloaded, TooManyAtOnce, TooManyRequests
 from service.http import middleware
 from service.http.limits import BURST_SECONDS, BodyTimeout, ClientLimit, ConcurrencyLimiter, QueueLimiter, RateLimiter
 from service.http.multipart import WRITE_BYTES
 from service.routes import search as search_route
+from service.settings import Settings
 from tests.service.conftest import fill, settings_for
 from tests.service.manual_clock import Clock
 from tests.service.raw_http import connect, exchange, get_request, post_request, read_response
 from tests.service.running import ADMIN, Running, make_key, problem_of, serving
 from tests.waiting import PATIENCE, wait_for
+from vitascope.errors import StorageError
 
 MAX_REQUESTS = 6
 
@@ -225,6 +228,25 @@ def test_without_keys_an_address_is_limited_in_its_request_rate(
     assert codes == [200] * 5 + [429] * 2
     assert running.client.get("/livez").status_code == 200
     assert running.client.get("/static/app.js").status_code == 200
+
+
+def test_an_error_after_the_start_of_a_response_sends_no_second_one() -> None:
+    sent: list[Message] = []
+
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise StorageError("keys.sqlite3: broken")
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")]}
+    with pytest.raises(StorageError):
+        asyncio.run(middleware.CommonMiddleware(fail, Settings())(scope, receive, send))
+    assert [message["type"] for message in sent] == ["http.response.start"]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "deflate, gzip"])
