@@ -1,9 +1,13 @@
-"""Classification of network addresses."""
+"""Checks of network addresses and URLs."""
 
 from __future__ import annotations
 
 import ipaddress
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @lru_cache(maxsize=256)
@@ -15,3 +19,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def parse_url(url: str) -> httpx.URL:
+    """Parse a URL. Raises ValueError for a malformed one, also where only the resolver would refuse its host."""
+    import httpx
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(str(error)) from error
+    _ = parsed.host, parsed.raw_host.decode().encode("idna")
+    return parsed

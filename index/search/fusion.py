@@ -76,12 +76,14 @@ class Evidence:
         """Return whether embeddings are compared, and not words alone."""
         return not self.weights.keys().isdisjoint(SIGNALS)
 
-    def combine(self, seen: Float64, heard: Float64) -> Float64:
+    def combine(self, pictures: Float64, sounds: Float64) -> Float64:
         """Combine the evidence (C,) of pictures and sound.
 
         What stands in for a probability is high for all clips that have the signal, so the higher one counts.
         """
-        return combine_evidence(seen, heard) if is_calibrated(self.calibration) else np.maximum(seen, heard)
+        if is_calibrated(self.calibration):
+            return combine_evidence(pictures, sounds)
+        return np.maximum(pictures, sounds)
 
     def of_pictures(self, cosines: Float64) -> Float64:
         """Return the probabilities (C,) that pictures fit, or what stands in for them without a calibration."""
@@ -239,10 +241,10 @@ def _sound_fits(
     ids, dim = [candidate.clip_id for candidate in candidates], len(texts[0].embedding)
     missing = np.full(dim, np.nan, np.float32)
     stored = [load_embeddings(connection, ids, dim, signal) for signal in ("audio", "visual")]
-    heard, seen = (np.stack([embeddings.get(clip_id, missing) for clip_id in ids]) for embeddings in stored)
+    audio, visual = (np.stack([embeddings.get(clip_id, missing) for clip_id in ids]) for embeddings in stored)
     values = [
         # Not matrix products, in which equal rows may have products that differ in the last bit.
-        text.evidence.of_sound((heard * text.embedding).sum(axis=1), (seen * text.embedding).sum(axis=1))
+        text.evidence.of_sound((audio * text.embedding).sum(axis=1), (visual * text.embedding).sum(axis=1))
         for text in texts
     ]
     return np.nan_to_num(np.stack(values, axis=1))
@@ -254,9 +256,9 @@ def signal_evidence(candidates: Sequence[Candidate], evidence: Evidence) -> Floa
         return _fit_of_all_texts(candidates, evidence)
     cosines = np.array([candidate.cosines.get("visual", -1.0) for candidate in candidates], np.float64)
     has_pictures = np.array(["visual" in candidate.cosines for candidate in candidates], bool)
-    seen = evidence.weights.get("visual", 0.0) * np.where(has_pictures, evidence.of_pictures(cosines), 0.0)
-    heard = np.array([candidate.sound_fit or 0.0 for candidate in candidates])
-    return evidence.combine(seen, heard)
+    pictures = evidence.weights.get("visual", 0.0) * np.where(has_pictures, evidence.of_pictures(cosines), 0.0)
+    sounds = np.array([candidate.sound_fit or 0.0 for candidate in candidates])
+    return evidence.combine(pictures, sounds)
 
 
 def _fit_of_all_texts(candidates: Sequence[Candidate], evidence: Evidence) -> Float64:
@@ -267,7 +269,7 @@ def _fit_of_all_texts(candidates: Sequence[Candidate], evidence: Evidence) -> Fl
             signal[row] = values or 0.0
     weights = [evidence.weights.get(signal, 0.0) for signal in SIGNALS]
     largest = max(weights)
-    seen, heard = (weight / (largest or 1.0) * values for weight, values in zip(weights, fits, strict=True))
+    pictures, sounds = (weight / (largest or 1.0) * values for weight, values in zip(weights, fits, strict=True))
     exponents = [text.exponent for text in evidence.texts]
-    product: Float64 = np.prod(combine_evidence(seen, heard) ** exponents, axis=1)
+    product: Float64 = np.prod(combine_evidence(pictures, sounds) ** exponents, axis=1)
     return largest * product

@@ -19,6 +19,7 @@ from vitascope.client.response_types import Job, JobItem, Operation
 from vitascope.client.retry import IDEMPOTENCY_KEY
 from vitascope.job_states import ItemState as ItemState
 from vitascope.job_states import JobState as JobState
+from vitascope.network import parse_url
 
 JSON = dict[str, Any]
 T = TypeVar("T")
@@ -187,10 +188,8 @@ def validate_header_value(name: str, text: str) -> str:
 def validate_url(url: str) -> str:
     """Return the base URL ``url``. Raises InvalidInput for one that no request can be sent to."""
     try:
-        parsed = httpx.URL(url)
-        _ = parsed.host
-        parsed.raw_host.decode().encode("idna")  # as the resolver does
-    except (ValueError, httpx.InvalidURL) as error:
+        parsed = parse_url(url)
+    except ValueError as error:
         raise errors.InvalidInput(f"url: not a URL ({error}); http://HOST:PORT was expected") from error
     shown = "a URL with credentials" if parsed.userinfo else repr(url)
     if parsed.scheme not in ("http", "https") or not parsed.host:

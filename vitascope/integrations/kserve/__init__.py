@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from vitascope.bundle.manifest import Manifest
 from vitascope.errors import InvalidInput
+from vitascope.network import parse_url
 
 ONNXRUNTIME = "onnxruntime"
 PREFIX = "kserve:"
@@ -21,14 +22,11 @@ def server_url(engine: str) -> str | None:
     """
     if engine == ONNXRUNTIME:
         return None
-    import httpx
-
     url = engine.removeprefix(PREFIX)
     try:
         parts = urlsplit(url)
-        _ = parts.port, httpx.URL(url).host
-        httpx.URL(url).raw_host.decode().encode("idna")  # as the resolver does
-    except (ValueError, httpx.InvalidURL) as error:
+        _ = parts.port, parse_url(url)
+    except ValueError as error:
         raise InvalidInput(f"engine: not a URL ({error}); {_EXPECTED}") from error
     if "@" in parts.netloc:
         raise InvalidInput(
