@@ -9,7 +9,7 @@ import bisect
 import logging
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,8 @@ _WITHOUT_INDEX = ("mpegts", "mpeg")
 """Containers in which a seek by time to the start lands a few packets after it, so the first byte is sought."""
 _LOOKAHEAD = 24
 """Packets read ahead of the decoder; more than any common codec reorders."""
+_MAX_OVERLAP = 1
+"""Seconds by which timestamps may go back, so that frames follow at once; beyond, they began anew and are shifted."""
 _SKIPPABLE = ("h264", "hevc", "mpeg2video", "mpeg4")
 """Codecs whose decoders can omit, packet by packet, frames that no other frame refers to."""
 
@@ -146,6 +148,8 @@ class FrameIterator:
         self._targets = targets or ()
         self._sent: deque[int] = deque(maxlen=2 * _LOOKAHEAD)
         self._last: int | None = None
+        self._last_stated: int | None = None
+        """Timestamp of the last frame as the file states it; ``_last`` is what it was moved to."""
         self._frames = self._decode_all()
 
     def __iter__(self) -> FrameIterator:
@@ -232,10 +236,17 @@ class FrameIterator:
         """Frames come in display order, so timestamps must ascend; AVI stores only decoding times."""
         if dts is not None and self._is_avi:
             dts -= self.video.stream.codec_context.reorder_depth  # the time at which the decoder returned the frame
-        for timestamp in (dts, pts) if self._is_avi else (pts, dts):
-            if timestamp is not None and (self._last is None or timestamp > self._last):
+        timestamps = [timestamp for timestamp in ((dts, pts) if self._is_avi else (pts, dts)) if timestamp is not None]
+        previous, self._last_stated = self._last_stated, timestamps[0] if timestamps else None
+        for timestamp in timestamps:
+            if self._last is None or timestamp > self._last:
                 return timestamp
-        return 0 if self._last is None else self._last + self.nominal_frame_step
+        if self._last is None:
+            return 0
+        is_ascending = bool(timestamps) and previous is not None and timestamps[0] > previous
+        if is_ascending and (self._last - timestamps[0]) * self.video.time_base < _MAX_OVERLAP:
+            return self._last + 1  # it follows a repeated timestamp
+        return self._last + self.nominal_frame_step
 
     def _should_stop(self, ahead: deque[Packet[VideoStream]]) -> bool:
         """Return whether everything needed for the frame at ``stop_at`` has been sent to the decoder."""
@@ -342,6 +353,9 @@ class _SeekReader:
         if self.frames is not None:
             self.frames_left = self.frames.frames_left
             self.frames.close()
+        elif not from_start and video.stream.codec_context.pix_fmt == "pal8":
+            with suppress(*READING_ERRORS):  # FFmpeg passes the palette with the first packet alone
+                next(video.container.decode(video.stream), None)
         if self.frames is not None or not from_start:
             from_start = self._seek(first if from_start else timestamp, from_start)
         self.current = self.following = None

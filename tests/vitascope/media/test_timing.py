@@ -75,6 +75,19 @@ def test_variable_frame_rate(suffix: str, tmp_path: Path) -> None:
     assert [read_counter(frame) for frame in read_frames(path, middles)] == list(range(60))
 
 
+def test_a_repeated_timestamp_does_not_delay_the_frames_after_it(tmp_path: Path) -> None:
+    starts = [(number if number < 10 else number - 1) / RATE for number in range(60)]
+    path = write_counter_video(tmp_path / "repeated.mkv", 60, starts=starts, codec="ffv1")
+    frames = read_frames(path, [start + 0.4 / RATE for start in starts[12:]])
+    assert [read_counter(frame) for frame in frames] == list(range(12, 60))
+
+
+def test_the_palette_of_a_video_is_known_after_seeks(tmp_path: Path) -> None:
+    path = write_counter_video(tmp_path / "palette.mov", 100, codec="qtrle", pix_fmt="gray")
+    assert [read_counter(frame) for frame in read_frames(path, [0.5, 3.98])] == [12, 99]
+    assert read_counter(read_frames(path, [2.0])[0]) == 50
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_timestamps_may_start_after_zero(suffix: str, tmp_path: Path) -> None:
     starts = [5 + number / RATE for number in range(100)]
