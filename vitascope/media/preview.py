@@ -117,10 +117,10 @@ def _decode_sound(file: MediaFile, start: float, seconds: float, limits: MediaLi
             if stream is None or not is_decodable(stream):
                 return None
             resampler = av.AudioResampler("fltp", "stereo", _SAMPLE_RATE)
-            position = 0
+            position: int | None = None
             for frame in _audio_frames(video, stream, start):
                 time = (frame.time or 0.0) - float(video.origin) - start
-                if abs(time - position / _SAMPLE_RATE) > _MAX_DRIFT:
+                if position is None or abs(time - position / _SAMPLE_RATE) > _MAX_DRIFT:
                     position = round(time * _SAMPLE_RATE)
                 if position >= samples.shape[1]:
                     break

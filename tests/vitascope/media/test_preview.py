@@ -12,6 +12,8 @@ import pytest
 from av.stream import Disposition
 
 from tests.media_files import (
+    click_times,
+    click_train,
     counter_frame,
     read_counter,
     solid,
@@ -69,6 +71,14 @@ def test_sound_is_heard_at_its_time(tmp_path: Path) -> None:
         sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
     loudness = [float(np.abs(sound[:, round(second * 44_100) :][:, :4410]).mean()) for second in (0.1, 0.3, 0.7, 1.8)]
     assert [value > 0.01 for value in loudness] == [False, False, True, True], loudness
+
+
+def test_sound_that_begins_a_little_after_the_pictures_is_not_early(tmp_path: Path) -> None:
+    clicks = click_train(44_100, 1.5, [0.5, 1.0])[None]
+    video = write_audio(tmp_path / "a.mkv", clicks, 44_100, "pcm_s16le", with_video=True, gap=(0.0, 0.08))
+    sound = read_audio(preview(video, 0.0, 1.5), 0.0, 1.5, 44_100)
+    assert sound is not None
+    assert click_times(sound, 44_100) == pytest.approx([0.58, 1.08], abs=0.003)
 
 
 def test_sound_of_the_default_track_that_can_be_decoded_is_heard_and_read(tmp_path: Path) -> None:
