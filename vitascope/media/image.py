@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import re
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from vitascope.media.formats import MAX_MISSING_FRACTION, missing_bytes
 from vitascope.media.frame import Frame, Pixels
 from vitascope.media.limits import MediaLimits
 
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # for sizes that ``MediaLimits`` allow or reject
 _EXIF_ORIENTATION = 0x0112
 _TIME_TOLERANCE = 1e-6
 """Seconds; sums of durations are not exact."""
@@ -71,6 +74,8 @@ def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterat
     """
     if container == "heif" and not has_heif():
         raise MediaUnsupported(f"{file.name}: {missing_package_message('pi_heif', 'a HEIC picture')}")
+    # Pillow raises beyond twice this number, also before it allocates frames of a GIF that are larger than the first.
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
     try:
         with Image.open(file.reader(), formats=[container.upper()]) as image:
             limits.check_pixels(file.name, *image.size)
@@ -79,8 +84,9 @@ def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterat
         raise
     except MemoryError as error:
         raise MediaTooLarge(f"{file.name}: decoding it needs more memory than there is") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise limits.pixels_error(file.name, str(error)) from error
+    except Image.DecompressionBombError as error:
+        size = re.search(r"\d+ pixels", str(error))
+        raise limits.pixels_error(file.name, size[0] if size else str(error)) from error
     except UnidentifiedImageError as error:
         raise MediaCorrupt(f"{file.name}: starts like a {container} but has no readable header") from error
     except Exception as error:  # Pillow raises nearly anything for damaged files

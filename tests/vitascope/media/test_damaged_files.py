@@ -65,7 +65,11 @@ BAD: dict[str, Case] = {
     "dot.png": (lambda p: write_picture(p, solid((1, 2, 3), 1, 1)), MediaError, "1x1 pixels; at least 8"),
     "strip.png": (lambda p: write_picture(p, solid((1, 2, 3), 400, 2)), MediaError, "at least 8"),
     "large.mp4": (_too_many_pixels, MediaTooLarge, "8192x6160 pixels; at most 50331648"),
-    "bomb.png": (lambda p: write_png_header(p, 14000, 14000), MediaTooLarge, "at most 50331648 pixels"),
+    "bomb.png": (
+        lambda p: write_png_header(p, 14000, 14000),
+        MediaTooLarge,
+        "196000000 pixels; at most 50331648 pixels",
+    ),
     "large.png": (lambda p: write_png_header(p, 8000, 8000), MediaTooLarge, "8000x8000"),
     "hollow.png": (lambda p: write_png_header(p, 64, 64), MediaCorrupt, "cannot be decoded"),
     "absent.mp4": (lambda p: p, MediaError, "no such file"),
@@ -173,6 +177,11 @@ def test_the_error_names_the_limit(limits: MediaLimits, reason: str, tmp_path: P
         for operation in (lambda p: probe(p, limits), lambda p: read_frames(p, [0.0], limits)):
             with pytest.raises(MediaTooLarge, match=reason):
                 operation(path)
+
+
+def test_the_limit_of_pixels_can_be_raised(tmp_path: Path) -> None:
+    with pytest.raises(MediaCorrupt, match="truncated"):  # it has no pixels
+        probe(write_png_header(tmp_path / "large.png", 14000, 14000), MediaLimits(max_pixels=200_000_000))
 
 
 def test_containers_and_codecs_can_be_restricted(tmp_path: Path) -> None:
