@@ -25,6 +25,8 @@ from vitascope.media.limits import MediaLimits
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # for sizes that ``MediaLimits`` allow or reject
 _EXIF_ORIENTATION = 0x0112
+_PILLOW_PIXELS = 2**26
+"""Pixels that Pillow may open at least, so that ``MediaLimits`` name the size of what they reject."""
 _TIME_TOLERANCE = 1e-6
 """Seconds; sums of durations are not exact."""
 _DEFAULT_FRAME_SECONDS = 0.1
@@ -75,7 +77,7 @@ def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterat
     if container == "heif" and not has_heif():
         raise MediaUnsupported(f"{file.name}: {missing_package_message('pi_heif', 'a HEIC picture')}")
     # Pillow raises beyond twice this number, also before it allocates frames of a GIF that are larger than the first.
-    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    Image.MAX_IMAGE_PIXELS = max(limits.max_pixels, _PILLOW_PIXELS)
     try:
         with Image.open(file.reader(), formats=[container.upper()]) as image:
             limits.check_pixels(file.name, *image.size)
