@@ -142,10 +142,11 @@ def _match_streaming(head: bytes) -> FileFormat | None:
         return FileFormat("mpeg", "mpeg")
     if head.startswith((b"\x1f\x07\x00\x3f", b"\x1f\x07\x00\xbf")):  # NTSC, PAL
         return FileFormat("dv", "dv")
-    for packet, offset in ((188, 0), (192, 4)):  # plain and with time codes (.m2ts)
-        sync_bytes = head[offset : 3 * packet + offset : packet]
-        if len(sync_bytes) >= 2 and set(sync_bytes) == {0x47}:
-            return FileFormat("mpegts", "mpegts")
+    for packet, first in ((188, 0), (192, 4)):  # plain and with time codes (.m2ts)
+        for offset in range(packet):  # a recording may begin within a packet
+            sync_bytes = head[offset::packet]
+            if set(sync_bytes) == {0x47} and len(sync_bytes) >= (2 if offset == first else 5):
+                return FileFormat("mpegts", "mpegts")
     return None
 
 

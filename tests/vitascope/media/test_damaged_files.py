@@ -97,6 +97,13 @@ def test_files_are_recognised_by_content_not_by_name(tmp_path: Path) -> None:
     assert read_counter(read_frames(tmp_path / "b.mp4", [0.0])[0]) == 6
 
 
+def test_a_transport_stream_may_begin_within_a_packet(tmp_path: Path) -> None:
+    whole = write_counter_video(tmp_path / "whole.ts", 100, gop=10).read_bytes()
+    path = _bytes(tmp_path / "cut.ts", whole[len(whole) // 2 // 188 * 188 + 77 :])
+    assert probe(path).container == "mpegts"
+    assert read_counter(read_frames(path, [99.0])[0]) == 99
+
+
 def test_names_have_no_special_meaning(tmp_path: Path) -> None:
     for name in ("concat:a|b.mp4", "http:x.mp4", "-i.mp4", "a b%03d.mp4", "ümlaut 视频.mp4"):
         path = write_counter_video(tmp_path / "plain.mp4", 3).rename(tmp_path / name)
