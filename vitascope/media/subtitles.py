@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from av.stream import Discard, Disposition
 
 from vitascope.errors import MediaError, SubtitlesCorrupt
+from vitascope.media.audio import main_audio_stream
 from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
 from vitascope.media.formats import sniff
 from vitascope.media.limits import DEFAULT_LIMITS, MAX_CUE_GAP, MediaLimits
-from vitascope.media.video import READING_ERRORS, OpenVideo, open_container, open_video
+from vitascope.media.video import READING_ERRORS, open_container, origin_of, video_streams
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
     from av.subtitles.stream import SubtitleStream
 
 SUFFIXES = (".srt", ".vtt")
@@ -257,12 +259,12 @@ def stream_cues(source: MediaSource, index: int, limits: MediaLimits = DEFAULT_L
         file_format = sniff(file, limits)
         if file_format.demuxer is None:
             raise SubtitlesCorrupt(f"{file.name}: a picture; a video with subtitles was expected")
-        with open_video(file, file_format, limits, threads=1) as video:
-            for other in video.container.streams:
+        with open_container(file, file_format) as container:
+            for other in container.streams:
                 other.discard = Discard.default if other.index == index else Discard.all
-            stream: Any = video.container.streams[index]
+            stream: Any = container.streams[index]
             try:
-                return sorted(_decode_cues(video, stream), key=lambda cue: (cue.start, cue.end))
+                return sorted(_decode_cues(file, container, stream), key=lambda cue: (cue.start, cue.end))
             except READING_ERRORS as error:
                 raise SubtitlesCorrupt(f"{file.name}: subtitle stream {index} cannot be read: {error}") from error
 
@@ -272,11 +274,20 @@ def _codec(stream: SubtitleStream) -> str | None:
     return None if context is None else str(context.codec.canonical_name)
 
 
-def _decode_cues(video: OpenVideo, stream: SubtitleStream) -> list[Cue]:
+def _origin(container: InputContainer) -> Fraction:
+    """Return time 0 of a file, with or without pictures, in seconds on the clock of its streams."""
+    if videos := video_streams(container):
+        return origin_of(container, videos[0])
+    audio = main_audio_stream(container)
+    return (audio.start_time or 0) * (audio.time_base or Fraction(1)) if audio is not None else Fraction(0)
+
+
+def _decode_cues(file: MediaFile, container: InputContainer, stream: SubtitleStream) -> list[Cue]:
+    origin = _origin(container)
     unit = stream.time_base or Fraction(1, 1000)
     is_ass = _codec(stream) in ("ass", "ssa")
     cues: list[Cue] = []
-    for packet in video.container.demux(stream):
+    for packet in container.demux(stream):
         if not packet.size or packet.pts is None:
             continue
         decoded = stream.decode2(packet)
@@ -285,8 +296,8 @@ def _decode_cues(video: OpenVideo, stream: SubtitleStream) -> list[Cue]:
         if not text:
             continue
         if len(cues) >= MAX_CUES:
-            raise SubtitlesCorrupt(f"{video.file.name}: more than {MAX_CUES} subtitles in stream {stream.index}")
-        start = float(packet.pts * unit - video.origin)
+            raise SubtitlesCorrupt(f"{file.name}: more than {MAX_CUES} subtitles in stream {stream.index}")
+        start = float(packet.pts * unit - origin)
         end = start + float(max(0, packet.duration or 0) * unit)  # negative in damaged files
         if end > 0:
             cues.append(Cue(max(start, 0.0), end, text))

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
+import av
 import pytest
 
-from tests.media_files import ONE_TO_FIVE, solid, write_color_video, write_picture, write_subtitled_video
+from tests.media_files import (
+    ONE_TO_FIVE,
+    solid,
+    write_audio_only,
+    write_color_video,
+    write_picture,
+    write_subtitled_video,
+)
 from vitascope.errors import SubtitlesCorrupt
 from vitascope.media.subtitles import MAX_BYTES, Cue, read_subtitles, stream_cues, subtitle_streams
 
@@ -99,6 +108,24 @@ def test_text_streams_of_a_container_are_read(tmp_path: Path, name: str, codec: 
     assert (first.language, second.language) == ("eng", "ger")
     assert stream_cues(path, first.index) == [Cue(0.5, 1.0, "A cat, sits on a mat."), Cue(1.2, 1.9, cues[1][2])]
     assert [cue.text for cue in stream_cues(path, second.index)] == ["Eine Katze"]
+
+
+def test_text_streams_of_sound_without_pictures_are_read(tmp_path: Path) -> None:
+    streams = [("subrip", "eng", [(0.5, 1.0, "A cat sits.")])]
+    sources = [
+        (write_audio_only(tmp_path / "sound.mka"), 0),
+        (write_subtitled_video(tmp_path / "film.mkv", [solid((9, 9, 9))] * 20, streams), 1),
+    ]
+    with av.open(str(tmp_path / "a.mka"), "w", format="matroska") as target, ExitStack() as files:
+        inputs = [(files.enter_context(av.open(str(path))), index) for path, index in sources]
+        outputs = [target.add_stream_from_template(container.streams[index]) for container, index in inputs]
+        for (container, index), output in zip(inputs, outputs, strict=True):
+            for packet in container.demux(container.streams[index]):
+                if packet.dts is not None:
+                    packet.stream = output
+                    target.mux(packet)
+    [info] = subtitle_streams(tmp_path / "a.mka")
+    assert stream_cues(tmp_path / "a.mka", info.index) == [Cue(0.5, 1.0, "A cat sits.")]
 
 
 @pytest.mark.parametrize(("codec", "text"), [("ass", "A cat sits."), ("subrip", "m 0 0 l 640 0 A cat{quietly} sits.")])
