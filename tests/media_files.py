@@ -258,7 +258,7 @@ def click_times(samples: NDArray[np.float32], rate: int) -> list[float]:
     return times
 
 
-_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
 
 def write_audio(
@@ -288,8 +288,8 @@ def write_audio(
                 picture.pts = pictures
                 container.mux(video.encode(picture))
                 pictures += 1
-            part = np.ascontiguousarray(channels[:, first : first + 1024])
-            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            part = np.ascontiguousarray(channels[:, first : first + 1024].T).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(part, format="flt", layout=layout)
             shift = round(gap[1] * rate) if first >= gap[0] * rate else 0
             frame.sample_rate, frame.pts, frame.time_base = rate, first + shift, clock
             container.mux(sound.encode(frame))

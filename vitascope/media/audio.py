@@ -60,6 +60,8 @@ _BLOCK_SECONDS = 0.5
 """Seconds of sound that are converted together."""
 _MARGIN = 0.05
 """Seconds resampled before and after a span, longer than the resampler's filter."""
+_UNREADABLE_PLANES = 8
+"""Planes from which PyAV's ``to_ndarray`` reads beyond their list, and crashes; it can read interleaved channels."""
 _MAX_DRIFT = 0.025
 """Seconds by which timestamps may differ from the count of samples before the sound is moved. FFmpeg's of Vorbis are up
 to 448 samples off where blocks change their size."""
@@ -464,9 +466,14 @@ def _frames(audio: OpenAudio) -> Iterator[AudioFrame]:
 
 def _mono(frame: AudioFrame) -> Samples:
     """Return the mean of the channels of a frame as float32 from -1 to 1."""
-    values = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
+    channels, parts = frame.layout.nb_channels, [frame]
+    is_planar = frame.format.is_planar and channels < _UNREADABLE_PLANES
+    if frame.format.is_planar and not is_planar:
+        resampler = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate)
+        parts = [*resampler.resample(frame), *resampler.resample(None)]
+    values = np.concatenate([part.to_ndarray() for part in parts], axis=1)
+    if not is_planar:
+        values = values.reshape(-1, channels).T
     if values.dtype.kind == "f" and not (values.min() >= -1 and values.max() <= 1):  # also for NaN
         values = np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), -1, 1)
     mean = values.mean(axis=0, dtype=np.float64)
