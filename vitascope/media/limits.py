@@ -25,8 +25,8 @@ CODECS = frozenset(
 )
 AUDIO_CODECS = frozenset(
     {
-        *("aac", "aac_latm", "mp3", "mp2", "mp1", "ac3", "eac3", "opus", "vorbis", "flac", "alac", "amrnb", "amrwb"),
-        *("wmav1", "wmav2", "wmapro", "dca", "speex", "nellymoser", "pcm_alaw", "pcm_mulaw", "pcm_bluray", "pcm_dvd"),
+        *("aac", "aac_latm", "mp3", "mp2", "mp1", "ac3", "eac3", "opus", "vorbis", "flac", "alac", "amr_nb", "amr_wb"),
+        *("wmav1", "wmav2", "wmapro", "dts", "speex", "nellymoser", "pcm_alaw", "pcm_mulaw", "pcm_bluray", "pcm_dvd"),
         *("pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be"),
         *("pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_ms"),
     }

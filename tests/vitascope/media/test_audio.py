@@ -24,7 +24,7 @@ from vitascope.media.audio import read_audio, read_clips
 from vitascope.media.decode import probe, read_frames
 from vitascope.media.file import MediaFile
 from vitascope.media.formats import sniff
-from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import AUDIO_CODECS, CODECS, DEFAULT_LIMITS, MediaLimits
 
 RATE = 16_000
 TIMES = [0.3 + 0.37 * number for number in range(10)]
@@ -36,6 +36,7 @@ FILES = [
     ("a.flac", "flac", 96_000, 2),
     ("a.mp3", "libmp3lame", 44_100, 2),
     ("a.m4a", "aac", 44_100, 6),
+    ("a8.m4a", "aac", 48_000, 8),
     ("a.opus", "libopus", 48_000, 2),
     ("aac.mka", "aac", 44_100, 1),
     ("opus.mka", "libopus", 8000, 1),
@@ -113,6 +114,10 @@ def test_raw_streams_are_recognised_with_and_without_a_tag(name: str, codec: str
     assert plain is not None
     assert tagged is not None
     np.testing.assert_allclose(tagged, plain, atol=1e-3)
+
+
+def test_codecs_have_the_names_that_files_are_described_with() -> None:
+    assert {av.Codec(name, "r").canonical_name for name in CODECS | AUDIO_CODECS} == CODECS | AUDIO_CODECS
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
