@@ -116,7 +116,7 @@ def _match(head: bytes) -> FileFormat | None:
         return FileFormat("asf", "asf")
     if head.startswith(_MXF_KEY):
         return FileFormat("mxf", "mxf")
-    return _match_streaming(head) or _match_sound(head)
+    return _match_streaming(head) or _match_sound(head) or _match_within_packet(head)
 
 
 def _match_mp4(head: bytes) -> FileFormat | None:
@@ -142,12 +142,18 @@ def _match_streaming(head: bytes) -> FileFormat | None:
         return FileFormat("mpeg", "mpeg")
     if head.startswith((b"\x1f\x07\x00\x3f", b"\x1f\x07\x00\xbf")):  # NTSC, PAL
         return FileFormat("dv", "dv")
-    for packet, first in ((188, 0), (192, 4)):  # plain and with time codes (.m2ts)
-        for offset in range(packet):  # a recording may begin within a packet
-            sync_bytes = head[offset::packet]
-            if set(sync_bytes) == {0x47} and len(sync_bytes) >= (2 if offset == first else 5):
-                return FileFormat("mpegts", "mpegts")
+    for packet, offset in ((188, 0), (192, 4)):  # plain and with time codes (.m2ts)
+        sync_bytes = head[offset : 3 * packet + offset : packet]
+        if len(sync_bytes) >= 2 and set(sync_bytes) == {0x47}:
+            return FileFormat("mpegts", "mpegts")
     return None
+
+
+def _match_within_packet(head: bytes) -> FileFormat | None:
+    """Recognise a transport stream that begins within a packet."""
+    heads = (head[offset:] for offset in range(188))
+    is_ts = any(len(rest) > 4 * 188 and set(rest[::188]) == {0x47} for rest in heads)
+    return FileFormat("mpegts", "mpegts") if is_ts and set(head) != {0x47} else None
 
 
 def _match_sound(head: bytes) -> FileFormat | None:
