@@ -145,10 +145,10 @@ def _scan(top: int, inner: PurePath) -> list[os.DirEntry[str]]:
 
 def _classify_file(path: Path, entry: os.DirEntry[str], root: Path) -> SourceItem:
     uri = printable_path(path)
-    if uri != str(path):
-        return SourceItem(uri, "failed", "the file's name is not valid UTF-8; rename it")
     if (reason := _skip_reason(path)) is not None:
         return SourceItem(uri, "skipped", reason)
+    if uri != str(path):
+        return SourceItem(uri, "failed", "the file's name is not valid UTF-8; rename it")
     is_file = entry.is_file(follow_symlinks=False)
     if entry.is_symlink():
         try:

@@ -140,7 +140,7 @@ def test_the_data_of_collections_is_not_indexed(tmp_path: Path) -> None:
 def test_a_file_that_is_no_media_is_skipped_or_failed_with_the_reason(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "a.srt", "notes.TXT", "no-suffix", "b.unknown", ".DS_Store", ".git/x.mp4")
     os.mkfifo(tmp_path / "pipe.mp4")
-    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    touch(tmp_path, os.fsdecode(b"caf\xe9.mp4"), os.fsdecode(b"caf\xe9.srt"))
     assert folder_items(tmp_path) == {
         "a.mp4": "queued",
         "a.srt": "skipped: not a media file (.srt)",
@@ -150,6 +150,7 @@ def test_a_file_that_is_no_media_is_skipped_or_failed_with_the_reason(tmp_path: 
         ".DS_Store": "skipped: hidden file",
         "pipe.mp4": "skipped: not a regular file",
         "caf\\xe9.mp4": "failed: the file's name is not valid UTF-8; rename it",
+        "caf\\xe9.srt": "skipped: not a media file (.srt)",
     }
 
 
