@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
+from typing import Any
 from urllib.parse import quote
 
-from pydantic import TypeAdapter
-
 from index.collection import Collection
-from index.jobs.recognition_settings import read_recognition_settings
 from index.jobs.records import Job, JobItem
-from index.jobs.sources.source_types import source_dict
-from index.records import Clip, Video
-from index.search.search import RankedHit, SearchResult, search_signals
+from index.records import Clip, Hit, Video
+from index.search.search import SearchResult
+from index.serializers import clip_dict, collection_dict, job_dict, result_dicts, video_dicts
 from index.storage.facets import Facets
 from service.schemas import jobs as job_schemas
 from service.schemas import library as schemas
 from service.schemas import search as search_schemas
-from service.schemas.jobs import JobSource
-from vitascope.media.formats import media_type
-
-_SOURCE: TypeAdapter[JobSource] = TypeAdapter(JobSource)
+from vitascope.client import response_types
 
 
 def serialize_collection(collection: Collection, model_loaded: bool, default_rerank: int) -> schemas.Collection:
     """Serialize a collection. Raises StorageError."""
-    stats, index = collection.stats(), collection.index_state()
-    recognition = read_recognition_settings(collection)
-    return schemas.Collection(
-        name=collection.name,
-        videos=stats.videos,
-        clips=stats.clips,
-        bundle=collection.bundle_name,
-        fingerprint=collection.fingerprint,
-        model_loaded=model_loaded,
-        default_rerank=default_rerank,
-        created_at=collection.created_at,
-        token_encoding=collection.token_encoding,
-        dimensions=collection.embed_dim,
-        signals=list(search_signals(collection)),
-        index_kind=index.requested,
-        index=schemas.IndexState(serving=index.serving, changed=index.changed),
-        stemming=collection.stemming(),
-        transcribe=recognition.transcribe,
-        read_text=recognition.read_text,
-        caption=recognition.caption,
-        bytes=collection.size(),
-    )
+    service_fields = {"model_loaded": model_loaded, "default_rerank": default_rerank}
+    return schemas.Collection.model_validate({**collection_dict(collection), **service_fields})
 
 
 def serialize_facets(facets: Facets) -> schemas.Facets:
@@ -58,8 +32,10 @@ def serialize_facets(facets: Facets) -> schemas.Facets:
 
 def serialize_videos(collection: Collection, videos: Sequence[Video]) -> list[schemas.Video]:
     """Serialize videos of the collection."""
-    missing = collection.media.find_missing(video.path for video in videos)
-    return [_serialize_video(collection, video, is_missing=video.path in missing) for video in videos]
+    return [
+        schemas.Video.model_validate(_with_video_urls(collection.name, video, fields))
+        for video, fields in zip(videos, video_dicts(collection, videos), strict=True)
+    ]
 
 
 def serialize_video(collection: Collection, video: Video) -> schemas.Video:
@@ -67,91 +43,51 @@ def serialize_video(collection: Collection, video: Video) -> schemas.Video:
     return serialize_videos(collection, [video])[0]
 
 
-def _serialize_video(collection: Collection, video: Video, *, is_missing: bool) -> schemas.Video:
-    return schemas.Video(
-        id=str(video.id),
-        title=video.title,
-        duration=video.duration,
-        width=video.width,
-        height=video.height,
-        media_type=media_type(video.path),
-        content_sha256=video.content_sha256,
-        metadata=video.metadata,
-        clips=video.clip_count,
-        added_at=video.added_at,
-        path=collection.location(video),
-        missing=is_missing,
-        media_url=media_url(collection.name, video),
-        thumbnail_url=thumbnail_url(collection.name, video, 0.0, video.duration),
-    )
-
-
 def serialize_video_with_clips(collection: Collection, video: Video, clips: list[Clip]) -> schemas.VideoWithClips:
     """Serialize a video and its clips."""
     spans = [
-        schemas.ClipSpan(
-            id=str(clip.id),
-            start=clip.start,
-            end=clip.end,
-            text=clip.text,
-            screen_text=clip.screen_text,
-            caption=clip.caption,
-            modalities=collection.modalities(video, clip),
-            media_url=media_url(collection.name, video, clip.start, clip.end),
-            thumbnail_url=thumbnail_url(collection.name, video, clip.start, clip.end),
+        schemas.ClipSpan.model_validate(
+            {**clip_dict(collection, video, clip), **_clip_urls(collection.name, video, clip)}
         )
         for clip in clips
     ]
     return schemas.VideoWithClips(**dict(serialize_video(collection, video)), spans=spans)
 
 
-def serialize_results(collection: Collection, results: Sequence[SearchResult]) -> Iterator[search_schemas.SearchResult]:
+def serialize_results(collection: Collection, results: Sequence[SearchResult]) -> list[search_schemas.SearchResult]:
     """Serialize search results: clips, events or videos."""
-    videos = serialize_videos(collection, [result.best.hit.video for result in results])
-    return map(partial(_serialize_result, collection), results, videos)
+    return [
+        _serialize_result(collection.name, result, fields)
+        for result, fields in zip(results, result_dicts(collection, results), strict=True)
+    ]
 
 
 def _serialize_result(
-    collection: Collection, result: SearchResult, serialized: schemas.Video
+    collection: str, result: SearchResult, fields: response_types.SearchResult
 ) -> search_schemas.SearchResult:
-    video = result.best.hit.video
-    is_clip = not result.clips
-    clips = [_serialize_clip(collection, clip) for clip in result.clips]
-    whole = {
-        "start": result.start,
-        "end": result.end,
-        "media_url": media_url(collection.name, video, result.start, result.end),
+    hit = result.best.hit
+    clips = zip(result.clips, fields["clips"] or (), strict=True)
+    return search_schemas.SearchResult.model_validate(
+        {
+            **fields,
+            **_clip_urls(collection, hit.video, hit),
+            "media_url": media_url(collection, hit.video, result.start, result.end),
+            "video": _with_video_urls(collection, hit.video, fields["video"]),
+            "clips": [{**clip, **_clip_urls(collection, hit.video, ranked.hit)} for ranked, clip in clips] or None,
+        }
+    )
+
+
+def _with_video_urls(collection: str, video: Video, fields: response_types.Video) -> dict[str, Any]:
+    thumbnail = thumbnail_url(collection, video, 0.0, video.duration)
+    return {**fields, "media_url": media_url(collection, video), "thumbnail_url": thumbnail}
+
+
+def _clip_urls(collection: str, video: Video, clip: Clip | Hit) -> dict[str, str]:
+    return {
+        "media_url": media_url(collection, video, clip.start, clip.end),
+        "thumbnail_url": thumbnail_url(collection, video, clip.start, clip.end),
     }
-    return search_schemas.SearchResult(
-        **{**dict(_serialize_clip(collection, result.best)), **whole},
-        video=serialized,
-        clips=None if is_clip else clips,
-        clip_count=None if is_clip else result.clip_count,
-        moment=None if result.moment is None else schemas.Moment(**vars(result.moment)),
-    )
-
-
-def _serialize_clip(collection: Collection, ranked: RankedHit) -> search_schemas.ClipHit:
-    hit = ranked.hit
-    return search_schemas.ClipHit(
-        clip_id=str(hit.clip_id),
-        start=hit.start,
-        end=hit.end,
-        text=hit.text,
-        screen_text=hit.screen_text,
-        caption=hit.caption,
-        modalities=collection.modalities(hit.video, hit),
-        relevance=ranked.relevance,
-        conditions=[search_schemas.Condition(**asdict(c)) for c in ranked.conditions or ()] or None,
-        similarity=ranked.similarity,
-        match=ranked.match,
-        fused=ranked.fused,
-        signals={
-            signal: search_schemas.SignalScore.model_validate(asdict(score)) for signal, score in ranked.signals.items()
-        },
-        media_url=media_url(collection.name, hit.video, hit.start, hit.end),
-        thumbnail_url=thumbnail_url(collection.name, hit.video, hit.start, hit.end),
-    )
 
 
 def media_url(collection: str, video: Video, start: float = 0.0, end: float = 0.0) -> str:
@@ -171,30 +107,7 @@ def _video_url(collection: str, video: Video) -> str:
 
 def serialize_job(job: Job) -> job_schemas.Job:
     """Serialize a job."""
-    counts = job.counts
-    return job_schemas.Job(
-        id=str(job.id),
-        source=_SOURCE.validate_python(source_dict(job.source)),
-        metadata=dict(job.options.metadata),
-        state=job.state,
-        error=job.error,
-        requested=job.requested,
-        total=counts.total,
-        done=counts.done,
-        progress=job.progress,
-        counts=job_schemas.JobCounts(**asdict(counts)),
-        duplicates=job.duplicates,
-        transcribe=job.options.transcribe,
-        read_text=job.options.read_text,
-        caption=job.options.caption,
-        recognitions={
-            kind: job_schemas.RecognitionCounts(**asdict(counts)) for kind, counts in job.recognitions.items()
-        },
-        rate=None if job.rate is None else job_schemas.JobRate(**asdict(job.rate)),
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-    )
+    return job_schemas.Job.model_validate(job_dict(job))
 
 
 def serialize_item(item: JobItem) -> job_schemas.JobItem:

@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from index.cli.backend import JSON, OnProgress, SearchOptions
-from index.cli.views import clip_view, collection_view, job_view, video_view, video_views
 from index.collection import Collection
 from index.collection_store import TOKEN_ENCODING, CollectionStore
 from index.jobs import jobs as index_jobs
 from index.jobs.records import Job, JobItem, JobOptions
 from index.jobs.sources.source_types import Source, read_source
 from index.pagination import decode_cursor, paginate
+from index.serializers import clip_dict, collection_dict, job_dict, video_dict, video_dicts
 from index.storage.filters import parse_filter
 from index.storage.fulltext import check_stemming
 from vitascope.cli.options import collections_folder, default_roots, default_vectors
@@ -150,13 +150,13 @@ class LocalBackend:
         collections, errors = [], {}
         for name in store.names():
             try:
-                collections.append(collection_view(store.open(name)))
+                collections.append(_collection_dict(store.open(name)))
             except VitascopeError as error:
                 errors[name] = str(error)
         return {"collections": collections, "unreadable": list(errors), "errors": errors}
 
     def get_collection(self, name: str) -> JSON:
-        return collection_view(self.open_collection(name))
+        return _collection_dict(self.open_collection(name))
 
     def create_collection(
         self,
@@ -182,7 +182,7 @@ class LocalBackend:
             name, manifest, token_encoding=encoding, **{k: v for k, v in options.items() if v is not None}
         )
         write_recognition_settings(collection, settings)
-        return collection_view(collection)
+        return _collection_dict(collection)
 
     def update_collection(
         self,
@@ -210,7 +210,7 @@ class LocalBackend:
             collection.set_stemming(stemming)
         if settings != old:
             write_recognition_settings(collection, settings)
-        return collection_view(collection)
+        return _collection_dict(collection)
 
     def delete_collection(self, name: str) -> list[str]:
         return self.store().drop(name)
@@ -283,7 +283,7 @@ class LocalBackend:
         from index.transfer.media import describe_missing_media
 
         missing = describe_missing_media(self.store(), [collection.name])
-        return {**collection_view(collection), "missing": len(missing), "missing_media": missing}
+        return {**_collection_dict(collection), "missing": len(missing), "missing_media": missing}
 
     # Videos and search
 
@@ -293,13 +293,13 @@ class LocalBackend:
         parsed = None if where is None else parse_filter(where)
         videos = opened.videos(limit + 1, decode_cursor(cursor), parsed)
         page, next_cursor = paginate(videos, limit, lambda video: video.id)
-        return {"videos": video_views(opened, page), "next_cursor": next_cursor}
+        return {"videos": video_dicts(opened, page), "next_cursor": next_cursor}
 
     def get_video(self, collection: str, video_id: str) -> JSON:
         opened = self.open_collection(collection)
         video = opened.get_video(int(video_id))
-        spans = [clip_view(opened, video, clip) for clip in opened.clips(video.id)]
-        return {**video_view(opened, video), "spans": spans}
+        spans = [clip_dict(opened, video, clip) for clip in opened.clips(video.id)]
+        return {**video_dict(opened, video), "spans": spans}
 
     def update_video(
         self,
@@ -316,7 +316,7 @@ class LocalBackend:
         opened = self.open_collection(collection)
         values: dict[str, Any] = {"title": title, "metadata": metadata, "subtitles": subtitles}
         edited = edit_video(opened, int(video_id), **values, from_source=from_source)
-        return {**video_view(opened, edited.video), "changes": list(edited.changes), "notes": list(edited.notes)}
+        return {**video_dict(opened, edited.video), "changes": list(edited.changes), "notes": list(edited.notes)}
 
     def delete_video(self, collection: str, video_id: str) -> None:
         self.open_collection(collection).delete_video(int(video_id))
@@ -358,16 +358,16 @@ class LocalBackend:
         settings = self.recognition.job_settings(opened, **recognition)
         self.recognition.wait_until_ready(settings, self.model)
         options = job_options(metadata, segmentation, settings)
-        return job_view(index_jobs.create_job(opened, _parse_source(source), options))
+        return job_dict(index_jobs.create_job(opened, _parse_source(source), options))
 
     def list_jobs(self, collection: str, *, state: JobState | None, limit: int | None, cursor: str | None) -> JSON:
         assert limit is not None
         jobs = index_jobs.list_jobs(self.open_collection(collection), limit + 1, decode_cursor(cursor), state)
         page, next_cursor = paginate(jobs, limit, lambda job: job.id)
-        return {"jobs": [job_view(job) for job in page], "next_cursor": next_cursor}
+        return {"jobs": [job_dict(job) for job in page], "next_cursor": next_cursor}
 
     def get_job(self, collection: str, job_id: str) -> JSON:
-        return job_view(index_jobs.get_job(self.open_collection(collection), int(job_id)))
+        return job_dict(index_jobs.get_job(self.open_collection(collection), int(job_id)))
 
     def iter_job_items(self, collection: str, job_id: str, *, state: ItemState) -> Iterator[JSON]:
         """Yield ``path`` and ``reason`` of the files of a job in a state."""
@@ -375,16 +375,16 @@ class LocalBackend:
             yield {"path": item.path, "reason": item.reason}
 
     def pause_job(self, collection: str, job_id: str) -> JSON:
-        return job_view(index_jobs.pause(self.open_collection(collection), int(job_id)))
+        return job_dict(index_jobs.pause(self.open_collection(collection), int(job_id)))
 
     def resume_job(self, collection: str, job_id: str) -> JSON:
-        return job_view(index_jobs.resume(self.open_collection(collection), int(job_id)))
+        return job_dict(index_jobs.resume(self.open_collection(collection), int(job_id)))
 
     def retry_job(self, collection: str, job_id: str) -> JSON:
-        return job_view(index_jobs.retry(self.open_collection(collection), int(job_id)))
+        return job_dict(index_jobs.retry(self.open_collection(collection), int(job_id)))
 
     def cancel_job(self, collection: str, job_id: str) -> JSON:
-        return job_view(index_jobs.cancel(self.open_collection(collection), int(job_id)))
+        return job_dict(index_jobs.cancel(self.open_collection(collection), int(job_id)))
 
     def interrupted_jobs(
         self,
@@ -418,19 +418,24 @@ class LocalBackend:
         options["recognition"] = JobRecognition(self.recognition.recognizers)
         if self._cluster is not None:
             options |= {"config": self._cluster.config(), "backend": self._cluster}
-        return job_view(run_job(opened, self.model, int(job_id), **options))
+        return job_dict(run_job(opened, self.model, int(job_id), **options))
 
     def follow_job(self, collection: str, job_id: str, on_progress: OnProgress) -> JSON:
         opened = self.open_collection(collection)
         while True:
             job = index_jobs.get_job(opened, int(job_id))
             if job.state in FINAL_JOB_STATES:
-                return job_view(job)
+                return job_dict(job)
             if _is_runnable(opened, job):
                 with suppress(Conflict):  # another process was faster
                     self.run_job(collection, job_id, on_progress)
             else:
                 time.sleep(POLL_SECONDS)
+
+
+def _collection_dict(collection: Collection) -> JSON:
+    """Return a collection, with ``vectors``: where they are stored. Raises StorageError."""
+    return {**collection_dict(collection), "vectors": collection.vector_backend}
 
 
 def _is_runnable(collection: Collection, job: Job) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from index.cli.backend import JSON, SearchOptions
-from index.cli.views import result_views
 from index.collection import Collection
 from index.records import Float32, Signal, Video
 from index.search.refinement import EmbeddedPart, refine_results, refined_text
@@ -25,6 +24,7 @@ from index.search.request import (
 )
 from index.search.rerank import default_rerank, stores_audio_tokens
 from index.search.search import search
+from index.serializers import result_dicts
 from index.storage.filters import parse_filter
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.media.file import map_os_errors
@@ -67,7 +67,7 @@ def search_collection(
         results = refine_results(model, text, results, lambda video, part: _embed_part(collection, model, video, part))
     following = page.next_position
     return {
-        "results": result_views(collection, results),
+        "results": result_dicts(collection, results),
         "next_cursor": None if following is None else encode_cursor(SearchCursor(hash_of_request, following)),
         "changed": page.changed,
         "warnings": [asdict(warning) for warning in page.warnings],

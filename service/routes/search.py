@@ -248,7 +248,7 @@ def _search_page(
     cursor = None if position is None else SearchCursor(parsed.request_hash, position, file_embedding)
     response = schemas.SearchResponse(
         text=parsed.text,
-        results=list(serialize_results(collection, results)),
+        results=serialize_results(collection, results),
         next_cursor=None if cursor is None else encode_cursor(cursor),
         changed=page.changed,
         warnings=[schemas.SearchWarning(code=warning.code, detail=warning.detail) for warning in warnings],

@@ -12,29 +12,38 @@ from typing import TYPE_CHECKING, Any
 from vitascope.media.formats import media_type
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from index.collection import Collection
     from index.jobs.records import Job
     from index.records import Clip, Video
     from index.search.search import RankedHit, SearchResult
+    from vitascope.client import response_types
 
-JSON = dict[str, Any]
-_NO_URLS: JSON = {"media_url": None, "thumbnail_url": None}
+_SERVICE_ONLY: Any = None
+"""Value of these fields, which the types of a service's responses do not allow."""
 
 
-def collection_view(collection: Collection) -> JSON:
-    """Return a collection, with ``vectors``: where they are stored. Raises StorageError."""
+def _fields(record: DataclassInstance) -> Any:
+    """Return the fields of a record, as a type that mypy does not compare with those of responses."""
+    return asdict(record)
+
+
+def collection_dict(collection: Collection) -> response_types.Collection:
+    """Return a collection. Raises StorageError."""
     from index.jobs.recognition_settings import read_recognition_settings
     from index.search.search import search_signals
 
     stats, index = collection.stats(), collection.index_state()
+    recognition = read_recognition_settings(collection)
     return {
         "name": collection.name,
         "videos": stats.videos,
         "clips": stats.clips,
         "bundle": collection.bundle_name,
         "fingerprint": collection.fingerprint,
-        "model_loaded": None,
-        "default_rerank": None,
+        "model_loaded": _SERVICE_ONLY,
+        "default_rerank": _SERVICE_ONLY,
         "created_at": collection.created_at,
         "token_encoding": collection.token_encoding,
         "dimensions": collection.embed_dim,
@@ -42,24 +51,25 @@ def collection_view(collection: Collection) -> JSON:
         "index_kind": index.requested,
         "index": {"serving": index.serving, "changed": index.changed},
         "stemming": collection.stemming(),
-        **read_recognition_settings(collection)._asdict(),
+        "transcribe": recognition.transcribe,
+        "read_text": recognition.read_text,
+        "caption": recognition.caption,
         "bytes": collection.size(),
-        "vectors": collection.vector_backend,
     }
 
 
-def video_views(collection: Collection, videos: Sequence[Video]) -> list[JSON]:
+def video_dicts(collection: Collection, videos: Sequence[Video]) -> list[response_types.Video]:
     """Return videos without their clips."""
     missing = collection.media.find_missing(video.path for video in videos)
-    return [_video_view(collection, video, is_missing=video.path in missing) for video in videos]
+    return [_video_dict(collection, video, is_missing=video.path in missing) for video in videos]
 
 
-def video_view(collection: Collection, video: Video) -> JSON:
+def video_dict(collection: Collection, video: Video) -> response_types.Video:
     """Return a video without its clips."""
-    return video_views(collection, [video])[0]
+    return video_dicts(collection, [video])[0]
 
 
-def _video_view(collection: Collection, video: Video, *, is_missing: bool) -> JSON:
+def _video_dict(collection: Collection, video: Video, *, is_missing: bool) -> response_types.Video:
     return {
         "id": str(video.id),
         "title": video.title,
@@ -73,11 +83,12 @@ def _video_view(collection: Collection, video: Video, *, is_missing: bool) -> JS
         "added_at": video.added_at,
         "path": collection.location(video),
         "missing": is_missing,
-        **_NO_URLS,
+        "media_url": _SERVICE_ONLY,
+        "thumbnail_url": _SERVICE_ONLY,
     }
 
 
-def clip_view(collection: Collection, video: Video, clip: Clip) -> JSON:
+def clip_dict(collection: Collection, video: Video, clip: Clip) -> response_types.ClipSpan:
     """Return a clip of a video."""
     return {
         "id": str(clip.id),
@@ -87,34 +98,36 @@ def clip_view(collection: Collection, video: Video, clip: Clip) -> JSON:
         "screen_text": clip.screen_text,
         "caption": clip.caption,
         "modalities": collection.modalities(video, clip),
-        **_NO_URLS,
+        "media_url": _SERVICE_ONLY,
+        "thumbnail_url": _SERVICE_ONLY,
     }
 
 
-def result_views(collection: Collection, results: Sequence[SearchResult]) -> list[JSON]:
+def result_dicts(collection: Collection, results: Sequence[SearchResult]) -> list[response_types.SearchResult]:
     """Return search results."""
-    videos = video_views(collection, [result.best.hit.video for result in results])
+    videos = video_dicts(collection, [result.best.hit.video for result in results])
     return [
         {
-            **_hit_view(collection, result.best),
+            **_hit_dict(collection, result.best),
             "start": result.start,
             "end": result.end,
             "video": video,
-            "clips": [_hit_view(collection, clip) for clip in result.clips] or None,
+            "clips": [_hit_dict(collection, clip) for clip in result.clips] or None,
             "clip_count": result.clip_count if result.clips else None,
-            "moment": None if result.moment is None else asdict(result.moment),
+            "moment": None if result.moment is None else _fields(result.moment),
         }
         for result, video in zip(results, videos, strict=True)
     ]
 
 
-def job_view(job: Job) -> JSON:
+def job_dict(job: Job) -> response_types.Job:
     """Return a job."""
     from index.jobs.sources.source_types import source_dict
 
+    source: Any = source_dict(job.source)
     return {
         "id": str(job.id),
-        "source": source_dict(job.source),
+        "source": source,
         "metadata": dict(job.options.metadata),
         "state": job.state,
         "error": job.error,
@@ -122,20 +135,20 @@ def job_view(job: Job) -> JSON:
         "total": job.counts.total,
         "done": job.counts.done,
         "progress": job.progress,
-        "counts": asdict(job.counts),
+        "counts": _fields(job.counts),
         "duplicates": job.duplicates,
         "transcribe": job.options.transcribe,
         "read_text": job.options.read_text,
         "caption": job.options.caption,
-        "recognitions": {kind: asdict(counts) for kind, counts in job.recognitions.items()},
-        "rate": None if job.rate is None else asdict(job.rate),
+        "recognitions": {kind: _fields(counts) for kind, counts in job.recognitions.items()},
+        "rate": None if job.rate is None else _fields(job.rate),
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
     }
 
 
-def _hit_view(collection: Collection, ranked: RankedHit) -> JSON:
+def _hit_dict(collection: Collection, ranked: RankedHit) -> response_types.ClipHit:
     hit = ranked.hit
     return {
         "clip_id": str(hit.clip_id),
@@ -146,10 +159,11 @@ def _hit_view(collection: Collection, ranked: RankedHit) -> JSON:
         "caption": hit.caption,
         "modalities": collection.modalities(hit.video, hit),
         "relevance": ranked.relevance,
-        "conditions": [asdict(condition) for condition in ranked.conditions or ()] or None,
+        "conditions": [_fields(condition) for condition in ranked.conditions or ()] or None,
         "similarity": ranked.similarity,
         "match": ranked.match,
         "fused": ranked.fused,
-        "signals": {signal: asdict(score) for signal, score in ranked.signals.items()},
-        **_NO_URLS,
+        "signals": {signal: _fields(score) for signal, score in ranked.signals.items()},
+        "media_url": _SERVICE_ONLY,
+        "thumbnail_url": _SERVICE_ONLY,
     }
