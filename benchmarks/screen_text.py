@@ -35,9 +35,9 @@ from tests.index.sample_data import new_collection, new_video
 from tests.index.searches import MODEL, search_hits
 from vitascope.cli.output import plain_table, print_text_or_json
 from vitascope.errors import InvalidInput
-from vitascope.screen_text.interface import TextReader, TextSpan
+from vitascope.screen_text.interface import DEFAULT_INTERVAL, TextReader, TextSpan
 from vitascope.screen_text.rapid_ocr import DETECTION_SIDE
-from vitascope.screen_text.reading import DEFAULT_INTERVAL, DEFAULT_MODEL, open_text_reader, read_screen_text
+from vitascope.screen_text.reading import DEFAULT_MODEL, open_text_reader, read_screen_text
 
 MIN_RECALL, MIN_PRECISION, MIN_HIT_RATE, MIN_SPEED = 0.95, 0.97, 0.95, 5.0
 """Recall at ``READABLE_SIZE`` pixels and up; speed: seconds of a talk per processor second of two cores."""

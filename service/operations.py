@@ -25,7 +25,6 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.captioning import VideoCaptioning
 from index.jobs.recognition import VideoRecognition, VideoTextTask, recognize_collection
-from index.jobs.recognition_settings import DEFAULT_INTERVAL
 from index.transfer.backup import backup_collection
 from index.transfer.media import owned_media
 from index.transfer.reembed import reembed
@@ -40,10 +39,11 @@ from vitascope.errors import Conflict, DecodingUnavailable, NotFound, StorageErr
 from vitascope.extras import missing_package_message
 from vitascope.sandbox.recognition import RecognitionKind
 from vitascope.sandbox.recognizers import Recognizers
+from vitascope.screen_text.interface import DEFAULT_INTERVAL
 
 _log = logging.getLogger("vitascope.service")
 
-Kind = Literal["backup", "export", "reembed", "transcribe", "read_text", "caption"]
+OperationKind = Literal["backup", "export", "reembed", "transcribe", "read_text", "caption"]
 State = Literal["queued", "running", "succeeded", "failed"]
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.1
@@ -72,7 +72,7 @@ class Operation:
     """
 
     id: str
-    kind: Kind
+    kind: OperationKind
     collection: str
     options: Mapping[str, Any]
     created_at: float
@@ -144,7 +144,9 @@ class Operations:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    def create(self, kind: Kind, collection: str, options: Mapping[str, Any], model: str | None = None) -> Operation:
+    def create(
+        self, kind: OperationKind, collection: str, options: Mapping[str, Any], model: str | None = None
+    ) -> Operation:
         """Return a queued operation, durably stored. Raises Conflict if there are too many, and StorageError."""
         with self._changed:
             if len(self._operations) >= self._max_operations:
@@ -282,7 +284,7 @@ def _read(path: Path) -> Operation | None:
         return None
 
 
-def check_dependencies(kind: Kind) -> None:
+def check_dependencies(kind: OperationKind) -> None:
     """Raise Conflict if a package that an operation needs is not installed."""
     if kind == "export" and find_spec("pyarrow") is None:
         raise Conflict(missing_package_message("pyarrow", "kind: 'export'"))

@@ -18,8 +18,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
-from index.collection import Collection
-from index.jobs.jobs import MAX_PAGE, create_job, list_items, list_jobs
+from index.collection import MAX_PAGE, Collection
+from index.jobs.jobs import create_job, list_items, list_jobs
 from index.jobs.recognition import JobRecognition
 from index.jobs.records import MAX_NOTES, Job, JobItem, JobOptions
 from index.jobs.runner import run_job

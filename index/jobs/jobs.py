@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from index.collection import Collection
+from index.collection import MAX_PAGE, Collection
 from index.jobs.recognition_settings import RecognitionSettings, check_recognition_settings
 from index.jobs.records import Event, Job, JobItem, JobOptions, StateEvent
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
@@ -22,8 +22,6 @@ from index.storage import job_transitions
 from index.storage import jobs as storage
 from vitascope.errors import Conflict, InvalidInput
 from vitascope.job_states import FINAL_JOB_STATES, ITEM_STATES, JOB_STATES, ItemState, JobState
-
-MAX_PAGE = 10_000
 
 
 def create_job(

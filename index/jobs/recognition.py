@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from index.collection import Collection
 from index.jobs.ingest import IngestResult, hash_file
-from index.jobs.recognition_settings import DEFAULT_INTERVAL, RecognitionSettings
+from index.jobs.recognition_settings import RecognitionSettings
 from index.recognitions import (
     load_recognitions,
     load_speech,
@@ -40,6 +40,7 @@ from vitascope.sandbox import recognition as sandbox
 from vitascope.sandbox.pool import TaskContext
 from vitascope.sandbox.recognition import BULK, OnProgress, ReadScreenText, Transcribe
 from vitascope.sandbox.recognizers import DEFAULT_MODEL, Recognizers
+from vitascope.screen_text.interface import DEFAULT_INTERVAL
 
 if TYPE_CHECKING:
     from index.jobs.records import JobOptions

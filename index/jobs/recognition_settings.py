@@ -11,9 +11,8 @@ from index.collection import Collection
 from index.records import check_text
 from index.storage.queries import read_meta, write_meta
 from vitascope.errors import InvalidInput
+from vitascope.screen_text.interface import DEFAULT_INTERVAL, MAX_INTERVAL, MIN_INTERVAL
 
-DEFAULT_INTERVAL = 1.0
-MIN_INTERVAL, MAX_INTERVAL = 0.1, 3600.0
 _MAX_MODEL_LENGTH = 1000
 META_KEYS = ("transcribe", "read_text", "caption")
 """Keys of the table meta; a key of what is not recognised or generated is missing."""

@@ -25,6 +25,7 @@ from model_export.public.gemma_audio import GemmaAudio, clamp_by_numbers, open_a
 from model_export.public.model import (
     SOUND_AXES,
     TEXT_AXES,
+    TEXT_NOTE,
     PublicModel,
     TransformersReference,
     additive_mask,
@@ -46,7 +47,6 @@ WINDOWS_NOTE = (
     "A sound longer than {seconds:g} s is cut into equal windows, whose embeddings are averaged; the model's own "
     "processor ends there."
 )
-TEXT_NOTE = "Texts are truncated to {length} tokens."
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _MAX_TEXT_LENGTH = 2048
 _PUBLISHED_WIDTH, _PUBLISHED_DIMENSIONS = 768, [512, 256, 128]

@@ -26,6 +26,7 @@ from vitascope.media.image import PictureFrame
 TEXT_AXES = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
 FUSED_AXES = TEXT_AXES | {"visual_tokens": {0: "batch"}}
 SOUND_AXES = {name: {0: "batch"} for name in (SAMPLES, LENGTHS)}
+TEXT_NOTE = "Texts are truncated to {length} tokens."
 REFERENCE_NOTE = (
     "The bundle was compared with the weights in torch modules built after the publication, not with the authors' "
     "program."

@@ -27,6 +27,7 @@ from model_export.graphs import GraphSpec, video_spec
 from model_export.public.model import (
     SOUND_AXES,
     TEXT_AXES,
+    TEXT_NOTE,
     PublicModel,
     TransformersReference,
     additive_mask,
@@ -52,7 +53,6 @@ WINDOWS_NOTE = (
     "embeddings are averaged; shorter ones are padded, as by its processor in a batch."
 )
 FRAMES_NOTE = "A clip is read as {frames} frames at the centers of its equal parts, an image as as many equal frames."
-TEXT_NOTE = "Texts are truncated to {length} tokens."
 _WINDOW_SECONDS = 10.0
 _MAX_TEXT_LENGTH = 512
 

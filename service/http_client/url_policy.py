@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from urllib.parse import quote, urljoin, urlsplit
 
+from index.jobs.sources.access_policy import MAX_URL_LENGTH
 from service.errors import UrlRefused
 from vitascope.errors import InvalidInput
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-MAX_URL_LENGTH = 4096
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _FORBIDDEN_CHARACTERS = re.compile(r"[\s\\\x00-\x20\x7f-\x9f]")
 """Some parsers drop these or treat them as '/'."""

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from index.clips import rules
-from index.jobs.recognition_settings import MAX_INTERVAL, MIN_INTERVAL
 from service.schemas.base import Id, Metadata, Request, Response, example
 from vitascope.job_states import ItemState, JobState
+from vitascope.screen_text.interface import MAX_INTERVAL, MIN_INTERVAL
 
 MIN_STEP = 0.5
 """Seconds from one clip to the next."""

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from index.jobs.recognition_settings import DEFAULT_INTERVAL, MAX_INTERVAL, MIN_INTERVAL
 from service.schemas.base import Id, ModelName, Request, Response, example
+from vitascope.screen_text.interface import DEFAULT_INTERVAL, MAX_INTERVAL, MIN_INTERVAL
 
 FILE: dict[str, Any] = {
     "name": "holidays.sqlite3",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from service.schemas.base import Request, Response, example
-from service.webhooks.store import DeliveryState, EventType
+from service.webhooks.store import DeliveryState, WebhookEvent
 
 WEBHOOK: dict[str, Any] = {
     "id": "5b1f0c2a9d3e",
@@ -35,7 +35,7 @@ class NewWebhook(Request):
     model_config = example(url=WEBHOOK["url"], events=WEBHOOK["events"])
 
     url: Annotated[str, Field(min_length=1, max_length=4096, description="receives messages by POST")]
-    events: Annotated[list[EventType], Field(min_length=1, max_length=3)]
+    events: Annotated[list[WebhookEvent], Field(min_length=1, max_length=3)]
 
 
 class Webhook(Response):
@@ -45,7 +45,7 @@ class Webhook(Response):
 
     id: str
     url: str
-    events: list[EventType]
+    events: list[WebhookEvent]
     created_at: float
     previous_secret_until: Annotated[
         float | None, Field(description="until then, messages are also signed with the previous secret")
@@ -74,7 +74,7 @@ class Delivery(Response):
     model_config = example(**DELIVERY)
 
     id: Annotated[str, Field(description="`webhook-id`; the same at every attempt")]
-    type: EventType
+    type: WebhookEvent
     state: DeliveryState
     attempts: int
     status: Annotated[int | None, Field(description="HTTP status of the last attempt; null without a response")]

@@ -24,7 +24,7 @@ from index.jobs.jobs import list_items, mark_delivered, undelivered_end_events
 from index.jobs.records import StateEvent
 from service.http_client.client import Cancelled, SafeClient
 from service.serializers import serialize_job
-from service.webhooks.store import EVENT_TYPES, Delivery, Endpoint, EventType, Message, WebhookStore
+from service.webhooks.store import WEBHOOK_EVENTS, Delivery, Endpoint, Message, WebhookEvent, WebhookStore
 from vitascope.errors import NotFound, VitascopeError
 from vitascope.job_states import FAILED_ITEM_STATES
 from vitascope.webhooks import ID, SIGNATURE, TIMESTAMP, sign
@@ -180,7 +180,7 @@ def create_messages(collection: Collection, end: StateEvent, endpoints: Sequence
     Raises:
         StorageError: The failed files of the job cannot be read.
     """
-    event_type = next(each for each in EVENT_TYPES if each == f"job.{end.job.state}")
+    event_type = next(each for each in WEBHOOK_EVENTS if each == f"job.{end.job.state}")
     receivers = [each for each in endpoints if event_type in each.events and each.created_at <= end.at]
     if not receivers:
         return []
@@ -195,7 +195,7 @@ def _message_id(collection_name: str, end: StateEvent, endpoint: Endpoint) -> st
     return f"msg_{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
 
 
-def _message_body(collection: Collection, event_type: EventType, end: StateEvent) -> bytes:
+def _message_body(collection: Collection, event_type: WebhookEvent, end: StateEvent) -> bytes:
     failures = [
         item for state in FAILED_ITEM_STATES for item in list_items(collection, end.job.id, state, MAX_FAILURES)
     ]

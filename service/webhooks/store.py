@@ -26,8 +26,8 @@ RETENTION_SECONDS = 30 * 24 * 3600.0
 MAX_FINISHED_DELIVERIES = 1000
 """Newest finished deliveries stored per endpoint."""
 
-EventType = Literal["job.succeeded", "job.failed", "job.cancelled"]
-EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]
+WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 DeliveryState = Literal["pending", "delivered", "failed"]
 
 _TABLES = (
@@ -71,7 +71,7 @@ class Endpoint:
 
     id: str
     url: str
-    events: tuple[EventType, ...]
+    events: tuple[WebhookEvent, ...]
     created_at: float
     secret: str = field(repr=False)
     previous_secret: str | None = field(default=None, repr=False)
@@ -89,7 +89,7 @@ class Message:
 
     id: str
     endpoint: str
-    type: EventType
+    type: WebhookEvent
     body: bytes
 
 
@@ -110,7 +110,7 @@ class Delivery:
     number: int
     id: str
     endpoint: str
-    type: EventType
+    type: WebhookEvent
     body: bytes
     created_at: float
     state: DeliveryState
@@ -133,9 +133,9 @@ class WebhookStore:
         with self._lock:
             self._connection.close()
 
-    def create(self, url: str, events: Sequence[EventType]) -> Endpoint:
+    def create(self, url: str, events: Sequence[WebhookEvent]) -> Endpoint:
         """Create an endpoint with a new secret. Raises TooManyWebhooks."""
-        ordered = tuple(event for event in EVENT_TYPES if event in events)
+        ordered = tuple(event for event in WEBHOOK_EVENTS if event in events)
         endpoint = Endpoint(uuid.uuid4().hex[:12], url, ordered, time.time(), generate_secret())
         with self._transaction() as connection:
             if connection.execute("SELECT count(*) FROM endpoints").fetchone()[0] >= MAX_ENDPOINTS:

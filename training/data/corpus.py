@@ -182,7 +182,7 @@ def read_objects(path: Path) -> Iterator[Record]:
     """Yield the objects of the JSON list in a file. Raises CorpusError when it is missing or has other content."""
     values = _read(path)
     if not isinstance(values, list):
-        raise CorpusError(f"{path}: {_short(values)}; a list of JSON objects was expected")
+        raise CorpusError(f"{path}: {short_repr(values)}; a list of JSON objects was expected")
     return _records(f"{path}: ", values)
 
 
@@ -234,7 +234,7 @@ def number_of(record: Record, name: str) -> int:
 
 def unexpected(record: Record, name: str, expected: str) -> CorpusError:
     """Return the error for an unexpected value at `name`."""
-    return CorpusError(f"{record.where}{name}: {_short(record.fields.get(name))}; {expected} was expected")
+    return CorpusError(f"{record.where}{name}: {short_repr(record.fields.get(name))}; {expected} was expected")
 
 
 def _read(path: Path, without: str = "") -> Any:
@@ -251,7 +251,7 @@ def _read(path: Path, without: str = "") -> Any:
 
 def _record(where: str, value: object) -> Record:
     if not isinstance(value, dict):
-        raise CorpusError(f"{where}{_short(value)}; a JSON object was expected")
+        raise CorpusError(f"{where}{short_repr(value)}; a JSON object was expected")
     return Record(where, value)
 
 
@@ -270,7 +270,7 @@ def _list(record: Record, name: str) -> list[Any]:
 
 def _text(where: str, value: object, expected: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise CorpusError(f"{where}: {_short(value)}; {expected} was expected")
+        raise CorpusError(f"{where}: {short_repr(value)}; {expected} was expected")
     return _check_characters(where, value).strip()
 
 
@@ -281,11 +281,12 @@ def _check_characters(where: str, text: str) -> str:
     except UnicodeEncodeError as error:
         half = text[error.start]
         raise CorpusError(
-            f"{where}: {_short(text)}; {half!r} is an unpaired surrogate, whole characters were expected"
+            f"{where}: {short_repr(text)}; {half!r} is an unpaired surrogate, whole characters were expected"
         ) from None
     return text
 
 
-def _short(value: object) -> str:
+def short_repr(value: object) -> str:
+    """Return the representation of a value, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.data.corpus import (
+    VALIDATION_BYTES,
     CorpusError,
     check_split,
     first_byte,
@@ -30,7 +31,6 @@ from training.data.example import Example, ExampleError, Question, example_of
 from training.data.packed import Media, Origin
 from training.data.webdataset import read_shard, shard_paths
 
-VALIDATION_BYTES = 26
 ORIGIN = Origin(
     source="DAQUAR (Malinowski, Fritz, NIPS 2014) on NYU Depth v2",
     licence="research",

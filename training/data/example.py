@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
+from training.data.corpus import short_repr
+
 CHOICE_ONLY = "choice_only"
 """Attribute: index of a caption that serves multiple choice only and is no query of retrieval, or a list of indices."""
 
@@ -125,7 +127,7 @@ class Example:
 def example_of(record: object) -> Example:
     """Build an example from decoded JSON. Raises ExampleError, also for unknown keys, which would be lost."""
     if not isinstance(record, Mapping):
-        raise ExampleError(f"{_short(record)}; a JSON object was expected")
+        raise ExampleError(f"{short_repr(record)}; a JSON object was expected")
     known = set(Example.__dataclass_fields__)
     if unknown := sorted(set(record) - known):
         raise ExampleError(f"unknown fields {unknown}; expected some of {sorted(known)}")
@@ -154,7 +156,7 @@ def required_text(record: Mapping[str, Any], name: str, where: str = "") -> str:
     """Return the non-empty string at `name`. Raises ExampleError."""
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ExampleError(f"{where}{name}: {_short(value)}; a non-empty string was expected")
+        raise ExampleError(f"{where}{name}: {short_repr(value)}; a non-empty string was expected")
     return value
 
 
@@ -163,7 +165,7 @@ def text_list(record: Mapping[str, Any], name: str, where: str = "") -> tuple[st
     values = _list(record, name, where)
     for i, value in enumerate(values):
         if not isinstance(value, str) or not value.strip():
-            raise ExampleError(f"{where}{name}[{i}]: {_short(value)}; a non-empty string was expected")
+            raise ExampleError(f"{where}{name}[{i}]: {short_repr(value)}; a non-empty string was expected")
     return tuple(values)
 
 
@@ -178,7 +180,7 @@ def _question(record: object, where: str) -> Question:
 
 def _needs(value: object, where: str) -> Needs:
     if value not in get_args(Needs):
-        raise ExampleError(f"{where}: {_short(value)}; one of {get_args(Needs)} was expected")
+        raise ExampleError(f"{where}: {short_repr(value)}; one of {get_args(Needs)} was expected")
     return cast(Needs, value)
 
 
@@ -198,10 +200,10 @@ def box_of(value: object, where: str) -> Box:
     """Return the box of four numbers. Raises ExampleError."""
     edges = value if isinstance(value, list | tuple) else ()
     if len(edges) != 4 or not all(isinstance(edge, int | float) and 0 <= edge <= 1 for edge in edges):
-        raise ExampleError(f"{where}: {_short(value)}; left, top, right and bottom from 0 to 1 were expected")
+        raise ExampleError(f"{where}: {short_repr(value)}; left, top, right and bottom from 0 to 1 were expected")
     left, top, right, bottom = (float(edge) for edge in edges)
     if left >= right or top >= bottom:
-        raise ExampleError(f"{where}: {_short(value)}; left before right and top before bottom were expected")
+        raise ExampleError(f"{where}: {short_repr(value)}; left before right and top before bottom were expected")
     return left, top, right, bottom
 
 
@@ -209,7 +211,7 @@ def _hypothesis(record: object, where: str) -> Hypothesis:
     fields = _object(record, where)
     label = fields.get("label")
     if label not in get_args(EntailmentLabel):
-        raise ExampleError(f"{where}.label: {_short(label)}; one of {get_args(EntailmentLabel)} was expected")
+        raise ExampleError(f"{where}.label: {short_repr(label)}; one of {get_args(EntailmentLabel)} was expected")
     return Hypothesis(required_text(fields, "text", f"{where}."), cast(EntailmentLabel, label))
 
 
@@ -224,40 +226,35 @@ def _utterance(record: object, where: str) -> Utterance:
 def _number(fields: Mapping[str, Any], name: str, where: str) -> float:
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ExampleError(f"{where}.{name}: {_short(value)}; a finite number was expected")
+        raise ExampleError(f"{where}.{name}: {short_repr(value)}; a finite number was expected")
     return float(value)
 
 
 def _whole_number(fields: Mapping[str, Any], name: str, where: str) -> int:
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ExampleError(f"{where}.{name}: {_short(value)}; a whole number was expected")
+        raise ExampleError(f"{where}.{name}: {short_repr(value)}; a whole number was expected")
     return value
 
 
 def _object(record: object, where: str) -> Mapping[str, Any]:
     if not isinstance(record, Mapping):
-        raise ExampleError(f"{where}: {_short(record)}; a JSON object was expected")
+        raise ExampleError(f"{where}: {short_repr(record)}; a JSON object was expected")
     return record
 
 
 def _list(record: Mapping[str, Any], name: str, where: str = "") -> list[Any]:
     value = record.get(name, [])
     if not isinstance(value, list):
-        raise ExampleError(f"{where}{name}: {_short(value)}; a list was expected")
+        raise ExampleError(f"{where}{name}: {short_repr(value)}; a list was expected")
     return value
 
 
 def _typed(record: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
     value = record.get(name, default)
     if not isinstance(value, kind):
-        raise ExampleError(f"{name}: {_short(value)}; {kind.__name__} was expected")
+        raise ExampleError(f"{name}: {short_repr(value)}; {kind.__name__} was expected")
     return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def canonical_answer(question: Question) -> str:

@@ -30,6 +30,7 @@ from training.data.corpus import (
 )
 from training.data.example import Example, Needs, Question
 from training.data.packed import EncodedMedia, Media, Origin
+from training.data.scenes.description import DIGIT_WORDS
 from training.data.webdataset import shard_entries
 
 ESC10_ORIGIN = Origin(
@@ -58,7 +59,6 @@ ESC10_SOUNDS = {
 """By category of esc50.csv: label, sentence, noun phrase and the thing that sounds."""
 _BY_LABEL = {label: texts for texts in ESC10_SOUNDS.values() for label in texts[:1]}
 TEST_SPEAKERS = ("theo", "yweweler")
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _RECORDING = re.compile(r"(\d)_([^_]+)_\d+")
 
 
@@ -119,7 +119,7 @@ def fsdd(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 def digit_example(key: str, digit: int, speaker: str) -> Example:
     """Return the example of a spoken digit."""
-    word = DIGITS[digit]
+    word = DIGIT_WORDS[digit]
     captions = (
         f"the spoken digit {word}",
         f"someone says {word}",

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from training.data.corpus import CorpusError, EmptySplit, check_split, split_of, split_rule
 from training.data.example import Example
 from training.data.packed import EncodedMedia, Media, Origin
-from training.data.recordings import DIGITS, digit_example
+from training.data.recordings import digit_example
+from training.data.scenes.description import DIGIT_WORDS
 
 ORIGIN = Origin(
     source="synthesized by espeak-ng",
@@ -58,7 +59,7 @@ def spoken_digits(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
         if ("val" if split_of(voice) != "train" else "train") != split:
             continue
         rng = np.random.default_rng(number)
-        for digit, word in enumerate(DIGITS):
+        for digit, word in enumerate(DIGIT_WORDS):
             for rate in RATES:
                 accent = ACCENTS[rng.integers(len(ACCENTS))]
                 words_per_minute, pitch = rng.integers((120, 20), (220, 80))

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.data.corpus import (
+    VALIDATION_BYTES,
     CorpusError,
     Record,
     check_split,
@@ -34,7 +35,6 @@ from training.data.corpus import (
 from training.data.example import CHOICE_ONLY, Example, Negative, Question
 from training.data.packed import Media, Origin
 
-VALIDATION_BYTES = 26
 ORIGIN = Origin(
     source="TGIF-QA (Jang, Song, Yu, Kim, Kim, CVPR 2017) on TGIF",
     licence="research; the GIFs belong to their authors on Tumblr",

@@ -52,9 +52,8 @@ from training.data.corpus import (
 )
 from training.data.packed import Origin
 from training.data.subtitled import VIDEO_SUFFIXES
+from vitascope.moments import Span
 
-Span = tuple[float, float]
-"""Start and end in seconds."""
 HIGHLIGHT_SECONDS, VERY_GOOD = 2.0, 4
 """Length of the clips whose saliency people marked in QVHighlights, and their highest mark."""
 DIDEMO_SECONDS = 5.0

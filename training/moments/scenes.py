@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from training.data.corpus import SPLITS
 from training.data.scenes.captions import CHANGES, mentions_held_out
 from training.data.scenes.description import Clause, Description, Mention, event_matches, matches, phrase
 from training.data.scenes.generate import check_seed, make_split, write_atomically
@@ -39,7 +40,6 @@ from training.data.scenes.world import (
     SHAPES,
     SHRINKAGE,
     SIZES,
-    SPLITS,
     TURN_SENSE,
     TURN_SPEED,
     TURNING,
@@ -50,7 +50,7 @@ from training.data.scenes.world import (
     World,
     state_at,
 )
-from training.moments.annotations import Span
+from vitascope.moments import Span
 
 VERSION = 3
 SECONDS, EVENT_SECONDS = (40, 60), (1.0, 5.0)

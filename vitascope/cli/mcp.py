@@ -9,10 +9,10 @@ import sys
 from typing import Any
 from urllib.parse import urlsplit
 
+from vitascope.cli.options import DEFAULT_SERVER
 from vitascope.errors import InvalidInput
 from vitascope.version import installed_version
 
-SERVER = "http://127.0.0.1:8000"
 EPILOG = """\
 Provides read-only tools to assistants. An assistant starts this command and uses its standard input and output; with
 --http one process serves several assistants. The tools use a running service (`vitascope serve`), with the API key in
@@ -27,7 +27,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("--server", metavar="URL", help=f"service to use (VITASCOPE_SERVER; default: {SERVER})")
+    parser.add_argument("--server", metavar="URL", help=f"service to use (VITASCOPE_SERVER; default: {DEFAULT_SERVER})")
     parser.add_argument("--http", metavar="HOST:PORT", help="serve over HTTP at this address, path /mcp")
     parser.add_argument(
         "--allowed-host",
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _service(args: argparse.Namespace) -> str:
     """Return the URL of the service. Raises InvalidInput, which does not repeat credentials."""
-    url: str = args.server or os.environ.get("VITASCOPE_SERVER") or SERVER
+    url: str = args.server or os.environ.get("VITASCOPE_SERVER") or DEFAULT_SERVER
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -65,7 +65,7 @@ def _service(args: argparse.Namespace) -> str:
             "expected"
         )
     if not is_url:
-        raise InvalidInput(f"server: {url!r}; a URL such as {SERVER} was expected")
+        raise InvalidInput(f"server: {url!r}; a URL such as {DEFAULT_SERVER} was expected")
     return url
 
 

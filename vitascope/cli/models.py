@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.options import add_server, server_url
+from vitascope.cli.options import DEFAULT_SERVER, add_server, server_url
 from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput, NotFound
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from vitascope.client import Client
     from vitascope.client.response_types import ModelInfo
 
-SERVER = "http://127.0.0.1:8000"
 SHORT_FINGERPRINT = 12
 """Characters of a fingerprint in tables."""
 EPILOG = """\
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in (default, remove):
         action.add_argument("model", metavar="MODEL", help="name, name@version or fingerprint")
     for action in (listing, add, default, remove):
-        add_server(action, SERVER)
+        add_server(action, DEFAULT_SERVER)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from vitascope.cli.completion import COLLECTIONS, complete_collections
 from vitascope.errors import InvalidInput
 
 DEFAULT_COLLECTION = "videos"
+DEFAULT_SERVER = "http://127.0.0.1:8000"
 NOT_WEIGHT = -0.5
 """Weight of a text that results should not fit: of those tried, it ranked drawn scenes and photographs best."""
 

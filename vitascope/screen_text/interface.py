@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from vitascope.media.frame import Pixels
 
+DEFAULT_INTERVAL = 1.0
+"""Seconds between the frames that are read."""
+MIN_INTERVAL, MAX_INTERVAL = 0.1, 3600.0
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom as shares of the width and height of the frame, 0 to 1."""
 

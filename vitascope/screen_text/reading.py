@@ -13,7 +13,7 @@ from vitascope.media.changes import changed_frames
 from vitascope.media.decode import probe
 from vitascope.media.file import MediaSource, open_source
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.screen_text.interface import TextReader, TextSpan
+from vitascope.screen_text.interface import DEFAULT_INTERVAL, MAX_INTERVAL, MIN_INTERVAL, TextReader, TextSpan
 from vitascope.screen_text.rapid_ocr import (
     DETECTION_SIDE,
     RapidOcrReader,
@@ -23,9 +23,6 @@ from vitascope.screen_text.rapid_ocr import (
 from vitascope.screen_text.spans import SpanTracker
 
 DEFAULT_MODEL = "rapidocr"
-DEFAULT_INTERVAL = 1.0
-"""Seconds between samples."""
-MIN_INTERVAL, MAX_INTERVAL = 0.1, 3600.0
 FRAME_SIDE = 1920
 """Frames with a longer side (pixels) are scaled down to it before they are read."""
 MAX_SPANS = 50_000

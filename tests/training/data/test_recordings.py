@@ -15,7 +15,8 @@ from training.data.example import Example
 from training.data.instruments import INSTRUMENTS, instruments
 from training.data.packed import EncodedMedia, Media, open_packed
 from training.data.prepare import main
-from training.data.recordings import DIGITS, esc10, fsdd
+from training.data.recordings import esc10, fsdd
+from training.data.scenes.description import DIGIT_WORDS
 from training.data.spoken_digits import spoken_digits
 
 COLUMNS = "filename,fold,target,category,esc10,src_file,take\n"
@@ -170,7 +171,7 @@ def test_every_voice_of_espeak_ng_says_every_digit_at_both_rates(
     assert main([*command, "--splits", "train"]) == 0
     packed = open_packed(tmp_path / "packed" / "spoken_digits" / "train")
     assert [e.attributes["digit"] for e in packed.examples] == [digit for digit in range(10) for _ in range(2)]
-    assert packed.examples[14].captions[1] == f"someone says {DIGITS[7]}"
+    assert packed.examples[14].captions[1] == f"someone says {DIGIT_WORDS[7]}"
     program.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CorpusError, match=r"Debian's package espeak-ng was expected"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.moments.annotations import MomentQuery, Span
+from training.moments.annotations import MomentQuery
 from training.moments.metrics import Prediction, average_precision, moment_metrics, temporal_iou
+from vitascope.moments import Span
 
 
 def prediction(*spans: tuple[float, float, float], peak: float = 0.0) -> Prediction:

@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from training.data.corpus import CorpusError, read_json_lines
+from training.data.corpus import SPLITS, CorpusError, read_json_lines
 from training.data.example import Example, ExampleError, example_of, required_text
 from training.data.packed import Media, Origin
 from training.data.scenes.captions import captions_of, negatives_of, transcript_of
@@ -32,7 +32,7 @@ from training.data.scenes.sound_captions import texts_of
 from training.data.scenes.sound_questions import questions_of as sound_questions_of
 from training.data.scenes.sounds import Soundtrack, sample_soundtrack
 from training.data.scenes.synthesis import synthesize
-from training.data.scenes.world import DURATION, FPS, HEIGHT, SPLITS, WIDTH, World, as_json
+from training.data.scenes.world import DURATION, FPS, HEIGHT, WIDTH, World, as_json
 
 VERSION = 2
 LICENCE = "CC0-1.0"

@@ -61,8 +61,6 @@ MOTION_WEIGHTS = {
 }
 
 
-SPLITS = ("train", "val", "test")
-
 HELD_OUT_COLOUR_SHAPE = frozenset(
     {
         ("red", "diamond"),
