@@ -44,7 +44,7 @@ class Admin(BaseClient):
 
     async def remove_model(self, fingerprint: str, *, force: bool = False) -> None:
         """Unload a model. Raises `Conflict` for the default, and without ``force`` for one that collections use."""
-        await self._send_no_content("DELETE", api_path("models", fingerprint), params={"force": force})
+        await self._delete(api_path("models", fingerprint), {"force": force})
 
     async def list_keys(self) -> response_types.Keys:
         """Return all API keys, also revoked ones, without their secrets."""
@@ -103,7 +103,7 @@ class Admin(BaseClient):
 
     async def delete_webhook(self, webhook_id: str) -> None:
         """Delete a webhook."""
-        await self._send_no_content("DELETE", api_path("webhooks", webhook_id))
+        await self._delete(api_path("webhooks", webhook_id))
 
     async def rotate_webhook_secret(self, webhook_id: str) -> response_types.CreatedWebhook:
         """Replace the signing secret; for 24 hours messages are signed with both."""

@@ -110,7 +110,7 @@ class Collections(BaseClient):
 
     async def delete_collection(self, name: str) -> None:
         """Delete a collection with the media files that it owns."""
-        await self._send_no_content("DELETE", api_path("collections", name))
+        await self._delete(api_path("collections", name))
 
     async def create_operation(
         self, kind: OperationKind, collection: str, **options: bool | str | float
@@ -137,7 +137,7 @@ class Collections(BaseClient):
 
     async def delete_operation(self, operation_id: str) -> None:
         """Delete an operation and its files; a running one is cancelled."""
-        await self._send_no_content("DELETE", api_path("operations", operation_id))
+        await self._delete(api_path("operations", operation_id))
 
     async def wait_for_operation(
         self,

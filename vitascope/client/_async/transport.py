@@ -124,11 +124,8 @@ class BaseClient:
         result: T = self._parse_json(response)
         return result
 
-    async def _send_no_content(
-        self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
-    ) -> None:
-        """Send a request whose response has no body."""
-        await self._send(method, path, json, params)
+    async def _delete(self, path: str, params: Mapping[str, Any] | None = None) -> None:
+        await self._send("DELETE", path, params=params)
 
     async def _send(
         self,

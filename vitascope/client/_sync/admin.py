@@ -45,7 +45,7 @@ class Admin(BaseClient):
 
     def remove_model(self, fingerprint: str, *, force: bool = False) -> None:
         """Unload a model. Raises `Conflict` for the default, and without ``force`` for one that collections use."""
-        self._send_no_content("DELETE", api_path("models", fingerprint), params={"force": force})
+        self._delete(api_path("models", fingerprint), {"force": force})
 
     def list_keys(self) -> response_types.Keys:
         """Return all API keys, also revoked ones, without their secrets."""
@@ -104,7 +104,7 @@ class Admin(BaseClient):
 
     def delete_webhook(self, webhook_id: str) -> None:
         """Delete a webhook."""
-        self._send_no_content("DELETE", api_path("webhooks", webhook_id))
+        self._delete(api_path("webhooks", webhook_id))
 
     def rotate_webhook_secret(self, webhook_id: str) -> response_types.CreatedWebhook:
         """Replace the signing secret; for 24 hours messages are signed with both."""

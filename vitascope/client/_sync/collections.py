@@ -111,7 +111,7 @@ class Collections(BaseClient):
 
     def delete_collection(self, name: str) -> None:
         """Delete a collection with the media files that it owns."""
-        self._send_no_content("DELETE", api_path("collections", name))
+        self._delete(api_path("collections", name))
 
     def create_operation(
         self, kind: OperationKind, collection: str, **options: bool | str | float
@@ -138,7 +138,7 @@ class Collections(BaseClient):
 
     def delete_operation(self, operation_id: str) -> None:
         """Delete an operation and its files; a running one is cancelled."""
-        self._send_no_content("DELETE", api_path("operations", operation_id))
+        self._delete(api_path("operations", operation_id))
 
     def wait_for_operation(
         self,

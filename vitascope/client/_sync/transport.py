@@ -123,11 +123,8 @@ class BaseClient:
         result: T = self._parse_json(response)
         return result
 
-    def _send_no_content(
-        self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
-    ) -> None:
-        """Send a request whose response has no body."""
-        self._send(method, path, json, params)
+    def _delete(self, path: str, params: Mapping[str, Any] | None = None) -> None:
+        self._send("DELETE", path, params=params)
 
     def _send(
         self,

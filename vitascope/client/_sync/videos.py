@@ -157,7 +157,7 @@ class Videos(Jobs):
 
     def delete_video(self, collection: str, video_id: str) -> None:
         """Delete a video, and its file if the collection owns it."""
-        self._send_no_content("DELETE", api_path("collections", collection, "videos", video_id))
+        self._delete(api_path("collections", collection, "videos", video_id))
 
     def download_video(self, collection: str, video_id: str, file: str | Path) -> None:
         """Write the media file of a video to ``file``, which is replaced when the download is complete.
