@@ -48,12 +48,12 @@ AnswerLogits = Callable[[Sequence[str], np.ndarray], np.ndarray]
 class FittedCalibration:
     """A calibration, its errors on the data it was fitted to, the corpora used, and the choice of reranking.
 
-    `facts` has expected calibration errors (fractions): "before" of plain sigmoids and softmax, "kept" of the previous
-    calibration, "after" of this one. `reranking` is None where it was not measured.
+    `measurements` has expected calibration errors (fractions): "before" of plain sigmoids and softmax, "kept" of the
+    previous calibration, "after" of this one. `reranking` is None where it was not measured.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
-    facts: dict[str, float] = field(default_factory=dict)
+    measurements: dict[str, float] = field(default_factory=dict)
     corpora: Sequence[str] = ()
     reranking: Reranking | None = None
 
@@ -105,17 +105,17 @@ def calibrate(
         for n, e in captioned.items()
     }
     fitted = calibration.fit(pairs, list(nearest.values()), by_answers.calibration.answer_temperature)
-    facts = {"match pairs": float(sum(len(p.label) for p in pairs))}
+    measurements = {"match pairs": float(sum(len(p.label) for p in pairs))}
     for label, candidate in (("before", Calibration()), ("kept", previous), ("after", fitted)):
         if candidate is not None:
             errors = calibration.calibration_errors(candidate, calibration.join_pairs(pairs))
-            facts |= {f"{name} error {label}": error for name, error in errors.items()}
+            measurements |= {f"{name} error {label}": error for name, error in errors.items()}
     names = list(dict.fromkeys([*captioned, *by_answers.corpora]))
     reranking = choose_reranking(nearest, fitted)
     if reranking is not None and stream is not None and stream.fused:
         sound = choose_sound_reranking(_scene_searches(encoder, captioned, fitted))
         reranking = reranking.model_copy(update={"sound": sound})
-    return FittedCalibration(fitted, by_answers.facts | facts, names, reranking)
+    return FittedCalibration(fitted, by_answers.measurements | measurements, names, reranking)
 
 
 def keep_reranking(fitted: Reranking | None, source: Reranking | None) -> Reranking | None:
@@ -219,15 +219,15 @@ def recalibrate(variant: Model, corpora: Mapping[str, Embedded], previous: Calib
 
 
 def calibration_record(fitted: FittedCalibration, source: SourceBundle, tasks: Sequence[str]) -> dict[str, Any]:
-    """Return `extra.calibration` of a variant's manifest: the facts, the splits (`fitted_on`), and what was kept.
+    """Return `extra.calibration` of a variant's manifest: measurements, splits (`fitted_on`), and what was kept.
 
     `kept` lists what was not fitted ("match and fused", "answers"), `kept_of` the bundle whose calibration that is.
     """
     groups = (("matching", "match pairs", "match and fused"), ("answering", "answer questions", "answers"))
-    kept = [label for task, count, label in groups if task in tasks and count not in fitted.facts]
-    facts = {name: round(value, 6) for name, value in fitted.facts.items()}
+    kept = [label for task, count, label in groups if task in tasks and count not in fitted.measurements]
+    measurements = {name: round(value, 6) for name, value in fitted.measurements.items()}
     return {
-        **facts,
+        **measurements,
         **({"fitted_on": [f"{name}/val" for name in fitted.corpora]} if fitted.corpora else {}),
         **({"kept": kept, "kept_of": source.model_dump()} if kept else {}),
     }
@@ -261,12 +261,12 @@ def _fit_answers(
         return FittedCalibration(start)
     all_logits, correct = np.concatenate(logits), np.concatenate(targets)
     temperature = calibration.answer_temperature(all_logits.astype(np.float64), correct)
-    facts = {"answer questions": float(len(correct))}
+    measurements = {"answer questions": float(len(correct))}
     kept = None if previous is None else previous.answer_temperature
     for label, candidate in (("before", 1.0), ("kept", kept), ("after", temperature)):
         if candidate is not None:
-            facts[f"answer error {label}"] = _answer_error(all_logits, correct, candidate)
-    return FittedCalibration(start.model_copy(update={"answer_temperature": temperature}), facts, names)
+            measurements[f"answer error {label}"] = _answer_error(all_logits, correct, candidate)
+    return FittedCalibration(start.model_copy(update={"answer_temperature": temperature}), measurements, names)
 
 
 def _answerable_questions(embedded: Embedded, answer_index: Mapping[str, int]) -> list[tuple[int, str, int]]:

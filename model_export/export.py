@@ -306,8 +306,8 @@ class _Export:
             config=cfg.model_dump(mode="json"),
             answers=cfg.answers,
             sources=job.sources,
-            calibration=fitted.facts,
-            calibration_kept=job.initial.calibration is not None and "match pairs" not in fitted.facts,
+            calibration=fitted.measurements,
+            calibration_kept=job.initial.calibration is not None and "match pairs" not in fitted.measurements,
         )
         return {
             "name": job.name,

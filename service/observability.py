@@ -238,18 +238,18 @@ class Observer:
         with self.tracer.start_as_current_span(name), self.metrics.stage(name):
             yield
 
-    def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
+    def ran(self, calls: Sequence[Call], started_at: float, ended_at: float) -> None:
         model, graph = split_call_name(calls[0].graph)
         rows = sum(call.rows for call in calls)
         attributes: dict[str, str | int] = {"model": model, "graph": graph}
-        self.metrics.record_batch(model, graph, rows, ended - began)
+        self.metrics.record_batch(model, graph, rows, ended_at - started_at)
         for call in calls:
-            self.metrics.record_wait(model, graph, call.context.bulk, began - call.arrived)
+            self.metrics.record_wait(model, graph, call.context.bulk, started_at - call.arrived)
             context = call.context.trace
             if context is not None:
                 batch = {"rows": call.rows, "batch.calls": len(calls), "batch.rows": rows}
-                self._record_span(f"queue {graph}", context, call.arrived, began, attributes)
-                self._record_span(f"inference {graph}", context, began, ended, attributes | batch)
+                self._record_span(f"queue {graph}", context, call.arrived, started_at, attributes)
+                self._record_span(f"inference {graph}", context, started_at, ended_at, attributes | batch)
 
     def dropped(self, call: Call, reason: str) -> None:
         self.metrics.record_dropped(*split_call_name(call.graph), reason)

@@ -117,10 +117,10 @@ class JobWorker:
         Their jobs continue at the next start.
         """
         self.request_shutdown()
-        began = time.monotonic()
-        self._join(began + timeout * FINISHING_FRACTION)
+        started_at = time.monotonic()
+        self._join(started_at + timeout * FINISHING_FRACTION)
         self._aborting = True
-        self._join(began + timeout)
+        self._join(started_at + timeout)
 
     def _join(self, until: float) -> None:
         for thread in self._threads:

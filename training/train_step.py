@@ -124,12 +124,12 @@ def compute_losses(
         out |= _text_losses(model, batch, batch.captions, video, audio, cache, stored.texts)
     if "mlm" in objectives and batch.captions is not None and cache is not None:
         out["mlm"] = _mlm(model, batch, batch.captions, cache, words)
-    heard = None if audio is None else audio.tokens
+    audio_tokens = None if audio is None else audio.tokens
     if "captions" in objectives and batch.captions is not None:
-        out["captions"] = caption_loss(model, batch.captions.ids, batch.captions.mask, video.tokens, heard)
+        out["captions"] = caption_loss(model, batch.captions.ids, batch.captions.mask, video.tokens, audio_tokens)
     if "caption_reward" in objectives and sampler is not None:
-        sampled = sampler.sample(batch.dataset.corpus, batch.rows, video.tokens, heard)
-        out["caption_reward"] = caption_reward_loss(model, sampled, video.tokens, heard)
+        sampled = sampler.sample(batch.dataset.corpus, batch.rows, video.tokens, audio_tokens)
+        out["caption_reward"] = caption_reward_loss(model, sampled, video.tokens, audio_tokens)
     if "grounding" in objectives and batch.phrases is not None and batch.boxes is not None:
         out["grounding"] = phrase_loss(model, batch.phrases.ids, batch.phrases.mask, video.tokens, batch.boxes)
     if "mvm" in objectives and batch.captions is not None and video.mask_context is not None:
@@ -254,10 +254,10 @@ def _audio_losses(
     video_BE: Embeddings of the videos; None: the corpus has no pictures.
     """
     objectives, temperature = batch.dataset.objectives, model.cfg.temperature
-    heard = torch.where(audio.present, batch.groups, losses.MISSING)
+    audio_groups = torch.where(audio.present, batch.groups, losses.MISSING)
     out: dict[str, Tensor] = {}
     if "video_audio" in objectives and video_BE is not None:
-        out["video_audio"] = losses.paired_itc(video_BE, audio.embedding, temperature, heard, heard)
+        out["video_audio"] = losses.paired_itc(video_BE, audio.embedding, temperature, audio_groups, audio_groups)
     if batch.captions is None or batch.audible is None:
         return out
     text = model.embedding_of_text_mean(text_states(batch.captions))
@@ -269,10 +269,10 @@ def _audio_losses(
         audible = torch.cat([audible, batch.audible_negatives])
     if "text_audio" in objectives:
         of_sound = torch.where(audible, groups, losses.MISSING)
-        out["text_audio"] = losses.paired_itc(audio.embedding, text, temperature, heard, of_sound)
+        out["text_audio"] = losses.paired_itc(audio.embedding, text, temperature, audio_groups, of_sound)
     if "text_video_audio" in objectives and video_BE is not None:
         joint = _joint_embedding(video_BE, audio)
-        out["text_video_audio"] = losses.paired_itc(joint, text, temperature, heard, groups)
+        out["text_video_audio"] = losses.paired_itc(joint, text, temperature, audio_groups, groups)
     return out
 
 

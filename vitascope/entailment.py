@@ -64,8 +64,8 @@ def classify_file(
     span = (0.0, model.decoder.probe(file, limits).duration)
     audio_tokens = read_audio_tokens(model, file, span, limits)
     visual_tokens = model.embed_video_file(file, [span], limits).visual_tokens
-    heard = None if audio_tokens is None else audio_tokens.repeat(len(hypotheses), axis=0)
-    result = model.classify_entailment(hypotheses, visual_tokens.repeat(len(hypotheses), axis=0), heard)
+    repeated_audio = None if audio_tokens is None else audio_tokens.repeat(len(hypotheses), axis=0)
+    result = model.classify_entailment(hypotheses, visual_tokens.repeat(len(hypotheses), axis=0), repeated_audio)
     rows = zip(hypotheses, result.labels, result.probabilities.tolist(), strict=True)
     return {
         "video": None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from types import TracebackType
 from typing import Self, Unpack
 
 from index.cli.backend import JSON, OnProgress
@@ -33,7 +32,7 @@ class LocalRecognition:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.recognizers.close()
 
     def job_settings(self, collection: Collection, **changes: Unpack[RecognitionChanges]) -> RecognitionSettings:

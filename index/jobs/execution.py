@@ -205,11 +205,13 @@ def transcribe_if_needed(
         if context.recognition.is_deferred:
             raise RecognitionDeferred
         with context.timer.measure(speech.kind):
-            heard = replace(speech, context=task or speech.context).transcribe(prepared.media, description.duration)
+            transcription = replace(speech, context=task or speech.context).transcribe(
+                prepared.media, description.duration
+            )
         segments = segment_by_transcript(
-            description.segments, heard.transcript, description.duration, context.job.options.segmentation
+            description.segments, transcription.transcript, description.duration, context.job.options.segmentation
         )
-        if (reason := heard.recognitions["speech"].reason) is not None:
+        if (reason := transcription.recognitions["speech"].reason) is not None:
             segments = replace(segments, notes=(*segments.notes, f"no {NAMES['speech']}: {reason}"))
         close_on_error.pop_all()
-    return replace(prepared, description=replace(description, segments=segments, transcription=heard))
+    return replace(prepared, description=replace(description, segments=segments, transcription=transcription))

@@ -215,8 +215,8 @@ def _score_pairs(
         sounds = [audio_tokens.get(pair.candidate.clip_id) for pair, _ in known]
         has_sound = [sound is not None for sound in sounds]
         silence = next((np.zeros_like(sound) for sound in sounds if sound is not None), None)
-        heard = None if silence is None else np.stack([silence if sound is None else sound for sound in sounds])
-        match = model.match([pair.text for pair, _ in known], np.stack([array for _, array in known]), heard)
+        stacked_audio = None if silence is None else np.stack([silence if sound is None else sound for sound in sounds])
+        match = model.match([pair.text for pair, _ in known], np.stack([array for _, array in known]), stacked_audio)
         cosines = np.array([pair.candidate.cosines.get("visual", 0.0) for pair, _ in known], np.float32)
         fused = model.fused_score(cosines, match.logits)
         if sound_reranking is not None:

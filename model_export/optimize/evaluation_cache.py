@@ -181,9 +181,9 @@ class EvalCache:
             selected = rows[batch.rows]
             inputs["visual_tokens"] = self.videos[corpus.name].tokens[selected].astype(np.float32)
             if self.audio is not None and self.audio.fused:
-                heard = audio_tokens(self.sounds, corpus)
+                audio = audio_tokens(self.sounds, corpus)
                 silence = np.zeros((len(rows), self.audio.tokens, self.audio.width), np.float32)
-                inputs[AUDIO_TOKENS] = silence if heard is None else heard[selected].astype(np.float32)
+                inputs[AUDIO_TOKENS] = silence if audio is None else audio[selected].astype(np.float32)
         return inputs
 
 

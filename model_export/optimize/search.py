@@ -266,8 +266,8 @@ class _Search:
             pairs = [(v, candidate.texts[n]) for n, v in cache.texts.items()]
         elif candidate.graph == "audio":
             candidate.sounds = cache.embed_sounds(engines)
-            heard = {n: s.vectors.any(axis=1) for n, s in cache.sounds.items()}
-            pairs = [(s.vectors[heard[n]], candidate.sounds[n].vectors[heard[n]]) for n, s in cache.sounds.items()]
+            audible = {n: s.vectors.any(axis=1) for n, s in cache.sounds.items()}
+            pairs = [(s.vectors[audible[n]], candidate.sounds[n].vectors[audible[n]]) for n, s in cache.sounds.items()]
         if candidate.graph in EMBEDDING_GRAPHS:
             candidate.cosines = _cosines(pairs)
             scores = cache.recall(*self._encoded([candidate]))

@@ -87,15 +87,15 @@ def sound_recall_at_1(corpus: Corpus, sounds: EmbeddedSounds, texts: np.ndarray)
 
     Captions that need sight alone, and examples without sound, are left out.
     """
-    heard = np.flatnonzero(sounds.vectors.any(axis=1))
-    column = {int(example): position for position, example in enumerate(heard)}
+    audible = np.flatnonzero(sounds.vectors.any(axis=1))
+    column = {int(example): position for position, example in enumerate(audible)}
     needs = [need for example in corpus.packed.examples for need in caption_needs(example)]
     used = [text for text, owner in enumerate(corpus.owners) if needs[text] != "sight" and int(owner) in column]
     if len(used) < 2:
         return {}
     owners = np.array([column[int(owner)] for owner in corpus.owners[used]])
-    similarity = texts[used] @ sounds.vectors[heard].T
-    captioned, own = np.unique(owners), [np.flatnonzero(owners == position) for position in range(len(heard))]
+    similarity = texts[used] @ sounds.vectors[audible].T
+    captioned, own = np.unique(owners), [np.flatnonzero(owners == position) for position in range(len(audible))]
     relevant = [np.array([owner]) for owner in owners]
     return {
         f"{corpus.name} t2a R@1": retrieval(similarity, relevant)["R@1"],
@@ -142,25 +142,25 @@ def hard_caption_pairs(corpus: Corpus, videos: EmbeddedVideos, texts: np.ndarray
 
 
 def pair_logits(
-    model: Model, videos: EmbeddedVideos, pairs: CaptionPairs, heard: np.ndarray | None = None
+    model: Model, videos: EmbeddedVideos, pairs: CaptionPairs, audio_tokens: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return match logits (pairs,) of the right captions and of the wrong ones.
 
-    heard: Audio tokens (N, T, A) of the videos; None: without sound.
+    audio_tokens: Audio tokens (N, T, A) of the videos; None: without sound.
     """
     rows = [example for example, _, _ in pairs] * 2
     texts = [right for _, right, _ in pairs] + [wrong for _, _, wrong in pairs]
-    logits = match_logits(model, texts, videos.tokens, rows, audio=heard)
+    logits = match_logits(model, texts, videos.tokens, rows, audio=audio_tokens)
     return logits[: len(pairs)], logits[len(pairs) :]
 
 
 def caption_accuracy(
-    model: Model, corpus: Corpus, videos: EmbeddedVideos, pairs: CaptionPairs, heard: np.ndarray | None = None
+    model: Model, corpus: Corpus, videos: EmbeddedVideos, pairs: CaptionPairs, audio_tokens: np.ndarray | None = None
 ) -> Scores:
     """Return how often the right caption has the higher match logit."""
     if not pairs:
         return {}
-    return {f"{corpus.name} right caption": pairwise_accuracy(*pair_logits(model, videos, pairs, heard))}
+    return {f"{corpus.name} right caption": pairwise_accuracy(*pair_logits(model, videos, pairs, audio_tokens))}
 
 
 def sampled_questions(corpus: Corpus) -> list[tuple[int, Question]]:
@@ -169,13 +169,13 @@ def sampled_questions(corpus: Corpus) -> list[tuple[int, Question]]:
     return spread(questions, SAMPLE_SIZE)
 
 
-def answer_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos, heard: np.ndarray | None = None) -> Scores:
+def answer_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos, audio: np.ndarray | None = None) -> Scores:
     """Return how often the best answer is the right one."""
     questions = sampled_questions(corpus)
     if not questions:
         return {}
     rows = [row for row, _ in questions]
-    tokens, audio = videos.tokens[rows].astype(np.float32), None if heard is None else heard[rows].astype(np.float32)
+    tokens, audio = videos.tokens[rows].astype(np.float32), None if audio is None else audio[rows].astype(np.float32)
     best = model.answer([question.question for _, question in questions], tokens, top=1, audio_tokens=audio)
     correct = [
         answer.text == canonical_answer(question) for (_, question), (answer,) in zip(questions, best, strict=True)

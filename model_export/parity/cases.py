@@ -107,9 +107,9 @@ def real_cases(
         if sentences:
             visual.append(_visual_tokens(specs, streams))
     tokens = np.concatenate(visual) if visual else np.zeros((0, 0, 0), np.float32)
-    heard = _audio_tokens(specs, cfg.audio_stream(), sounds)
-    cases = _by_graph("real", videos, texts, tokens, sounds, heard)
-    cases["entailment"] = _fused_cases("real", statements, tokens, heard)
+    audio_tokens = _audio_tokens(specs, cfg.audio_stream(), sounds)
+    cases = _by_graph("real", videos, texts, tokens, sounds, audio_tokens)
+    cases["entailment"] = _fused_cases("real", statements, tokens, audio_tokens)
     return cases | _caption_cases(specs, cases["match"])
 
 

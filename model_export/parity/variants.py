@@ -93,10 +93,10 @@ def _compare_sounds(
     corpus: Corpus, source: BundleOutputs, variant: BundleOutputs, old: EmbeddedSounds, new: EmbeddedSounds
 ) -> list[OutputComparison]:
     """Compare audio embeddings of a split; text embeddings too if the split has no videos."""
-    heard = old.vectors.any(axis=1)
-    if not heard.any():
+    has_sound = old.vectors.any(axis=1)
+    if not has_sound.any():
         return []
-    vectors, same_caption = (old.vectors[heard], new.vectors[heard]), None
+    vectors, same_caption = (old.vectors[has_sound], new.vectors[has_sound]), None
     comparisons: list[OutputComparison] = []
     if source.texts is not None and variant.texts is not None:
         scores = source.texts @ vectors[0].T, variant.texts @ vectors[1].T
@@ -106,7 +106,7 @@ def _compare_sounds(
             comparisons.append(_compare_rows("text", "vector", corpus, source.texts, variant.texts, same_sound))
     comparisons.append(_compare_rows("audio", "vector", corpus, *vectors, same_caption))
     if old.tokens is not None and new.tokens is not None:
-        comparisons.append(_compare_tokens("audio", AUDIO_TOKENS, corpus, old.tokens[heard], new.tokens[heard]))
+        comparisons.append(_compare_tokens("audio", AUDIO_TOKENS, corpus, old.tokens[has_sound], new.tokens[has_sound]))
     return comparisons
 
 
@@ -132,7 +132,7 @@ def _compare_matches(
     pairs = hard_caption_pairs(corpus, source.videos, texts)
     if not pairs:
         return []
-    old, new = (pair_logits(side.model, _videos(side), pairs, _heard(side)) for side in (source, variant))
+    old, new = (pair_logits(side.model, _videos(side), pairs, _audio_tokens(side)) for side in (source, variant))
     same = float(100 * ((old[0] > old[1]) == (new[0] > new[1])).mean())
     difference = _max_difference(np.concatenate(old), np.concatenate(new))
     return [_comparison("match", "match_logit", corpus, None, difference, same, rows=2 * len(pairs))]
@@ -145,8 +145,8 @@ def _compare_answers(corpus: Corpus, source: BundleOutputs, variant: BundleOutpu
     rows, texts = [row for row, _ in questions], [question.question for _, question in questions]
 
     def logits(side: BundleOutputs) -> np.ndarray:
-        tokens, heard = _videos(side).tokens[rows].astype(np.float32), _heard(side)
-        audio = None if heard is None else heard[rows].astype(np.float32)
+        tokens, audio = _videos(side).tokens[rows].astype(np.float32), _audio_tokens(side)
+        audio = None if audio is None else audio[rows].astype(np.float32)
         return side.model.answer_logits(texts, tokens, side.model.bundle.answers, audio)
 
     old, new = logits(source), logits(variant)
@@ -159,7 +159,7 @@ def _videos(side: BundleOutputs) -> EmbeddedVideos:
     return side.videos
 
 
-def _heard(side: BundleOutputs) -> np.ndarray | None:
+def _audio_tokens(side: BundleOutputs) -> np.ndarray | None:
     """Return audio tokens (N, T, A); None without any."""
     return None if side.sounds is None else side.sounds.tokens
 

@@ -220,8 +220,8 @@ class _Variant:
         tokens = self._outputs("video", "visual_tokens", videos, (manifest.visual_tokens, manifest.visual_width))
         fused = [text | {"visual_tokens": tokens[i % len(tokens)]} for i, text in zip(rows, texts, strict=True)]
         if manifest.audio and manifest.audio.fused:
-            heard = self._outputs("audio", AUDIO_TOKENS, sounds, (manifest.audio.tokens, manifest.audio.width))
-            fused = [text | {AUDIO_TOKENS: heard[i % len(heard)]} for i, text in zip(rows, fused, strict=True)]
+            audio = self._outputs("audio", AUDIO_TOKENS, sounds, (manifest.audio.tokens, manifest.audio.width))
+            fused = [text | {AUDIO_TOKENS: audio[i % len(audio)]} for i, text in zip(rows, fused, strict=True)]
         return {"video": videos, "audio": sounds, "text": texts, "match": list(fused), "answer": list(fused)}
 
     def _outputs(self, graph: str, output: str, inputs: list[Arrays], shape: tuple[int, int]) -> np.ndarray:

@@ -197,7 +197,7 @@ Run = Callable[[str, Inputs], Outputs]
 class SchedulerObserver(Protocol):
     """Receives the events of a scheduler, in its threads."""
 
-    def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
+    def ran(self, calls: Sequence[Call], started_at: float, ended_at: float) -> None:
         """A graph ran once for these calls. Seconds of ``time.monotonic``."""
 
     def dropped(self, call: Call, reason: str) -> None:
@@ -399,7 +399,7 @@ class Scheduler:
 
     def _run_or_bisect(self, calls: list[Call]) -> None:
         """Run calls together; if that fails, run each half again, until only the calls at fault fail."""
-        began = time.monotonic()
+        started_at = time.monotonic()
         try:
             outputs = self._run(calls[0].graph, merge(calls))
             results = split(calls, outputs) if len(calls) > 1 else [outputs]
@@ -415,6 +415,6 @@ class Scheduler:
             self._run_or_bisect(calls[:middle])
             self._run_or_bisect(calls[middle:])
             return
-        self._observer.ran(calls, began, time.monotonic())
+        self._observer.ran(calls, started_at, time.monotonic())
         for call, result in zip(calls, results, strict=True):
             call.finish(result)

@@ -185,10 +185,10 @@ async def _add(
     wait_seconds: float | None,
 ) -> IngestResult | IndexJob:
     """Run the job of an upload for at most ``wait_seconds``, queueing included, then leave it to the worker."""
-    began = time.monotonic()
+    started_at = time.monotonic()
 
     def add() -> IngestResult | IndexJob:
-        left = None if wait_seconds is None else max(0.0, wait_seconds - (time.monotonic() - began))
+        left = None if wait_seconds is None else max(0.0, wait_seconds - (time.monotonic() - started_at))
         return add_upload(service, context, name, upload, fields, left)
 
     if wait_seconds != 0:

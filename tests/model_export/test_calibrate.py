@@ -40,7 +40,8 @@ class Overconfident:
     def embed_video(self, streams: object) -> VideoEmbedding:
         raise AssertionError("the corpus is embedded")
 
-    def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
+    def match(self, texts: Sequence[str], visual_tokens: np.ndarray, audio_tokens: np.ndarray | None = None) -> Match:
+        assert audio_tokens is None
         self.pairs += zip(texts, visual_tokens[:, 0, 0].astype(int).tolist(), strict=True)
         same = np.array([int(t.split()[1]) for t in texts]) == visual_tokens[:, 0, 0]
         logits = 3.0 * (self.rng.normal(size=len(texts)) + np.where(same, 1.0, -1.0)) + 4.0
@@ -49,7 +50,14 @@ class Overconfident:
     def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
         raise AssertionError("nothing is ranked")
 
-    def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
+    def answer(
+        self,
+        questions: Sequence[str],
+        visual_tokens: np.ndarray,
+        top: int = 5,
+        *,
+        audio_tokens: np.ndarray | None = None,
+    ) -> list[list[Answer]]:
         raise AssertionError("answers are calibrated from logits")
 
 
@@ -85,9 +93,9 @@ def test_match_probabilities_are_better_calibrated_on_other_pairs() -> None:
 def test_overconfident_answers_get_a_higher_temperature() -> None:
     fitted = calibrate(Overconfident(0), {"made-up": _embedded()}, ANSWERS, _answer_logits)
     assert fitted.calibration.answer_temperature > 3.0
-    assert fitted.facts["answer error before"] > 0.3
-    assert fitted.facts["answer error after"] < 0.1
-    assert fitted.facts["answer questions"] == 300
+    assert fitted.measurements["answer error before"] > 0.3
+    assert fitted.measurements["answer error after"] < 0.1
+    assert fitted.measurements["answer questions"] == 300
 
 
 def test_pairs_are_the_hits_of_searches_and_a_shared_caption_is_right_for_both_examples() -> None:
@@ -285,4 +293,4 @@ def test_without_captions_and_questions_nothing_is_changed() -> None:
         Overconfident(0), {"bare": Embedded(packed, corpus.vectors, corpus.tokens, None)}, ANSWERS, _answer_logits
     )
     assert fitted.calibration == Calibration()
-    assert fitted.facts == {}
+    assert fitted.measurements == {}

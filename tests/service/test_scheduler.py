@@ -35,8 +35,8 @@ class RecordingObserver:
     drops: list[str] = field(default_factory=list)
     failures: int = 0
 
-    def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
-        assert all(call.arrived <= began <= ended for call in calls)
+    def ran(self, calls: Sequence[Call], started_at: float, ended_at: float) -> None:
+        assert all(call.arrived <= started_at <= ended_at for call in calls)
         self.batches.append((calls[0].graph, len(calls), sum(call.rows for call in calls)))
 
     def dropped(self, call: Call, reason: str) -> None:

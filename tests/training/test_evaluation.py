@@ -292,14 +292,23 @@ class FakeEncoder:
         axes = np.eye(3, dtype=np.float32)[number]
         return VideoEmbedding(vectors=axes, visual_tokens=axes[:, None])
 
-    def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
+    def match(self, texts: Sequence[str], visual_tokens: np.ndarray, audio_tokens: np.ndarray | None = None) -> Match:
+        assert audio_tokens is None
         logits = -(self.embed_text(texts) * visual_tokens[:, 0]).sum(axis=1)
         return Match(logits=logits, probabilities=logits)
 
     def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
         return fused_score(self.calibration, similarity, match_logits)
 
-    def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
+    def answer(
+        self,
+        questions: Sequence[str],
+        visual_tokens: np.ndarray,
+        top: int = 5,
+        *,
+        audio_tokens: np.ndarray | None = None,
+    ) -> list[list[Answer]]:
+        assert audio_tokens is None
         return [[Answer("red", 0.5)] for _ in questions]
 
 

@@ -183,8 +183,8 @@ def match_logits(
     if isinstance(encoder, TorchEncoder):
         return encoder.score_pairs(texts, rows, tokens, audio)[1]
     logits = np.empty(len(texts))
-    for part, arrays in pair_batches(texts, rows, tokens, audio):
-        logits[part] = encoder.match([texts[i] for i in part], *arrays).logits
+    for part, visual, sound in pair_batches(texts, rows, tokens, audio):
+        logits[part] = encoder.match([texts[i] for i in part], visual, sound).logits
     return logits
 
 
@@ -199,22 +199,22 @@ def best_answers(
     if isinstance(encoder, TorchEncoder):
         return [best for best, *_ in encoder.answer_pairs(questions, rows, tokens, audio)]
     answers: dict[int, Answer] = {}
-    for part, (visual, *heard) in pair_batches(questions, rows, tokens, audio):
-        options = {"audio_tokens": heard[0]} if heard else {}
-        results = encoder.answer([questions[i] for i in part], visual, top=1, **options)
+    for part, visual, sound in pair_batches(questions, rows, tokens, audio):
+        results = encoder.answer([questions[i] for i in part], visual, top=1, audio_tokens=sound)
         answers |= zip(part, (best for best, *_ in results), strict=True)
     return [answers[i] for i in range(len(questions))]
 
 
 def pair_batches(
     texts: Sequence[str], rows: Sequence[int], tokens: np.ndarray, audio: np.ndarray | None
-) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Yield positions of texts of similar length, with their visual tokens, and audio tokens where sound counts."""
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray | None]]:
+    """Yield positions of texts of similar length, with their visual and audio tokens as float32."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), PAIRS_PER_BATCH):
         part = order[start : start + PAIRS_PER_BATCH]
         chosen = [rows[i] for i in part]
-        yield part, [array[chosen].astype(np.float32) for array in (tokens, audio) if array is not None]
+        sound = None if audio is None else audio[chosen].astype(np.float32)
+        yield part, tokens[chosen].astype(np.float32), sound
 
 
 GREY = 127

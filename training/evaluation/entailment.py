@@ -40,8 +40,8 @@ def entailment_metrics(
     hypotheses = [hypothesis for of_example in known for hypothesis in of_example]
     texts = [hypothesis.text for hypothesis in hypotheses]
     probabilities = np.empty((len(texts), len(CLASSES["video"])))
-    for part, (seen, *heard) in pair_batches(texts, rows, visual, audio):
-        classified = encoder.classify_entailment([texts[i] for i in part], seen, heard[0] if heard else None)
+    for part, visual_rows, audio_rows in pair_batches(texts, rows, visual, audio):
+        classified = encoder.classify_entailment([texts[i] for i in part], visual_rows, audio_rows)
         probabilities[part] = classified.probabilities
     labels, predicted = np.array([class_of(h) for h in hypotheses]), probabilities.argmax(axis=1)
     right = predicted == labels

@@ -47,8 +47,8 @@ def caption_metrics(
     assert isinstance(encoder, Model | TorchEncoder)
     rows = [row for row, example in enumerate(packed.examples) if queries_of(example)]
     written = [queries_of(packed.examples[row]) for row in rows]
-    heard = None if audio is None else audio[rows]
-    generated = [best.text for best, *_ in encoder.generate_captions(visual[rows], heard, options)]
+    described_audio = None if audio is None else audio[rows]
+    generated = [best.text for best, *_ in encoder.generate_captions(visual[rows], described_audio, options)]
     owners = [row for row, own in zip(rows, written, strict=True) for _ in own]
     texts = [caption for own in written for caption in own]
     out = {"generated captions": float(len(rows))} | ngram_metrics(generated, written)

@@ -219,7 +219,7 @@ class FusedConfig(OmitDefaultsModel):
         if not self.caption_layers:
             return None
         sound = self.audio_stream()
-        heard = sound.tokens if sound is not None and sound.fused else 0
+        audio_tokens = sound.tokens if sound is not None and sound.fused else 0
         return CaptionDecoder(
             layers=self.caption_layers,
             heads=self.text_heads,
@@ -228,8 +228,8 @@ class FusedConfig(OmitDefaultsModel):
             start_ids=[vocabulary[START_TOKEN]],
             end_id=vocabulary[END_TOKEN],
             max_tokens=min(MAX_CAPTION_TOKENS, self.text_length - 1),  # longer ones were not trained
-            context_tokens=None if self.visual_tokens == self.grid_tokens else self.grid_tokens + heard,
-            dynamic_audio=heard > 0,
+            context_tokens=None if self.visual_tokens == self.grid_tokens else self.grid_tokens + audio_tokens,
+            dynamic_audio=audio_tokens > 0,
         )
 
     def grounding_grid(self) -> GroundingGrid | None:
