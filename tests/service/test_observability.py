@@ -199,6 +199,7 @@ def test_rejected_requests_are_logged_and_counted_with_their_key_and_route(
         statuses = [send(locked, "GET", "/v1/collections/palette/facets", key).status_code for _ in range(2)]
         statuses.append(send(locked, "DELETE", "/v1/collections/palette", key).status_code)
         statuses.append(send(locked, "GET", "/v1/collections/palette/facets", None).status_code)
+        wait_for(lambda: len(caplog.records) == len(statuses))  # a request is logged after its response
     assert statuses == [200, 429, 403, 401]
     logged = [(vars(record)["client"], vars(record)["route"]) for record in caplog.records]
     key_id = key_id_of(key)
