@@ -31,7 +31,7 @@ UPDATE = "make reference"
 UNITS = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 
 SETTINGS_HEAD = f"""\
-<!-- Generated from service/settings.py by `{UPDATE}`. -->
+<!-- Generated from service/settings_sections.py by `{UPDATE}`. -->
 
 # Settings
 

@@ -32,7 +32,8 @@ from service.schemas.jobs import NewJob
 from service.schemas.rerank import RerankRequest
 from service.schemas.scores_answers import AnswerRequest
 from service.schemas.search import SearchRequest
-from service.settings import MIB, Settings
+from service.settings import Settings
+from service.settings_sections import MIB
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import fill, settings_for
 from tests.service.hostile_requests import PICTURE, Attack
