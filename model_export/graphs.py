@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from model_export.simplify import simplify
 from training.models.fusion import FusedModel
 from training.models.grounding_head import grounding_outputs
+from training.models.text import VisualCache
 from vitascope.bundle.graph_specs import (
     ANSWER_IDS,
     ANSWER_MASK,
@@ -129,44 +130,23 @@ class AudioGraph(_ModelGraph):
         return encoded if self.model.audio_embeddings is not None else encoded[:1]
 
 
-class MatchGraph(_ModelGraph):
-    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> match_logit (B,).
+class FusedGraph(_ModelGraph):
+    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> outputs of a head on the fused states: match_logit
+    (B,), answer_logits (B, N) or entailment_logits (B, 3).
 
     A model whose fused layers read sound also takes audio_tokens (B, T, A).
     """
+
+    def __init__(self, model: FusedModel, head: Callable[[Tensor, Tensor, VisualCache], Tensor]) -> None:
+        """``head``: a method of the model that takes text states, attention mask and visual cache."""
+        super().__init__(model)
+        self.head = head
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor, audio_tokens: Tensor | None = None
     ) -> Tensor:
         states = self.model.text.encode(input_ids, attention_mask)
-        return self.model.match_logits(states, attention_mask, self.model.prepare_visual(visual_tokens, audio_tokens))
-
-
-class AnswerGraph(_ModelGraph):
-    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> answer_logits (B, N).
-
-    A model whose fused layers read sound also takes audio_tokens (B, T, A).
-    """
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor, audio_tokens: Tensor | None = None
-    ) -> Tensor:
-        states = self.model.text.encode(input_ids, attention_mask)
-        return self.model.answer_logits(states, attention_mask, self.model.prepare_visual(visual_tokens, audio_tokens))
-
-
-class EntailmentGraph(_ModelGraph):
-    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> entailment_logits (B, 3).
-
-    A model whose fused layers read sound also takes audio_tokens (B, T, A).
-    """
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor, audio_tokens: Tensor | None = None
-    ) -> Tensor:
-        states = self.model.text.encode(input_ids, attention_mask)
-        cache = self.model.prepare_visual(visual_tokens, audio_tokens)
-        return self.model.entailment_logits(states, attention_mask, cache)
+        return self.head(states, attention_mask, self.model.prepare_visual(visual_tokens, audio_tokens))
 
 
 class CaptionPrefillGraph(_ModelGraph):
@@ -238,11 +218,11 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
         tokens = {AUDIO_TOKENS: {0: "batch"}} if model.audio_embeddings is not None else {}
         specs.append(GraphSpec("audio", AudioGraph(model), sounds, ("vector", *tokens)))
         fused = fused | tokens
-    specs.append(GraphSpec("match", MatchGraph(model), fused, ("match_logit",)))
+    specs.append(GraphSpec("match", FusedGraph(model, model.match_logits), fused, ("match_logit",)))
     if model.cfg.answers:
-        specs.append(GraphSpec("answer", AnswerGraph(model), fused, ("answer_logits",)))
+        specs.append(GraphSpec("answer", FusedGraph(model, model.answer_logits), fused, ("answer_logits",)))
     if model.cfg.entailment == "video":
-        specs.append(GraphSpec("entailment", EntailmentGraph(model), fused, (ENTAILMENT_LOGITS,)))
+        specs.append(GraphSpec("entailment", FusedGraph(model, model.entailment_logits), fused, (ENTAILMENT_LOGITS,)))
     if model.caption_decoder is not None:
         tokens = {name: axes for name, axes in fused.items() if name not in text}
         if AUDIO_TOKENS in tokens:

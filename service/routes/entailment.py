@@ -7,11 +7,11 @@ from fastapi import APIRouter, Request
 
 from service.app_state import ReadyAppStateDep
 from service.http.auth import requires
-from service.http.openapi import errors, form_body
+from service.http.openapi import form_body
 from service.http.parsing import StrictRoute, check_max
 from service.inference.embedding import ClipRange, check_texts, embed_clip
 from service.inference.request_context import RequestContext
-from service.routes.sources import OpenSource, compute_for_source
+from service.routes.sources import SOURCE_ERRORS, OpenSource, compute_for_source
 from service.schemas.entailment import (
     ClassifiedHypothesis,
     EntailmentForm,
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
     "/entailment",
     tags=["entailment"],
     summary="Classify sentences",
-    responses=errors(400, 403, 404, 409, 413, 415, 422, 503, 507),
+    responses=SOURCE_ERRORS,
     openapi_extra=form_body(EntailmentForm, also_json=EntailmentRequest),
 )
 @requires("read")

@@ -13,7 +13,7 @@ from index.clips.segmentation import segment_file
 from index.records import Float32
 from service.app_state import ReadyAppStateDep
 from service.http.auth import requires
-from service.http.openapi import errors, form_body
+from service.http.openapi import form_body
 from service.http.parsing import StrictRoute, check_max, limit_fields, parse_id
 from service.inference.embedding import (
     ClipRange,
@@ -27,7 +27,7 @@ from service.inference.embedding import (
     embed_spans,
 )
 from service.inference.request_context import RequestContext
-from service.routes.sources import OpenSource, compute_for_source
+from service.routes.sources import SOURCE_ERRORS, OpenSource, compute_for_source
 from service.schemas.chapters import Chapter, ChapterForm, ChapterRequest, ChapterResponse
 from service.schemas.jobs import parse_segmentation
 from service.schemas.library import Moment
@@ -66,14 +66,12 @@ from vitascope.model import Model
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
-ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
-
 
 @router.post(
     "/caption-scores",
     tags=["scores"],
     summary="Score captions",
-    responses=ERRORS,
+    responses=SOURCE_ERRORS,
     openapi_extra=form_body(ScoreForm, also_json=ScoreRequest),
 )
 @requires("read")
@@ -96,7 +94,7 @@ async def score_captions(request: Request, service: ReadyAppStateDep) -> ScoreRe
     "/answers",
     tags=["answers"],
     summary="Answer a question",
-    responses=ERRORS,
+    responses=SOURCE_ERRORS,
     openapi_extra=form_body(AnswerForm, also_json=AnswerRequest),
 )
 @requires("read")
@@ -118,7 +116,7 @@ async def answer_question(request: Request, service: ReadyAppStateDep) -> Answer
     "/moments",
     tags=["moments"],
     summary="Find moments",
-    responses=ERRORS,
+    responses=SOURCE_ERRORS,
     openapi_extra=form_body(MomentForm, also_json=MomentRequest),
 )
 @requires("read")
@@ -141,7 +139,7 @@ async def find_moments(request: Request, service: ReadyAppStateDep) -> MomentRes
     "/captions",
     tags=["captions"],
     summary="Generate captions",
-    responses=ERRORS,
+    responses=SOURCE_ERRORS,
     openapi_extra=form_body(CaptionForm, also_json=CaptionRequest),
 )
 @requires("read")
@@ -164,7 +162,7 @@ async def generate_captions(request: Request, service: ReadyAppStateDep) -> Capt
     "/chapters",
     tags=["captions"],
     summary="Generate chapters",
-    responses=ERRORS,
+    responses=SOURCE_ERRORS,
     openapi_extra=form_body(ChapterForm, also_json=ChapterRequest),
 )
 @requires("read")

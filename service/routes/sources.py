@@ -11,6 +11,7 @@ from fastapi import Request
 from service.app_state import AppState
 from service.http.auth import caller_key
 from service.http.multipart import parse_fields, read_form
+from service.http.openapi import errors
 from service.http.parsing import is_json_or_form, parse_body
 from service.inference.embedding import SourceFile, stored_file, uploaded_file
 from service.inference.request_context import RequestContext, request_context
@@ -21,6 +22,7 @@ Form = TypeVar("Form", bound=TimeRange)
 Result = TypeVar("Result")
 OpenSource = Callable[[RequestContext], AbstractContextManager[SourceFile]]
 """Opens the file that a request is about; runs in a thread."""
+SOURCE_ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
 LISTS = ("captions", "references", "candidates", "texts", "phrases", "hypotheses")
 """Fields of a form that are repeated for each value."""
 
