@@ -43,7 +43,7 @@ ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_proje
 TOKEN_PREFIXES = ("visual_embeddings.", "audio_embeddings.")
 """Parameter prefixes of the embeddings of visual and audio tokens for the fused layers."""
 CAPTION_PREFIX, GROUNDING_PREFIX, ENTAILMENT_PREFIX = "caption_decoder.", "grounding_head.", "entailment_head."
-"""Parameter prefixes of all that writes captions, and of the classifier of sentences."""
+"""Parameter prefixes of the decoder of captions, the grounding head and the classifier of sentences."""
 AUDIO_PREFIXES = (AUDIO_PREFIX, "audio_embeddings.", "match_audio_")
 """Parameter prefixes of all that sound adds to a model, which without sound computes the same as before."""
 
