@@ -16,8 +16,7 @@ from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pythonjsonlogger.json import JsonFormatter
 
-from service.inference.models import split_call_name
-from service.inference.scheduler import Call
+from service.inference.scheduler import Call, split_call_name
 from service.settings import Settings
 from vitascope.errors import InvalidInput
 from vitascope.extras import missing_package_message

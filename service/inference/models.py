@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from service.errors import DeadlineExceeded, RequestAbandoned
 from service.inference.cache import TextCache, embed_texts
-from service.inference.scheduler import CallContext, Inputs, Outputs, Scheduler
+from service.inference.scheduler import CallContext, Inputs, Outputs, Scheduler, split_call_name
 from service.settings import Settings
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.parts import StrictModel
@@ -71,12 +71,6 @@ class LoadedModel:
         """Return the name of a graph of this model in the scheduler."""
         manifest = self.bundle.manifest
         return f"{manifest.name}@{manifest.version}:{self.fingerprint[:12]}/{graph}"
-
-
-def split_call_name(call_name: str) -> tuple[str, str]:
-    """Return (model, graph); the model is '' for a bare graph name."""
-    model, _, graph = call_name.rpartition("/")
-    return model, graph
 
 
 class GraphRouter:

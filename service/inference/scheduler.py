@@ -53,6 +53,12 @@ class CallContext:
         return None
 
 
+def split_call_name(call_name: str) -> tuple[str, str]:
+    """Return (model, graph); the model is '' for a bare graph name."""
+    model, _, graph = call_name.rpartition("/")
+    return model, graph
+
+
 @dataclass(eq=False)
 class Call:
     """A run of a graph on the rows of one caller.
