@@ -35,6 +35,7 @@ from index.storage.edits import copy_edits
 from index.storage.fulltext import read_stemming, set_stemming
 from index.storage.queries import lacks_audio_tokens, last_change, read_meta, write_meta
 from index.storage.transfer import copy_jobs, set_sequences, video_hashes
+from index.vectors.faiss_kinds import INDEX_KIND_KEY, read_requested_kind
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import (
     CollectionExists,
@@ -287,6 +288,7 @@ def _replace(library: CollectionStore, old: Collection, new: Collection, skipped
             last_ids = connection.execute("SELECT name, seq FROM sqlite_sequence WHERE name IN ('videos', 'clips')")
             set_sequences(new_connection, dict(last_ids))  # ids of deleted videos are not used again
             set_stemming(new_connection, read_stemming(connection))
+            write_meta(new_connection, INDEX_KIND_KEY, read_requested_kind(connection))
             copy_edits(connection, new_connection, None if began_at is None else int(began_at))
         _link_files(old.media.folder, new.media.folder)
         return True

@@ -203,6 +203,7 @@ def test_edits_during_it_are_kept(
     def edit(done: int, total: int, title: str) -> None:
         edit_video(old, red.id, title=f"edited after {done}", metadata={"year": None}, subtitles=srt)
         old.set_stemming("none")
+        old.set_index_kind("hnsw")
 
     assert reembed(library, "videos", models[1], config=SEQUENTIAL, on_video=edit).replaced
     collection = library.open("videos")
@@ -213,6 +214,7 @@ def test_edits_during_it_are_kept(
     assert load_speech(collection, red.id) == [SpeechSegment(9, 10, "edited words")]
     assert load_screen_text(collection, green.id) == list(WITH_TEXT.screen_text)
     assert collection.stemming() == "none"
+    assert collection.index_state().requested == "hnsw"
     assert collection.catalogue.integrity_errors() == []
 
 
