@@ -27,7 +27,7 @@ from index.jobs.captioning import VideoCaptioning
 from index.jobs.recognition import VideoRecognition, VideoTextTask, recognize_collection
 from index.transfer.backup import backup_collection
 from index.transfer.media import owned_media
-from index.transfer.reembed import reembed
+from index.transfer.reembed import can_reembed, reembed
 from service.http.problems import is_server_error
 from service.inference.models import LoadedModel
 from service.inference.registry import ModelRegistry
@@ -384,7 +384,7 @@ class _StepContext:
 
 def _reembed(resources: OperationResources, operation: Operation, on_step: OnStep) -> None:
     loaded = _wait_for_model(operation, resources.models, on_step)
-    if resources.library.open(operation.collection).fingerprint != loaded.fingerprint:  # else killed after that
+    if can_reembed(resources.library.open(operation.collection), loaded.model):  # else killed after that
         result = reembed(
             resources.library,
             operation.collection,

@@ -111,7 +111,7 @@ def reembed(
         CollectionNotFound, TaskMissing, EngineError, StorageError.
     """
     old = library.open(name)
-    if old.fingerprint == model.bundle.fingerprint and not _lacks_audio_tokens(old, model):
+    if not can_reembed(old, model):
         raise InvalidInput(f"bundle: {old.bundle_name} filled collection {name} already; another one was expected")
     new = _open_target(library, old, f"{name[:_MAX_PREFIX]}-next", model)
     run = _Reembedding(old, new, model, limits)
@@ -136,8 +136,13 @@ def reembed(
             return ReembedResult(True, embedded, failed)
 
 
-def _lacks_audio_tokens(collection: Collection, model: Model) -> bool:
-    """Return whether clips lack audio tokens, as those of earlier versions do, that the model matches them by."""
+def can_reembed(collection: Collection, model: Model) -> bool:
+    """Return whether another model filled the collection, or clips lack audio tokens that this one matches them by.
+
+    Clips of earlier versions have none. Raises CollectionNotFound and StorageError.
+    """
+    if collection.fingerprint != model.bundle.fingerprint:
+        return True
     with collection.catalogue.read() as connection:
         return model.fuses_audio and lacks_audio_tokens(connection)
 

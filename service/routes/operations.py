@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Body, Response
 
 from index.jobs.captioning import check_caption_task
+from index.transfer.reembed import can_reembed
 from service.app_state import AppState, AppStateDep
 from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
@@ -94,7 +95,7 @@ def _create(service: AppState, body: schemas.NewOperation) -> schemas.Operation:
     if body.kind == "reembed":
         chosen = service.models.get(body.model)
         model = chosen.fingerprint
-        if collection.fingerprint == model:
+        if not can_reembed(collection, chosen.model):
             raise Conflict(
                 f"collection {collection.name}: it was embedded by model {chosen.name}; another model was expected"
             )

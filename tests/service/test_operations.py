@@ -19,10 +19,11 @@ from service import operations
 from service.operations import MAX_ATTEMPTS, Operations
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.sample_data import allowed
+from tests.media_files import write_color_video
 from tests.service.conftest import COLORS, settings_for
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_search import fill
-from tests.small_bundle import make_small_bundle
+from tests.small_bundle import AUDIO, make_small_bundle
 from tests.waiting import PATIENCE, wait_for
 from vitascope.client import Client
 from vitascope.errors import Conflict, InvalidInput, StorageError
@@ -313,6 +314,23 @@ def test_a_collection_of_another_model_can_be_embedded_again(small_bundle: Path,
     with serving(settings_for(small_bundle, tmp_path / "data")) as third:
         assert third.client.get(url).json()["error"] is None
         assert wait_until_finished(third.client, url)["state"] == "succeeded"
+
+
+def test_a_collection_of_the_same_model_gets_the_audio_tokens_that_it_lacks(tmp_path: Path) -> None:
+    tasks, audio = ("retrieval", "audio_retrieval", "matching"), {**AUDIO, "fused": True}
+    bundle = make_small_bundle(tmp_path / "bundle", tasks=tasks, audio=audio)
+    film = write_color_video(tmp_path / "film.mp4", (255, 0, 0), 1.0, sound_seconds=1.0)
+    with serving(settings_for(bundle, tmp_path / "data")) as running:
+        running.client.post("/v1/collections", json={"name": "films"}).raise_for_status()
+        running.client.post("/v1/collections/films/videos", files={"file": film.read_bytes()}).raise_for_status()
+        with running.service.library.open("films").catalogue.write() as connection:  # as of an earlier version
+            connection.execute("DELETE FROM audio_tokens")
+        operation = wait_until_finished(running.client, start_operation(running.client, "reembed", "films"))
+        assert (operation["state"], operation["error"]) == ("succeeded", None)
+        with running.service.library.open("films").catalogue.read() as connection:
+            assert connection.execute("SELECT clip_id FROM audio_tokens").fetchall() == [(1,)]
+        again = running.client.post("/v1/operations", json={"kind": "reembed", "collection": "films"})
+        problem_of(again, 409, "conflict")
 
 
 def test_the_client_downloads_the_files_and_deletes_the_operation(
