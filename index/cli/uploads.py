@@ -112,6 +112,8 @@ class _Uploader:
     ) -> tuple[Literal["added", "refreshed", "duplicate"], Sequence[str]]:
         """Upload a file unless the collection has its content; return what was done, and notes.
 
+        An upload that is missing in the data folder of the service is sent again.
+
         Raises MediaError and InvalidInput for problems of this file, and other errors of the client.
         """
         from index.jobs.ingest import content_sha256
@@ -125,8 +127,10 @@ class _Uploader:
         known = client.list_videos(self.collection, limit=1, where={"content_sha256": digest})["videos"]
         is_first = digest not in self.digests
         self.digests.add(digest)
-        if known:
-            if not is_first or known[0].get("path", "") is not None:  # not an upload, or unknown to an older service
+        is_upload = bool(known) and known[0].get("path", "") is None  # an older service does not say that
+        is_missing = is_upload and known[0]["missing"]
+        if known and not is_missing:
+            if not is_first or not is_upload:
                 return "duplicate", ()
             changes, notes = self._refresh(client, known[0]["id"], path, item.title, metadata)
             return ("refreshed", [f"refreshed: {', '.join(changes)}", *notes]) if changes else ("duplicate", ())
@@ -143,6 +147,10 @@ class _Uploader:
             if error.status not in PER_FILE_STATUSES:
                 raise
             raise MediaError(f"{path.name}: {error}") from error
+        if is_missing:
+            changes, notes = self._refresh(client, video["id"], path, item.title, metadata)
+            described = [f"refreshed: {', '.join(changes)}"] if changes else []
+            return "refreshed", ["its file was missing", *described, *notes]
         changes, notes = self._refresh(client, video["id"], path, None, {})
         if changes and self.segmentation["rule"] == "subtitles":
             notes = ["subtitles beside the file were added after it had been cut", *notes]

@@ -305,6 +305,20 @@ def test_deleting_a_video_deletes_its_upload(
     capsys.readouterr()
 
 
+def test_an_upload_whose_file_is_missing_is_sent_again(
+    running: Running, colors: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = running.settings.data_dir / "collections" / colors
+    before = stored_hashes(folder)
+    next(folder.glob("media/*")).unlink()
+    words = ["index", str(files), "--collection", colors, "--server", str(running.client.base_url), "--json"]
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["added"], result["refreshed"], result["duplicates"], result["videos"]) == (0, 1, 2, 3)
+    assert [note["note"] for note in result["notes"]] == ["its file was missing"]
+    assert stored_hashes(folder) == before
+
+
 def test_collections_of_a_service_are_completed(running: Running, palette: str) -> None:
     url = str(running.client.base_url)
     assert collection_names(parsed_args=argparse.Namespace(server=url))[palette] == "3 videos, 3 clips"
