@@ -125,6 +125,12 @@ def cancel(collection: Collection, job_id: int) -> Job:
     return job
 
 
+def cancel_all(collection: Collection) -> None:
+    """Cancel all unfinished jobs at once, also running ones. Raises CollectionNotFound and StorageError."""
+    with collection.catalogue.write() as connection:
+        job_transitions.cancel_all(connection)
+
+
 def pause(collection: Collection, job_id: int) -> Job:
     """Pause a job: at once if it is not running, else after the files in progress.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from index.jobs.lease import LEASE_SECONDS, owner_decodes_locally, owner_is_gone, run_has_ended
 from index.jobs.records import ItemProgress, JobItem, StopRequest
 from index.storage.jobs import ITEM_COLUMNS, append_state_event, next_event_number, read_job, to_item
-from index.storage.removals import list_job_files
+from index.storage.removals import UNFINISHED, list_job_files
 from vitascope.errors import Conflict
 from vitascope.job_states import FINAL_JOB_STATES, JobState
 
@@ -189,6 +189,12 @@ def finish(connection: sqlite3.Connection, job_id: int, state: JobState, error: 
     )
     list_job_files(connection, job_id)
     append_state_event(connection, job_id)
+
+
+def cancel_all(connection: sqlite3.Connection) -> None:
+    """Cancel all unfinished jobs, also running ones, whose runs end at their next write."""
+    for (job_id,) in connection.execute(f"SELECT id FROM jobs WHERE {UNFINISHED} ORDER BY id").fetchall():
+        finish(connection, job_id, "cancelled")
 
 
 def pause(connection: sqlite3.Connection, job_id: int, error: str | None = None) -> None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 
 import index.collection
 from index.jobs.captioning import check_caption_task
+from index.jobs.jobs import cancel_all
 from index.jobs.recognition import check_recognizers
 from index.jobs.recognition_settings import (
     RecognitionSettings,
@@ -142,6 +143,7 @@ def _drop(service: AppState, name: str) -> None:
     with suppress(StorageError):  # a damaged one can be dropped, too
         collection = service.collection(name)
         if service.webhooks is not None:
+            cancel_all(collection)  # so that messages are sent about unfinished jobs, too
             service.webhooks.queue_messages(collection)
     service.library.drop(name)
     service.previews.remove("")  # some may show its videos

@@ -238,7 +238,7 @@ def test_an_endpoint_created_during_a_poll_misses_no_event(
     wait_for(lambda: [each["state"] for each in deliveries(sender.client, late)] == ["delivered"])
 
 
-def test_a_job_that_ended_just_before_its_collection_is_dropped_is_delivered(
+def test_jobs_that_ended_just_before_their_collection_is_dropped_or_by_that_are_delivered(
     sender: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     webhook = create_webhook(sender.client, receiver.url)
@@ -247,9 +247,13 @@ def test_a_job_that_ended_just_before_its_collection_is_dropped_is_delivered(
         patch.setattr(dispatcher_of(sender), "_queue_messages", lambda: None)  # the next poll is later
         job = start_job(sender.client, "dropped", Path("good"))
         wait_for(lambda: sender.client.get(job).json()["state"] == "succeeded")
-        sender.client.delete("/v1/collections/dropped").raise_for_status()
-    wait_for(lambda: receiver.requests)
-    assert receiver.read(webhook["secret"])["data"]["collection"] == "dropped"
+        with jobs_kept_queued(sender.service.worker):
+            start_job(sender.client, "dropped", Path("good"))
+            sender.client.delete("/v1/collections/dropped").raise_for_status()
+    wait_for(lambda: len(receiver.requests) == 2)
+    messages = [receiver.read(webhook["secret"], number) for number in range(2)]
+    assert [each["data"]["collection"] for each in messages] == ["dropped", "dropped"]
+    assert {each["type"] for each in messages} == {"job.succeeded", "job.cancelled"}
 
 
 def test_after_a_rotation_both_secrets_sign(sender: Running, receiver: Receiver) -> None:
