@@ -23,7 +23,7 @@ from index.jobs.sources.fetcher import Fetcher, FetchInterrupted, UrlFetcher, fi
 from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
 from index.jobs.sources.source_types import ListSource, UploadSource, UrlSource, source_name
 from index.storage import job_transitions
-from index.storage.jobs import read_job
+from index.storage.jobs import is_added_by_other_job, read_job
 from vitascope.errors import (
     BundleError,
     ClusterError,
@@ -378,6 +378,9 @@ def item_outcome(result: ItemResult[JobItem], job: Job, fetcher: Fetcher, collec
         # Killed between adding the video and recording that: this job added it, in an earlier attempt.
         is_same = video.path == collection.media.path_of(local_path)
         was_added_before = item.attempts > 1 and is_same and video.added_at >= job.created_at
+        if was_added_before:  # or another job that was killed, too
+            with collection.catalogue.read() as connection:
+                was_added_before = not is_added_by_other_job(connection, job.id, video.id)
         if result.ingested.created or was_added_before:
             reason = sanitize_reason("; ".join(notes)) or None
             return replace(item, state="succeeded", reason=reason, video_id=video.id, seconds=video.duration)

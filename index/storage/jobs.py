@@ -130,6 +130,12 @@ def to_item(row: tuple[Any, ...]) -> JobItem:
     )
 
 
+def is_added_by_other_job(connection: sqlite3.Connection, job_id: int, video_id: int) -> bool:
+    """Return whether another job has recorded that it added a video."""
+    query = "SELECT 1 FROM job_items WHERE video_id = ? AND state = 'succeeded' AND job_id <> ? LIMIT 1"
+    return connection.execute(query, (video_id, job_id)).fetchone() is not None
+
+
 def options_json(options: JobOptions) -> str:
     """Return the stored form of options."""
     return json.dumps({**asdict(options), "metadata": dict(options.metadata)}, ensure_ascii=False, sort_keys=True)

@@ -22,6 +22,8 @@ from index.jobs.lease import mark_run_ended, new_owner, owner_is_gone
 from index.jobs.pipeline import PipelineConfig
 from index.jobs.records import JobItem
 from index.jobs.runner import run_job
+from index.jobs.source_items import enqueue_items
+from index.jobs.sources.access_policy import UNRESTRICTED
 from index.storage import job_transitions
 from tests.chaos import rounds
 from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, make_pictures
@@ -78,6 +80,19 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
     assert len(paths) == len(set(paths)) == count
     assert acknowledged <= set(paths)
     assert collection.catalogue.integrity_errors() == []
+
+
+def test_a_file_of_two_killed_jobs_counts_once(collection: Collection, films: Path, small_model: Model) -> None:
+    jobs = [create_folder_job(collection, films) for _ in range(2)]
+    for job in jobs:
+        with collection.catalogue.write() as connection:
+            job_transitions.claim(connection, job.id, "killed")
+        assert enqueue_items(collection, job, "killed", UNRESTRICTED)
+        with collection.catalogue.write() as connection:
+            job_transitions.claim_items(connection, job.id, 2, max_crashed=0)
+            connection.execute("UPDATE jobs SET lease_until = 0 WHERE id = ?", (job.id,))
+    counts = [run_job(collection, small_model, job.id).counts for job in jobs]
+    assert [(count.succeeded, count.skipped) for count in counts] == [(2, 0), (0, 2)]
 
 
 def test_a_job_that_another_run_owns_is_refused(collection: Collection, pictures: Path, small_model: Model) -> None:
