@@ -57,6 +57,8 @@ _MAX_PREFIX = 58
 """Characters of a name to which "-next" can be added."""
 _BEGAN_AT = "reembed_began_at"
 """Key of the new collection's table meta: the last change of the old one when this was created."""
+_COPY_OF_ID = "reembed_of_id"
+"""Key beside ``COPY_OF_KEY``: the id of the old collection, which another one of its name does not have."""
 
 OnVideo = Callable[[int, int, str], None]
 """Called with the number of embedded videos, the number of all, and the title of the last."""
@@ -131,8 +133,8 @@ def reembed(
             return ReembedResult(False, embedded, failed)
         if _replace(library, old, new, {failure.video.id for failure in failed}):
             with library.open(name).catalogue.write() as connection:
-                write_meta(connection, COPY_OF_KEY, None)
-                write_meta(connection, _BEGAN_AT, None)
+                for key in (COPY_OF_KEY, _COPY_OF_ID, _BEGAN_AT):
+                    write_meta(connection, key, None)
             return ReembedResult(True, embedded, failed)
 
 
@@ -165,8 +167,9 @@ def _open_target(library: CollectionStore, old: Collection, name: str, model: Mo
         new = library.open(name)
     with new.catalogue.write() as connection:
         is_begun = read_meta(connection, _BEGAN_AT) is not None
-        copied = read_meta(connection, COPY_OF_KEY)
-        if (not is_begun and video_hashes(connection)) or copied not in (None, old.name):
+        copied, copied_id = read_meta(connection, COPY_OF_KEY), read_meta(connection, _COPY_OF_ID)
+        is_other = copied not in (None, old.name) or copied_id not in (None, old.catalogue.meta["collection_id"])
+        if is_other or (not is_begun and video_hashes(connection)):
             raise Conflict(
                 f"collection {name}: exists, and is no unfinished copy of {old.name}; drop it (a backup can be "
                 "restored under another name)"
@@ -178,6 +181,7 @@ def _open_target(library: CollectionStore, old: Collection, name: str, model: Mo
         if not is_begun:
             write_meta(connection, _BEGAN_AT, str(began_at))
         write_meta(connection, COPY_OF_KEY, old.name)
+        write_meta(connection, _COPY_OF_ID, old.catalogue.meta["collection_id"])
     return new
 
 

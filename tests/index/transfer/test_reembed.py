@@ -103,12 +103,8 @@ def test_another_collection_of_the_name_of_the_copy_is_kept(
     assert [videos_and_clips(library.open(name)) for name in ("videos", "videos-next")] == before
 
 
-def test_a_long_name_has_a_shorter_copy_of_one_collection_alone(
-    library: CollectionStore, models: tuple[Model, Model]
-) -> None:
-    names = [f"{'n' * 62}{last}" for last in "ab"]
-    for name in names:
-        library.create(name, models[0])
+def interrupt_reembedding(library: CollectionStore, name: str, model: Model) -> None:
+    """Embed a collection again until its copy is complete."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -116,7 +112,30 @@ def test_a_long_name_has_a_shorter_copy_of_one_collection_alone(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reembed_module, "_replace", stop)
         with pytest.raises(KeyboardInterrupt):
-            reembed(library, names[0], models[1])
+            reembed(library, name, model)
+
+
+def test_a_copy_of_a_dropped_collection_is_not_that_of_a_later_one_of_its_name(
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
+) -> None:
+    interrupt_reembedding(library, "videos", models[1])
+    library.drop("videos")
+    later = library.create("videos", models[0])
+    ingest_file(later, models[0], tmp_path / "films" / "green.png", title="later")
+    with pytest.raises(Conflict, match=r"videos-next: exists, and is no unfinished copy of videos"):
+        reembed(library, "videos", models[1])
+    library.drop("videos-next")
+    assert reembed(library, "videos", models[1]).replaced
+    assert [video.title for video in library.open("videos").videos()] == ["later"]
+
+
+def test_a_long_name_has_a_shorter_copy_of_one_collection_alone(
+    library: CollectionStore, models: tuple[Model, Model]
+) -> None:
+    names = [f"{'n' * 62}{last}" for last in "ab"]
+    for name in names:
+        library.create(name, models[0])
+    interrupt_reembedding(library, names[0], models[1])
     with pytest.raises(Conflict, match=rf"n-next: exists, and is no unfinished copy of {names[1]}"):
         reembed(library, names[1], models[1])
     assert [reembed(library, name, models[1]).replaced for name in names] == [True, True]
