@@ -310,7 +310,7 @@ def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> d
             job = backend.create_job(args.collection, **options)
         except VitascopeError:
             if is_new:
-                backend.delete_collection(args.collection)
+                _delete_unused(backend, args.collection, own_jobs=0)
             raise
         job = require_success(backend.run_job(args.collection, job["id"], bar.update))
     added, refreshed = (
@@ -322,7 +322,7 @@ def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> d
     failed = job["counts"]["failed"] + job["counts"]["quarantined"]
     if not added + refreshed + duplicates + failed:
         if is_new:
-            backend.delete_collection(args.collection)
+            _delete_unused(backend, args.collection, own_jobs=1)
         raise no_media_error(args.source[0], skipped)
     collection = backend.get_collection(args.collection)
     return {
@@ -353,6 +353,13 @@ def ensure_collection(backend: Backend, args: argparse.Namespace) -> bool:
             return False
         return True
     return False
+
+
+def _delete_unused(backend: Backend, collection: str, own_jobs: int) -> None:
+    """Delete a collection that this command has created, unless another process has added a video or a job."""
+    jobs = backend.list_jobs(collection, state=None, limit=own_jobs + 1, cursor=None)["jobs"]
+    if len(jobs) == own_jobs and not backend.get_collection(collection)["videos"]:
+        backend.delete_collection(collection)
 
 
 def no_media_error(name: str, ignored: int) -> InvalidInput:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from index.cli.local_backend import LocalBackend
 from tests.media_files import solid, write_video
 from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
@@ -368,6 +369,22 @@ def test_a_folder_without_media_is_an_error_and_leaves_no_collection(
     assert main(["index", str(folder)]) == 2
     assert "has only files that are not media (1); videos or pictures were expected" in capsys.readouterr().err
     assert not (tmp_path / "data" / "collections" / "videos").exists()
+
+
+def test_a_new_collection_that_another_process_uses_stays(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_job, empty = LocalBackend.run_job, tmp_path / "empty"
+    empty.mkdir()
+
+    def run_after_another(*arguments: Any) -> Any:
+        monkeypatch.setattr(LocalBackend, "run_job", run_job)
+        assert run_json(capsys, "index", str(pictures))["added"] == 3
+        return run_job(*arguments)
+
+    monkeypatch.setattr(LocalBackend, "run_job", run_after_another)
+    assert main(["index", str(empty)]) == 2
+    assert run_json(capsys, "index", str(pictures))["duplicates"] == 3
 
 
 def test_failed_files_are_listed_and_exit_status_is_3(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
