@@ -216,8 +216,9 @@ class _Reembedding:
     def embed_all(
         self, videos: Iterator[Video], config: PipelineConfig
     ) -> Generator[tuple[Video, str | None], None, None]:
-        """Yield every video once it is added, or with the reason why it cannot be; one that is deleted is left out.
+        """Yield every video once it is added, or with the reason why it cannot be.
 
+        One that is deleted, or whose file is moved, while it is embedded is left out.
         Videos are embedded concurrently and added in their order, so that clip ids grow with the log of changes.
         """
         in_flight: deque[Video] = deque()
@@ -236,7 +237,11 @@ class _Reembedding:
                     self._add(video, errors.pop(video.id))
                 except VideoNotFound:
                     continue  # deleted meanwhile
-                except (MediaError, InvalidInput) as error:
+                except (MediaError, InvalidInput, StorageError) as error:
+                    if self._is_deleted_or_moved(video):
+                        continue  # a moved one is embedded by the next call, as the new collection lacks it
+                    if isinstance(error, StorageError):
+                        raise
                     yield video, str(error)
                 else:
                     yield video, None
@@ -271,12 +276,14 @@ class _Reembedding:
         if error is not None:
             raise error
         file = self.old.media_path(video) if self.old.owns(video) else None
+        text = load_video_text(self.old, video.id)
+        self.new.add_with_ids(video, clips, self.old.clips(video.id)[0].id, file, text)
+
+    def _is_deleted_or_moved(self, video: Video) -> bool:
         try:
-            text = load_video_text(self.old, video.id)
-            self.new.add_with_ids(video, clips, self.old.clips(video.id)[0].id, file, text)
-        except StorageError:
-            self.old.get_video(video.id)  # raises VideoNotFound if it was deleted, with its file
-            raise
+            return self.old.get_video(video.id).path != video.path
+        except VideoNotFound:
+            return True
 
 
 def _replace(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:

@@ -20,6 +20,7 @@ from index.jobs.pipeline import PipelineConfig
 from index.jobs.runner import run_job
 from index.recognitions import load_screen_text, load_speech, store_screen_text
 from index.records import Video
+from index.storage.edits import SourceStatement
 from index.storage.filters import parse_filter
 from index.storage.queries import write_meta
 from index.transfer import reembed as reembed_module
@@ -203,6 +204,25 @@ def test_both_collections_are_searched_until_the_replacement_and_later_writes_ar
     assert sorted({*titles} - {"green"}) == ["blue", "red"]
     assert sorted(video.title for video in library.open("videos").videos()) == ["blue", "red"]
     assert best(library, new_model, "blue") == "blue"
+
+
+def test_videos_that_are_deleted_or_moved_meanwhile_do_not_fail_it(
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
+) -> None:
+    old = library.open("videos")
+    deleted = ingest_upload(old, models[0], write_picture(tmp_path / "blue.png", solid(COLORS["blue"])))
+    file, target = (tmp_path / "films" / name for name in ("white.png", "moved.png"))
+    moved = ingest_file(old, models[0], write_picture(file, solid((255, 255, 255)))).video
+
+    def change(done: int, total: int, title: str) -> None:
+        if done == 1:
+            old.delete_video(deleted.id)
+            file.rename(target)
+            old.refresh_video(moved, SourceStatement(path=str(target)))
+
+    done = reembed(library, "videos", models[1], skip_missing=True, config=SEQUENTIAL, on_video=change)
+    assert (done.replaced, done.failed) == (True, [])
+    assert sorted(video.title for video in library.open("videos").videos()) == ["green", "red", "white"]
 
 
 @pytest.mark.parametrize("is_start_known", [True, False])
