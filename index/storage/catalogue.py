@@ -187,7 +187,8 @@ class Catalogue:
 
     def integrity_errors(self) -> list[str]:
         """Return the errors that SQLite's integrity check finds; empty for an intact file. Reads the whole file."""
-        with self.read() as connection:
+        # A new connection: FTS5 compares what it finds with what an older one has cached, whoever has written since.
+        with self._translate_errors(), closing(self._connect()) as connection:
             errors = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
             errors += [f"foreign key: {row}" for row in connection.execute("PRAGMA foreign_key_check")]
         return [] if errors == ["ok"] else errors

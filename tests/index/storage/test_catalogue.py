@@ -300,3 +300,13 @@ def test_the_integrity_check_reads_every_page(full: Path, tmp_path: Path) -> Non
     for page in range(len(whole) // size):
         (folder / CATALOGUE_NAME).write_bytes(whole[: page * size] + b"\x55" * size + whole[(page + 1) * size :])
         assert integrity_problems(folder), f"page {page + 1} of {len(whole) // size}"
+
+
+def test_the_integrity_check_accepts_what_another_process_has_written(tmp_path: Path) -> None:
+    collection = new_collection(tmp_path)
+    add(collection, 1)
+    assert collection.catalogue.integrity_errors() == []
+    other = Collection(collection.folder)
+    add(other, 2)
+    other.delete_video(1)
+    assert collection.catalogue.integrity_errors() == []
