@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from vitascope.file_lock import file_lock
 
 COLLECTIONS = "collections"
 _STAMP = "%Y-%m-%dT%H-%M-%SZ"
+_POLL_SECONDS = 0.05
+"""Interval at which a backup waits for the next second if this one has a backup already."""
 _BACKUP_NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
 _UNFINISHED_NAME = re.compile(rf"\.{_BACKUP_NAME.pattern}-[0-9a-f]{{32}}")
 _LOCK = ".lock"
@@ -81,7 +84,8 @@ def backup_data(data: Path, folder: Path, keep: int, on_progress: ProgressCallba
     try:
         with _exclusive(folder):
             earlier = list_backups(folder)
-            target = folder / datetime.now(UTC).strftime(_STAMP)
+            while (target := folder / datetime.now(UTC).strftime(_STAMP)).exists():
+                time.sleep(_POLL_SECONDS)
             with atomic_path(target) as temp_path:
                 temp_path.mkdir(mode=0o700)
                 backup = _write(data, temp_path, target, earlier[-1] if earlier else None, on_progress)

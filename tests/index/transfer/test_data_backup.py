@@ -11,12 +11,15 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from index.collection_store import CollectionStore
+from index.transfer import data_backup
 from index.transfer.data_backup import backup_data, list_backups, restore_data
 from index.transfer.media import AllowedPaths
 from index.vectors.interface import BACKEND_KEY
@@ -118,6 +121,15 @@ def test_an_unchanged_media_file_is_stored_once(data: Path, backups: Path) -> No
     assert (third.folder / "media/films/aa.mp4").read_bytes() == b"another"
     assert third.removed == [first, second]
     assert (third.folder / "media/films/cc.mp4").read_bytes() == b"new"
+
+
+def test_a_second_backup_within_a_second_waits_for_the_next(
+    data: Path, backups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = (datetime(2026, 1, 1, second=second) for second in (0, 0, 1))
+    monkeypatch.setattr(data_backup, "datetime", SimpleNamespace(now=lambda zone: next(times)))
+    names = [backup_data(data, backups, keep=2).folder.name for _ in range(2)]
+    assert names == ["2026-01-01T00-00-00Z", "2026-01-01T00-00-01Z"]
 
 
 def test_only_the_oldest_backups_are_removed(data: Path, backups: Path) -> None:
