@@ -112,7 +112,7 @@ class _Uploader:
     ) -> tuple[Literal["added", "refreshed", "duplicate"], Sequence[str]]:
         """Upload a file unless the collection has its content; return what was done, and notes.
 
-        An upload that is missing in the data folder of the service is sent again.
+        One whose file is missing at the service is sent again.
 
         Raises MediaError and InvalidInput for problems of this file, and other errors of the client.
         """
@@ -127,10 +127,9 @@ class _Uploader:
         known = client.list_videos(self.collection, limit=1, where={"content_sha256": digest})["videos"]
         is_first = digest not in self.digests
         self.digests.add(digest)
-        is_upload = bool(known) and known[0].get("path", "") is None  # an older service does not say that
-        is_missing = is_upload and known[0]["missing"]
+        is_missing = bool(known) and known[0].get("missing", False)  # an older service does not say that
         if known and not is_missing:
-            if not is_first or not is_upload:
+            if not is_first or known[0].get("path", "") is not None:  # not an upload, or unknown to an older service
                 return "duplicate", ()
             changes, notes = self._refresh(client, known[0]["id"], path, item.title, metadata)
             return ("refreshed", [f"refreshed: {', '.join(changes)}", *notes]) if changes else ("duplicate", ())

@@ -408,8 +408,13 @@ def _upload_result(collection: Collection, job: IndexJob, backend: UploadBackend
 
 
 def _find_known(collection: Collection, upload: Upload) -> Video | None:
-    """Return the video of the same content, with its file replaced by the upload if it is missing."""
+    """Return the video of the same content, with its file replaced by the upload if it is missing.
+
+    None where a job has to replace it, as the collection does not own the missing file.
+    """
     known = collection.find_by_hash(upload.sha256)
-    if known is None or not collection.owns(known) or collection.media_path(known).exists():
+    if known is None or not collection.media.is_missing(known.path):
         return known
+    if not collection.owns(known):
+        return None
     return known if collection.media.replace_missing(upload.sha256, known.path, upload.path) else None

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from service.http.parsing import async_wait_seconds
+from tests.index.jobs.fixtures import ingest_file
 from tests.media_files import (
     moving_shot,
     solid,
@@ -380,6 +381,21 @@ def test_a_missing_file_is_reported_and_restored_by_another_upload(running: Runn
     assert upload(running, colors, files / "red.mp4").json() == {**red, "notes": []}
     assert running.client.get(red["media_url"]).content == data
     assert running.client.delete(f"/v1/collections/{colors}/videos/{red['id']}").status_code == 204
+
+
+def test_an_upload_replaces_a_missing_file_that_was_indexed_in_place(
+    running: Running, collection: str, files: Path, tmp_path: Path
+) -> None:
+    data, library = (files / "red.mp4").read_bytes(), running.service.library
+    file = tmp_path / "red.mp4"
+    file.write_bytes(data)
+    known = ingest_file(library.open(collection), running.service.model, file, title="in place").video
+    file.unlink()
+    response = upload(running, collection, files / "red.mp4")
+    video = response.json()
+    assert (response.status_code, video["id"], video["title"]) == (200, str(known.id), "in place")
+    assert (video["path"], video["missing"]) == (None, False)
+    assert running.client.get(video["media_url"]).content == data
 
 
 def test_a_thumbnail_is_the_frame_at_that_second(running: Running, collection: str, tmp_path: Path) -> None:
