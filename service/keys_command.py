@@ -25,7 +25,7 @@ EPILOG = """\
 Scopes (none includes another):
   read    list and show collections, videos and jobs; search, score, ask
   write   upload, index and delete videos
-  admin   collections, models, operations, keys, metrics
+  admin   create, change and drop collections; models, operations, webhooks, keys, metrics
 
 The secret of a key is shown once, when it is created. Send it as `Authorization: Bearer vsk_…`; the
 command and the Python client read it from VITASCOPE_API_KEY. With --server, that key needs the scope

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="truncate embeddings to N dimensions, if the bundle allows it; see docs/collections.md",
     )
     _add_stemming(create, "english (default)")
-    add_recognition(create, "default: nothing is recognised")
+    add_recognition(create, "default: off")
     _add_vectors(create, vectors)
     add_bundle(create)
     add_model(create)

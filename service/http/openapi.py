@@ -32,7 +32,7 @@ ERRORS = {
     415: ("media_unsupported", "The type of the body or media is not supported."),
     416: ("range_not_satisfiable", "The range is outside the file."),
     422: ("validation_failed", "A value is invalid; the response names it."),
-    429: ("too_many_at_once", "The client exceeds a limit on its concurrent requests."),
+    429: ("too_many_at_once", "The client exceeds its rate, or its limit of concurrent requests."),
     503: ("not_ready", "The model, the decoders or the vector store are unavailable; a retry may help."),
     507: ("storage_error", "Storage failed; nothing was saved."),
 }
