@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--similarity",
         type=float,
         metavar="COSINE",
-        help="merge neighbours that are at least so similar (default: by the similarities in the video)",
+        help="merge neighbours with at least this similarity (default: by the similarities in the video)",
     )
     parser.add_argument(
         "--max-chapters", type=int, default=20, metavar="N", help="number of chapters at most (default: %(default)s)"

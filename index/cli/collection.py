@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", dest="speech_model", metavar="MODEL", help="as VITASCOPE_SPEECH_MODEL, which is the default"
     )
     transcribe.add_argument(
-        "--subtitled", action="store_true", help="include videos with subtitles, whose words remain those of the clips"
+        "--subtitled", action="store_true", help="include videos with subtitles; clips keep the words of the subtitles"
     )
     reading = add_action("read-text", "read the text on screen of videos that are indexed already", existing)
     reading.add_argument(

@@ -32,11 +32,11 @@ likely true (vitascope moments); this decodes the videos, and needs a bundle wit
 With --and and --not a query has several conditions: clips that fit all rank above those that fit
 one strongly, and each result shows which it meets. A query can also combine a text with images,
 videos or sounds (--like) and clips of the collection (--like-clip).
-Queries without a text cannot be reranked. The words of a text are also matched in what is said
-(speech), what is shown (screen_text), generated captions (caption), and titles and paths (name):
-clips that contain all of them come first. A part in double quotes must occur literally, and Haus*
-matches words that begin so. --signals chooses what is compared, with weights; each result says
-what returned it.
+Queries without a text cannot be reranked. The words of a text are also searched in speech,
+text on screen (screen_text), generated captions (caption), and titles and paths (name): clips that
+contain all of them come first. A part in double quotes must occur literally, and Haus* matches
+words that begin with Haus. --signals chooses the signals, with weights; each result says which
+signals returned it.
 
 examples:
   vitascope search "a red square moves left"

@@ -121,8 +121,8 @@ async def answer_question(request: Request, service: ReadyAppStateDep) -> Answer
 )
 @requires("read")
 async def find_moments(request: Request, service: ReadyAppStateDep) -> MomentResponse:
-    """The spans of a video of which each text is true, with scores, finer than its clips; and for each window of the
-    video the probability that the text is true of it. Windows are embedded by the first request and cached.
+    """Find the spans of a video in which each text is true, finer than its clips, with scores, and the probability that
+    the text is true in each window of the video. Windows are embedded by the first request and cached.
     """
 
     def check(fields: MomentFields) -> None:

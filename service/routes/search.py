@@ -273,9 +273,9 @@ def _embed_windows(
 async def rerank_documents(request: Request, service: ReadyAppStateDep, body: RerankRequest) -> RerankResponse:
     """Rank stored clips and videos by how well a text describes them, or texts by how well they describe one clip.
 
-    The fusion model scores each pair, with the sound of clips where a search of pictures and sound does; scores are
-    those of a reranked search of all signals. `relevance_score` is `fused`. Of a video it scores the five clips whose
-    pictures and sound fit the text best, and the best one counts. Nothing is decoded: stored tokens are scored.
+    The fusion model scores each pair; scores are those of a reranked search of all signals, sound included.
+    `relevance_score` is `fused`. For a video it scores the five clips whose pictures and sound fit the text best, and
+    the best one counts. Nothing is decoded: stored tokens are scored.
     """
     caller_key(request).require_collection(body.collection)
     _check_rerank(service, body)

@@ -41,7 +41,7 @@ class EntailmentProbabilities(Response):
     model_config = example(**PROBABILITIES)
 
     entailed: Annotated[Probability, Field(description="the clip shows that the sentence is true")]
-    neutral: Annotated[Probability, Field(description="the clip shows nothing of what the sentence is about")]
+    neutral: Annotated[Probability, Field(description="neither; the clip does not show enough to decide")]
     contradicted: Annotated[Probability, Field(description="the clip shows that the sentence is false")]
 
 

@@ -77,22 +77,19 @@ class PixelBox(Response):
 
 
 class Grounding(Response):
-    """The place of what a phrase names."""
+    """The place of the object that a phrase describes."""
 
     model_config = example(**GROUNDING)
 
     phrase: str
-    score: Annotated[
-        Probability, Field(description="largest value of the heat map; low if what the phrase names is not there")
-    ]
+    score: Annotated[Probability, Field(description="largest value of the heat map; low if the object is not there")]
     point: Annotated[Point, Field(description="the centre of the heat map around its largest value")]
     box: Box
     pixels: Annotated[PixelBox, Field(description="the box in pixels")]
     heat_map: Annotated[
         list[list[float]],
         Field(
-            description="rows of equal cells that cover the frame: how probably the centre of what the phrase names is "
-            "in each"
+            description="rows of equal cells that cover the frame: probability that the centre of the object is in each"
         ),
     ]
 

@@ -330,7 +330,7 @@ class Job(Response):
     caption: Annotated[bool, Field(description="whether a caption of each clip is generated")]
     recognitions: Annotated[
         dict[Literal["speech", "screen_text", "caption"], RecognitionCounts],
-        Field(description="progress of what is recognised or captioned"),
+        Field(description="progress of recognition and captions"),
     ]
     rate: Annotated[JobRate | None, Field(description="null before the first progress")]
     created_at: Annotated[float, Field(description="Unix seconds")]

@@ -86,7 +86,7 @@ class Transcribe(Request):
         str | None, Field(max_length=1000, description="name of the service's speech model (/v1/models); null: any")
     ] = None
     subtitled: Annotated[
-        bool, Field(description="include videos with subtitles, whose words remain those of the clips")
+        bool, Field(description="include videos with subtitles; clips keep the words of the subtitles")
     ] = False
 
 
@@ -150,7 +150,7 @@ class RecognizedVideos(Response):
     model_config = example(recognized=34, failed=1)
 
     recognized: Annotated[
-        int, Field(description="by the last attempt, where restarts of the service interrupted earlier ones")
+        int, Field(description="in the last attempt, if restarts of the service interrupted earlier ones")
     ]
     failed: Annotated[int, Field(description="why is stored with each; the next operation tries them again")]
 
@@ -176,7 +176,8 @@ class Operation(Response):
         Field(description="of a backup or export that has succeeded; `vitascope backup` copies everything"),
     ]
     videos: Annotated[
-        RecognizedVideos | None, Field(description="of one that recognises or captions, and has succeeded")
+        RecognizedVideos | None,
+        Field(description="of a succeeded recognition or captioning"),
     ]
     created_at: Annotated[float, Field(description="Unix seconds")]
     started_at: Annotated[float | None, Field(description="Unix seconds")]

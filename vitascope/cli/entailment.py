@@ -16,8 +16,8 @@ from vitascope.cli.output import USED_SOUND, plain_table
 from vitascope.entailment import LABELS
 
 EPILOG = """\
-entailed: the file shows that the sentence is true; contradicted: that it is false; neutral: nothing of what it is
-about. The bundle needs the task `entailment` (`vitascope bundle inspect`).
+entailed: the file shows that the sentence is true; contradicted: the file shows that it is false; neutral: neither. The
+bundle needs the task `entailment` (`vitascope bundle inspect`).
 
 examples:
   vitascope entailment clip.mp4 "a red ball moves left"

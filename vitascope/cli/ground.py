@@ -1,4 +1,4 @@
-"""`vitascope ground`: find what a phrase names in a picture, or in the middle frame of a video."""
+"""`vitascope ground`: find the object that a phrase describes in a picture, or in the middle frame of a video."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vitascope.errors import InvalidInput, StorageError
 DRAWN_SIDE = 1280
 """Longer side of the picture that is written, in pixels."""
 EPILOG = """\
-There is always a box; the score, 0 to 1, is low if what the phrase names is not there. Of a video, the frame is the one
-in the middle of the part. The bundle needs the task `grounding` (`vitascope bundle inspect`).
+There is always a box; the score, 0 to 1, is low if the object is not there. For a video, the frame in the middle of the
+part is used. The bundle needs the task `grounding` (`vitascope bundle inspect`).
 
 examples:
   vitascope ground photo.jpg "the brown dog"
@@ -31,7 +31,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("file", type=Path, metavar="FILE", help="video or image file")
-    parser.add_argument("phrase", metavar="PHRASE", help="what to find")
+    parser.add_argument("phrase", metavar="PHRASE", help="description of the object, in quotes")
     parser.add_argument("--start", type=float, metavar="SECONDS", help="beginning of the part (default: 0)")
     parser.add_argument("--end", type=float, metavar="SECONDS", help="end of the part (default: of the file)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the frame with heat map and box as a PNG")

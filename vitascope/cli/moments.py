@@ -1,4 +1,4 @@
-"""`vitascope moments`: find the spans of a video of which sentences are true."""
+"""`vitascope moments`: find the spans of a video in which sentences are true."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from vitascope.text_format import format_score, format_tenths
 
 EPILOG = """\
 Each sentence gets its best moments: spans of the video, finer than the clips that a search returns, with scores from 0
-to 1. There are moments even if the sentence is true of nothing: their scores are low. --json adds the probability
-that the sentence is true of each window of the video, half a second with the included bundle. The bundle needs the
+to 1. There are moments even if the sentence is never true: their scores are low. --json adds the probability
+that the sentence is true in each window of the video, half a second with the included bundle. The bundle needs the
 task `moments` (`vitascope bundle inspect`).
 
 examples:

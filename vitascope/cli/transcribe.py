@@ -1,4 +1,4 @@
-"""`vitascope transcribe`: write down what is said in a video or sound file."""
+"""`vitascope transcribe`: transcribe the speech of a video or sound file."""
 
 from __future__ import annotations
 

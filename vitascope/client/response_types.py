@@ -188,14 +188,14 @@ class ClipHit(TypedDict):
     media_url: str
     """plays the clip: the file with #t=start,end"""
     modalities: list[Literal["visual", "audio"]]
-    """what it has embeddings of, by which it can be compared: pictures (visual), sound (audio)"""
+    """its embeddings: of pictures (visual), of sound (audio)"""
     relevance: float | None
     """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
     the word score of a clip that contains most words of the query; with several texts, that of the condition which
     it is least likely to meet; null if it was not reranked and the bundle has no calibration of similarity, or the
     query has clips or files"""
     screen_text: str
-    """what is written in its pictures; empty where nothing is known"""
+    """text on screen; empty if none is known"""
     signals: dict[str, SignalScore]
     """why it was returned: its ranks by signal"""
     similarity: float
@@ -203,7 +203,7 @@ class ClipHit(TypedDict):
     start: float
     """seconds"""
     text: str
-    """what is said in it; empty where nothing is known"""
+    """spoken words; empty if none are known"""
     thumbnail_url: str
 
 
@@ -217,13 +217,13 @@ class ClipSpan(TypedDict):
     id: str
     media_url: str
     modalities: list[Literal["visual", "audio"]]
-    """what it has embeddings of, by which it can be compared: pictures (visual), sound (audio)"""
+    """its embeddings: of pictures (visual), of sound (audio)"""
     screen_text: str
-    """what is written in its pictures; empty where nothing is known"""
+    """text on screen; empty if none is known"""
     start: float
     """seconds"""
     text: str
-    """what is said in it; empty where nothing is known"""
+    """spoken words; empty if none are known"""
     thumbnail_url: str
 
 
@@ -254,8 +254,8 @@ class Collection(TypedDict):
     read_text: float | None
     """seconds between the frames whose text jobs read; null: none"""
     signals: list[Literal["visual", "audio", "speech", "screen_text", "caption", "name"]]
-    """what it can be searched by: pictures (visual), sound (audio), words spoken (speech), words shown
-    (screen_text), words of generated captions (caption), words of titles and paths (name)"""
+    """signals of a search: pictures (visual), sound (audio), words spoken (speech), words shown (screen_text),
+    words of generated captions (caption), words of titles and paths (name)"""
     stemming: Literal["english", "none"]
     """english: words also match those with the same English stem; none: for other languages"""
     token_encoding: Literal["int8", "float16"]
@@ -416,7 +416,7 @@ class EntailmentProbabilities(TypedDict):
     entailed: float
     """the clip shows that the sentence is true"""
     neutral: float
-    """the clip shows nothing of what the sentence is about"""
+    """neither; the clip does not show enough to decide"""
 
 
 class EntailmentResponse(TypedDict):
@@ -529,18 +529,18 @@ class GraphEngine(TypedDict):
 
 
 class Grounding(TypedDict):
-    """The place of what a phrase names."""
+    """The place of the object that a phrase describes."""
 
     box: Box
     heat_map: list[list[float]]
-    """rows of equal cells that cover the frame: how probably the centre of what the phrase names is in each"""
+    """rows of equal cells that cover the frame: probability that the centre of the object is in each"""
     phrase: str
     pixels: PixelBox
     """the box in pixels"""
     point: Point
     """the centre of the heat map around its largest value"""
     score: float
-    """largest value of the heat map; low if what the phrase names is not there"""
+    """largest value of the heat map; low if the object is not there"""
 
 
 class GroundingResponse(TypedDict):
@@ -602,7 +602,7 @@ class Job(TypedDict):
     read_text: float | None
     """seconds between the frames whose text is read; null: none is"""
     recognitions: dict[str, RecognitionCounts]
-    """progress of what is recognised or captioned"""
+    """progress of recognition and captions"""
     requested: Literal["cancel", "pause"] | None
     """takes effect after the files in progress"""
     source: FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource
@@ -844,7 +844,7 @@ class Operation(TypedDict):
     """Unix seconds"""
     state: Literal["queued", "running", "succeeded", "failed"]
     videos: RecognizedVideos | None
-    """of one that recognises or captions, and has succeeded"""
+    """of a succeeded recognition or captioning"""
 
 
 class OperationFile(TypedDict):
@@ -902,7 +902,7 @@ class RecognizedVideos(TypedDict):
     failed: int
     """why is stored with each; the next operation tries them again"""
     recognized: int
-    """by the last attempt, where restarts of the service interrupted earlier ones"""
+    """in the last attempt, if restarts of the service interrupted earlier ones"""
 
 
 class RecognizerInfo(TypedDict):
@@ -986,8 +986,8 @@ class SearchResponse(TypedDict):
 
 
 class SearchResult(TypedDict):
-    """A clip, an event or a video. Of the latter two `clip_id`, text, scores and places are those of the best clip;
-    start and end are those of the whole event."""
+    """A clip, an event or a video. `clip_id`, text, scores and places of an event or video are those of its best
+    clip; start and end are those of the whole event."""
 
     caption: str
     """generated by a model; empty without one"""
@@ -1008,7 +1008,7 @@ class SearchResult(TypedDict):
     media_url: str
     """plays the clip: the file with #t=start,end"""
     modalities: list[Literal["visual", "audio"]]
-    """what it has embeddings of, by which it can be compared: pictures (visual), sound (audio)"""
+    """its embeddings: of pictures (visual), of sound (audio)"""
     moment: Moment | None
     """with `refine`, where in and around it the text is most likely true; null where the video's file is gone, or
     has no pictures to decode"""
@@ -1018,7 +1018,7 @@ class SearchResult(TypedDict):
     it is least likely to meet; null if it was not reranked and the bundle has no calibration of similarity, or the
     query has clips or files"""
     screen_text: str
-    """what is written in its pictures; empty where nothing is known"""
+    """text on screen; empty if none is known"""
     signals: dict[str, SignalScore]
     """why it was returned: its ranks by signal"""
     similarity: float
@@ -1026,7 +1026,7 @@ class SearchResult(TypedDict):
     start: float
     """seconds"""
     text: str
-    """what is said in it; empty where nothing is known"""
+    """spoken words; empty if none are known"""
     thumbnail_url: str
     video: Video
 
