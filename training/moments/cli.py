@@ -32,7 +32,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
         "evaluation. An interrupted run continues."
     )
     parser.epilog = """\
-layouts of the corpora: docs/moments.md. Drawn scenes are made by `python -m training.moments.scenes`.
+layouts of the corpora: docs/moments.md. Synthetic scenes are made by `python -m training.moments.scenes`.
 
 examples:
   vitascope prepare-moments moment_scenes --source data/moment_scenes --bundle bundles/hd-vila-tiny
