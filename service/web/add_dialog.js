@@ -1,6 +1,6 @@
 // The dialog that adds videos: segmentation, local files, folders on the server, URLs.
 
-import { call, collectionPath } from "./api.js";
+import { call, collectionPath, reportUnreachable } from "./api.js";
 import { $ } from "./dom.js";
 import { trackJob } from "./job_store.js";
 import { hasScope } from "./permissions.js";
@@ -46,7 +46,7 @@ export async function addFiles(collection, files, onAdded) {
   const segmentation = readSegmentation();
   if (!segmentation) return;
   try {
-    const { addUploads } = await import("./uploads.js");
+    const { addUploads } = await import("./uploads.js").catch(reportUnreachable);
     $("add").close();
     addUploads(collection, files, segmentation, onAdded);
   } catch (error) {

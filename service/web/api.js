@@ -16,23 +16,21 @@ export class ApiError extends Error {
   }
 }
 
+// For requests and imports that fail without a response of the service, also where a proxy responds in its place.
+export function reportUnreachable(error) {
+  throw error.name === "AbortError" ? error : new ApiError({ detail: "Cannot reach the service. Is it running?" }, 0);
+}
+
 // Send a request and return the response. Throws ApiError for an error status.
 export async function request(method, path, { body, signal, headers } = {}) {
   await mediaReady;
   const authorization = keyHeaders();
-  let response;
-  try {
-    response = await fetch(path, { method, signal, body, headers: { Accept: "application/json", ...headers, ...authorization } });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError({ detail: "Cannot reach the service. Is it running?", code: "unreachable" }, 0);
-  }
-  if (response.status === 401) {
-    await promptForKey(authorization.Authorization);
-    return request(method, path, { body, signal, headers });
-  }
+  const response = await fetch(path, { method, signal, body, headers: { Accept: "application/json", ...headers, ...authorization } }).catch(reportUnreachable);
   if (response.ok) return response;
-  throw new ApiError(await response.json().catch(() => ({})), response.status, response.headers.get("Retry-After"));
+  const problem = await response.json().catch(() => ({}));
+  if (response.status !== 401) throw new ApiError(problem, response.status, response.headers.get("Retry-After"));
+  await promptForKey(authorization.Authorization, problem.detail);
+  return request(method, path, { body, signal, headers });
 }
 
 // ``body``: JSON-serializable, or FormData.
@@ -40,7 +38,7 @@ export async function call(method, path, body, signal) {
   const isJson = body !== undefined && !(body instanceof FormData);
   const options = isJson ? { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } } : { body };
   const response = await request(method, path, { ...options, signal });
-  return response.status === 204 ? null : response.json().catch(() => ({}));
+  return response.status === 204 ? null : response.json().catch(reportUnreachable);
 }
 
 export const collectionPath = (collection, ...rest) => ["/v1/collections", encodeURIComponent(collection), ...rest].join("/");
@@ -58,7 +56,7 @@ export function upload(collection, file, segmentation, onProgress, signal) {
     for (const [name, value] of Object.entries(keyHeaders())) xhr.setRequestHeader(name, value);
     xhr.responseType = "json";
     xhr.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded, event.total);
-    xhr.onerror = () => reject(new ApiError({ detail: "Upload interrupted.", code: "unreachable" }, 0));
+    xhr.onerror = () => reject(new ApiError({ detail: "Upload interrupted." }, 0));
     xhr.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     xhr.onload = () => {
       const body = xhr.response || {};

@@ -23,12 +23,12 @@ export function forgetKey() {
 }
 
 // Resolve once the service has accepted a key; concurrent callers share one prompt. ``rejected``: Authorization header of the
-// rejected request; if the key has changed since, there is no need to prompt again.
-export function promptForKey(rejected) {
+// rejected request, ``reason``: why it was; if the key has changed since, there is no need to prompt again.
+export function promptForKey(rejected, reason) {
   if (!pendingPrompt && keyHeaders().Authorization !== rejected) return Promise.resolve();
   pendingPrompt ??= new Promise((resolve) => {
     sessionStorage.removeItem(STORAGE_KEY);
-    $("key-error").textContent = "";
+    $("key-error").textContent = rejected ? reason : "";
     $("key-form").onsubmit = async (event) => {
       event.preventDefault();
       sessionStorage.setItem(STORAGE_KEY, $("key").value.trim());
@@ -51,4 +51,4 @@ export function promptForKey(rejected) {
   return pendingPrompt;
 }
 
-$("key-dialog").oncancel = (event) => event.preventDefault(); // a key is required
+$("key-dialog").onclose = () => pendingPrompt && $("key-dialog").showModal(); // a key is required, also after Escape

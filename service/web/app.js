@@ -1,6 +1,7 @@
 // Entry point: connects the modules and loads the page.
 
 import { prepareAddDialog } from "./add_dialog.js";
+import { reportUnreachable } from "./api.js";
 import { currentName, currentNameOnceLoaded, loadCollections, prepareCollections } from "./collections.js";
 import { $ } from "./dom.js";
 import { prepareDropTarget } from "./drop_target.js";
@@ -30,15 +31,15 @@ prepareSimilar(() => showChips(search), search);
 prepareSearch();
 prepareJobs(onVideosAdded);
 preparePanels({
-  jobs: lazyPanel(() => import("./jobs_panel.js"), ({ showJobsPanel }, panel) => showJobsPanel(panel)),
-  collections: lazyPanel(() => import("./collections_panel.js"), ({ showCollectionsPanel }, panel) => showCollectionsPanel(panel, {
+  jobs: lazyPanel(() => import("./jobs_panel.js")),
+  collections: lazyPanel(() => import("./collections_panel.js"), {
     reload: loadCollections,
     added: onVideosAdded,
     choose: (name) => loadCollections(name).then(showCollection),
     dropped: async () => (await loadCollections(), showCollection()),
-  })),
-  models: lazyPanel(() => import("./models_panel.js"), ({ showModelsPanel }, panel) => showModelsPanel(panel)),
-  keys: lazyPanel(() => import("./keys_panel.js"), ({ showKeysPanel }, panel) => showKeysPanel(panel)),
+  }),
+  models: lazyPanel(() => import("./models_panel.js")),
+  keys: lazyPanel(() => import("./keys_panel.js")),
 });
 
 // Show the selected collection.
@@ -94,7 +95,7 @@ async function start() {
 async function openFromAddress() {
   const link = openedVideo();
   if (!link) $("clip").close();
-  else await import("./deep_link.js").then(({ openLink }) => openLink(link)).catch((error) => createToast("Link").fail(error.message));
+  else await import("./deep_link.js").catch(reportUnreachable).then(({ openLink }) => openLink(link)).catch((error) => createToast("Link").fail(error.message));
 }
 
 onNavigate(() => {

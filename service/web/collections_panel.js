@@ -14,10 +14,10 @@ const MAX_INDEX_POLLS = 5; // polls while an index is being built
 const OPERATION_NAMES = { backup: "Backup", export: "Export", reembed: "Re-embedding", transcribe: "Transcription", read_text: "Screen text", caption: "Captions" };
 
 // ``page`` has callbacks: ``reload()`` the collections, ``choose(name)`` another one, ``added``, ``dropped``.
-export function showCollectionsPanel(panel, page) {
+export function showPanel(panel, page) {
   let isClosed = false;
   let pollsLeft = MAX_INDEX_POLLS;
-  const panelState = { reload: null };
+  const reload = () => isClosed || renderInto(panel, load);
   const load = async () => {
     const permissions = await keyPermissions();
     const isAdmin = permissions.scopes.includes("admin");
@@ -26,8 +26,8 @@ export function showCollectionsPanel(panel, page) {
     ]);
     const { collections, unreadable } = allCollections();
     if (collections.some(isBeingBuilt)) pollsLeft -= 1;
-    if (operations.some(isUnfinished) || (collections.some(isBeingBuilt) && pollsLeft > 0)) sleep().then(() => isClosed || panelState.reload());
-    const context = { permissions, isAdmin, operations, models: models.models, recognizers: models.recognizers, page, reload: panelState.reload };
+    if (operations.some(isUnfinished) || (collections.some(isBeingBuilt) && pollsLeft > 0)) sleep().then(reload);
+    const context = { permissions, isAdmin, operations, models: models.models, recognizers: models.recognizers, page, reload };
     return [
       el("div", { className: "row" },
         el("p", { className: "facts", textContent: isAdmin ? "" : "Your API key can view collections. Creating and changing them requires the admin scope." }),
@@ -38,8 +38,7 @@ export function showCollectionsPanel(panel, page) {
       ...(collections.length ? [] : [emptyState("No collections yet", isAdmin ? "Create a collection, then add videos or images to it." : "Your API key has no access to any collection.")]),
     ];
   };
-  panelState.reload = () => isClosed || renderInto(panel, load);
-  panelState.reload();
+  reload();
   return () => (isClosed = true);
 }
 

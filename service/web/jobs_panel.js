@@ -108,7 +108,7 @@ function showButtons(buttons, visible) {
   if (hiddenFocused) Object.values(buttons).find((button) => !button.hidden)?.focus();
 }
 
-export function showJobsPanel(panel) {
+export function showPanel(panel) {
   const state = { collection: null, list: el("div", { className: "items" }), cards: new Map(), mayChange: false };
   let isShown = true;
   renderInto(panel, async () => {

@@ -18,7 +18,7 @@ const SCOPES = [
 const DAY = 86400; // seconds
 const EXPIRIES = [["", "never"], [DAY, "1 day"], [30 * DAY, "30 days"], [90 * DAY, "90 days"], [365 * DAY, "1 year"]];
 
-export function showKeysPanel(panel) {
+export function showPanel(panel) {
   let createdKey = null; // a new key, shown until the panel is closed
   const load = async () => {
     const ownKey = await keyPermissions();

@@ -9,7 +9,7 @@ import { sleep } from "./operations.js";
 import { hasScope } from "./permissions.js";
 import { actionButton, chip, renderInto, showModel } from "./side_panel.js";
 
-export function showModelsPanel(panel) {
+export function showPanel(panel) {
   let isClosed = false;
   const reload = () => isClosed || renderInto(panel, load);
   const load = async () => {

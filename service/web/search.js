@@ -1,7 +1,7 @@
 // Search and the list of videos, page by page.
 
 import { openAddDialog } from "./add_dialog.js";
-import { call, collectionPath } from "./api.js";
+import { call, collectionPath, reportUnreachable } from "./api.js";
 import { currentCollection, currentName, loadCollections, openNewCollection } from "./collections.js";
 import { prepareConditions } from "./conditions.js";
 import { $, el } from "./dom.js";
@@ -26,7 +26,7 @@ function startRequest() {
 }
 
 // ``seconds``: where it plays from, by default its start.
-const openClip = (clip, seconds) => import("./clip_dialog.js").then((dialog) => dialog.openClip(clip, seconds), (error) => createToast(clip.video.title).fail(error.message));
+const openClip = (clip, seconds) => import("./clip_dialog.js").catch(reportUnreachable).then((dialog) => dialog.openClip(clip, seconds), (error) => createToast(clip.video.title).fail(error.message));
 
 // Show results from the first page on, at least ``count`` of them if there are as many.
 export function showResults(count = 1) {
@@ -105,7 +105,7 @@ async function showHits(criteria, { more = false, count = 1 }) {
   const startedAt = performance.now();
   loadSimilarClip().then(() => showChips(search)).catch(() => {}); // the search itself reports the error
   try {
-    const [{ resultCard }, { items: results, next, changed, warnings }] = await Promise.all([import("./result_card.js"), fetchPages(async (cursor) => {
+    const [{ resultCard }, { items: results, next, changed, warnings }] = await Promise.all([import("./result_card.js").catch(reportUnreachable), fetchPages(async (cursor) => {
       const response = await runSearch(criteria, { cursor, signal });
       return { items: response.results, next: response.next_cursor, changed: response.changed, warnings: response.warnings };
     }, more ? page.next : null, count)]);

@@ -1,6 +1,6 @@
 // The side panel with the tabs Jobs, Collections, Models and Keys.
 
-import { call } from "./api.js";
+import { call, reportUnreachable } from "./api.js";
 import { currentCollection } from "./collections.js";
 import { $, el } from "./dom.js";
 
@@ -33,9 +33,9 @@ export function preparePanels(panelsByName) {
 }
 
 export let maxCaptionClips = 0; // of one request
-let readyModels = []; // that of the collection first
+let usableModels = []; // that of the collection first; one that is being loaded answers soon
 // The fingerprint of a model with this task, that of the collection if it has it; null if none does.
-export const modelFor = (task) => readyModels.find(({ tasks }) => tasks.includes(task))?.fingerprint ?? null;
+export const modelFor = (task) => usableModels.find(({ tasks }) => tasks.includes(task))?.fingerprint ?? null;
 
 // Show the model of the current collection, or the default one, in the header, and its licence in the footer.
 export async function showModel() {
@@ -43,7 +43,7 @@ export async function showModel() {
   const model = models.find(({ fingerprint }) => fingerprint === currentCollection()?.fingerprint) || models[0];
   if (!model) return;
   maxCaptionClips = limit;
-  readyModels = [model, ...models].filter(({ state }) => state === "ready");
+  usableModels = [model, ...models].filter(({ state }) => state !== "failed");
   $("model").textContent = model.state === "failed" ? "Model: failed" : `Model: ${model.name}`;
   $("model").classList.toggle("danger", model.state === "failed");
   $("model").hidden = false;
@@ -101,13 +101,14 @@ export async function renderInto(container, build) {
   }
 }
 
-// A panel whose module is loaded when it is opened. ``start(module, container)`` fills it and may return a clean-up function.
-export const lazyPanel = (loadModule, start) => (panel) => {
+// A panel whose module is loaded when it is opened. The module's ``showPanel(container, callbacks)`` fills it and may return a clean-up
+// function.
+export const lazyPanel = (loadModule, callbacks) => (panel) => {
   let isClosed = false;
   let cleanUp = () => {};
   renderInto(panel, async () => {
-    const module = await loadModule();
-    if (!isClosed) cleanUp = start(module, panel) || cleanUp;
+    const { showPanel } = await loadModule().catch(reportUnreachable);
+    if (!isClosed) cleanUp = showPanel(panel, callbacks) || cleanUp;
     return []; // stale by now: the panel renders itself
   });
   return () => {

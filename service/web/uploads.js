@@ -99,7 +99,7 @@ async function send(item) {
         pendingRefreshes.set(collection, item.onAdded);
         break;
       } catch (error) {
-        if (error.status === 401) await promptForKey(key);
+        if (error.status === 401) await promptForKey(key, error.message);
         else if (error.isBusy) await waitUntilRetry(error, toast, signal);
         else throw error;
       }
