@@ -27,7 +27,7 @@ function renderClips(clips, seek, count) {
   const texts = clips.map(({ captions: [{ text }] }) => el("span", { dir: "auto", textContent: text }));
   if (clips.length === 1) return { shown: [el("p", {}, texts[0]), ...modalitiesNote(clips[0].modalities)], message: texts[0].textContent };
   const items = clips.map(({ start, end }, index) => el("li", { className: "row" },
-    el("button", { type: "button", className: "moment", textContent: formatSpan(start, end), onclick: () => seek(start) }), texts[index]));
+    el("button", { type: "button", className: "time-button", textContent: formatSpan(start, end), onclick: () => seek(start) }), texts[index]));
   const list = el("ol", { className: "captions", "aria-label": "Captions" }, ...items);
   if (clips.length >= count) return { shown: [list], message: `${clips.length} clips captioned.` };
   const message = `The first ${clips.length} of ${count} clips are captioned. Select a later clip to caption it.`;

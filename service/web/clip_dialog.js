@@ -1,6 +1,6 @@
 // The clip dialog: player, timeline, captions and questions.
 
-import { call, collectionPath, request } from "./api.js";
+import { call, collectionPath, reportUnreachable, request } from "./api.js";
 import { prepareCaptionForm } from "./caption_form.js";
 import { captionModel, prepareCaptioningForm } from "./captioning_form.js";
 import { createPlayer } from "./clip_player.js";
@@ -9,14 +9,14 @@ import { confirmAction } from "./confirm.js";
 import { $, describeSize, el, formatSpan, isSound, scoreParts } from "./dom.js";
 import { prepareGroundingForm } from "./grounding_form.js";
 import { recordClosed, recordOpened } from "./history.js";
-import { highlight, matchedWords, signalParts, textsOf } from "./matches.js";
+import { highlight, matchedTexts, matchedWords, signalParts, textsOf } from "./matches.js";
 import { prepareMomentsForm } from "./moments_form.js";
 import { prepareQuestionForm } from "./question_form.js";
 import { findSimilar, refresh } from "./search.js";
 import { readSearch, runSearch } from "./search_state.js";
 import { maxCaptionClips } from "./side_panel.js";
 import { signalName } from "./signals.js";
-import { clipAtPlayhead, clipsOfVideo, handleKey, hideTimeline, prepareTimeline, scoresOf, selectAt, setPlayhead, showMoments, showTimeline } from "./timeline.js";
+import { clipAtPlayhead, clipsOfVideo, handleKey, hideTimeline, prepareTimeline, scoresOf, selectAt, setPlayhead, showMatchingClips, showTimeline } from "./timeline.js";
 import { announce } from "./toasts.js";
 
 const SETTLE_DELAY = 300; // milliseconds; key repeats update neither address nor announcement
@@ -26,7 +26,7 @@ let player = null;
 let pending = null;
 let settleTimer = null;
 
-// ``clip.video`` may already have its ``spans``. ``seconds``: where a match begins that was clicked.
+// ``clip.video`` may already have its ``spans``. ``seconds``: where it plays from, by default its start; with sound where words are spoken.
 export function openClip(clip, seconds) {
   reset();
   pending = new AbortController();
@@ -35,7 +35,7 @@ export function openClip(clip, seconds) {
   if (!$("clip").open) $("clip").showModal();
   $("clip-title").focus(); // arrow keys move through the video from here
   player = createPlayer($("clip-screen"), clip, seconds ?? clip.start, setPlayhead, () => explainFailure(clip.video));
-  if (seconds !== undefined) player.unmute();
+  if (matchedTexts(clip).some(({ signal, start }) => signal === "speech" && start === seconds)) player.unmute();
   fillTimeline(clip, pending.signal);
 }
 
@@ -82,6 +82,7 @@ function showDetails(clip) {
   $("clip-like").hidden = !clip.clip_id;
   showScores();
   $("clip-link").textContent = "Copy link";
+  $("clip-error").textContent = "";
   $("clip-part").hidden = isSound(clip) || clip.end - clip.start >= video.duration - 0.01; // the clip is the whole video
   $("clip").querySelector(".ask").hidden = isSound(clip); // captions and questions are about pictures
   $("clip-part").querySelector("[value=clip]").checked = true;
@@ -137,16 +138,16 @@ async function fillTimeline({ video, start }, signal) {
     showScores();
     if (current.clip_id || current.start) selectAt(start);
     const search = readSearch();
-    if (!search.hasQuery || !video.duration) return showMoments(null, "");
-    if (spans.length < 2 && current.signals) return showMoments([current], "");
-    showMoments(null, "Searching for matching clips…");
+    if (!search.hasQuery || !video.duration) return showMatchingClips([], "");
+    if (spans.length < 2 && current.signals) return showMatchingClips([current], "");
+    showMatchingClips([], "Searching for matching clips…");
     const clip = { video_id: Number(video.id) };
     const filter = search.filter ? { and: [clip, search.filter] } : clip;
     const { results } = await runSearch({ ...search, refine: false, group: "clip", filter }, { signal });
-    showMoments(results, spans.length < 2 ? "" : results.length ? "Best matching clips" : "No other matching clips in this video.");
+    showMatchingClips(results, spans.length < 2 ? "" : results.length ? "Best matching clips" : "No other matching clips in this video.");
     showScores();
   } catch (error) {
-    if (error.name !== "AbortError") showMoments(null, error.message);
+    if (error.name !== "AbortError") showMatchingClips([], error.message);
   }
 }
 
@@ -175,7 +176,7 @@ $("clip-like-sound").onclick = () => searchSimilar("audio");
 $("clip-edit").onclick = async () => {
   const { video } = current;
   try {
-    const { editVideo } = await import("./edit_video.js");
+    const { editVideo } = await import("./edit_video.js").catch(reportUnreachable);
     const changed = await editVideo(currentName(), video);
     if (!changed) return;
     if (openedVideoId() === video.id) showDetails({ ...current, video: { ...video, ...changed } });
@@ -206,7 +207,7 @@ const captionBody = () => {
   return { ...span, ...("end" in span ? {} : clips), model: captionModel() };
 };
 
-const showFailure = (error) => $("scores").replaceChildren(el("p", { className: "error", role: "alert", textContent: error.message }));
+const showFailure = (error) => ($("clip-error").textContent = error.message);
 
 const clearForms = (() => {
   const seek = (seconds) => player.seek(seconds);

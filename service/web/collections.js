@@ -1,7 +1,7 @@
 // The list of collections, the current one, and the dialog that creates one.
 
 import { call } from "./api.js";
-import { $, el } from "./dom.js";
+import { $, el, INDEX_KINDS, select } from "./dom.js";
 import { hasScope } from "./permissions.js";
 
 const LAST_USED = "vitascope.collection";
@@ -16,14 +16,14 @@ export const currentName = () => selectedName;
 export const currentCollection = () => collections.find((collection) => collection.name === selectedName);
 
 // All collections, and the names of damaged ones.
-export const allCollections = () => ({ collections: collections, unreadable });
+export const allCollections = () => ({ collections, unreadable });
 
 // Resolves to the current name once collections are loaded.
 export const currentNameOnceLoaded = async () => (await loaded, selectedName);
 
 // ``preferred``: by default the current collection, or the last one used in this browser.
 export async function loadCollections(preferred = selectedName || lastUsed()) {
-  ({ collections: collections, unreadable } = await call("GET", "/v1/collections"));
+  ({ collections, unreadable } = await call("GET", "/v1/collections"));
   const names = collections.map((collection) => collection.name);
   selectedName = names.includes(preferred) ? preferred : names[0] || null;
   const isNarrow = matchMedia("(max-width: 36rem)").matches; // as in the style sheets
@@ -54,6 +54,7 @@ function rememberSelected() {
 
 export async function openNewCollection() {
   $("name-error").textContent = "";
+  $("name-index").replaceChildren(...select(INDEX_KINDS).children);
   $("name-model").replaceChildren(el("option", { value: "", textContent: "Default model" }));
   $("name-dialog").showModal();
   $("name").focus();

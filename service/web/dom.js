@@ -158,14 +158,10 @@ export function preview(clip) {
 // Media fragments pause once at their end; loop instead.
 function loopClip(video, clip) {
   if (clip.end <= clip.start) return;
-  video.addEventListener("timeupdate", () => {
-    if (video.currentTime >= clip.end - 0.05 || video.currentTime < clip.start - 0.5) {
-      video.currentTime = clip.start;
-      video.play().catch(() => {});
-    }
-  });
-  video.addEventListener("ended", () => {
+  const restart = () => {
     video.currentTime = clip.start;
     video.play().catch(() => {});
-  });
+  };
+  video.addEventListener("timeupdate", () => (video.currentTime >= clip.end - 0.05 || video.currentTime < clip.start - 0.5) && restart());
+  video.addEventListener("ended", restart);
 }

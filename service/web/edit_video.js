@@ -7,34 +7,43 @@ import { el, field } from "./dom.js";
 // Resolves to the video after the changes; to null if cancelled.
 export async function editVideo(collection, video) {
   const subtitles = el("input", { type: "file", accept: ".srt,.vtt" });
+  const shown = formatMetadata(video.metadata);
+  const metadataInput = el("textarea", {
+    name: "metadata", rows: 4, value: shown, placeholder: "camera: north", spellcheck: false,
+    oninput: () => metadataInput.setCustomValidity(describeInvalidLine(metadataInput.value)),
+  });
   const answers = await confirmAction({
     title: `Edit ${video.title}`, text: "One metadata field per line. A number in quotation marks is text.", action: "Save",
     fields: [
       field("Title", el("input", { name: "title", value: video.title, maxLength: 500, required: true, autocomplete: "off" })),
-      field("Metadata", el("textarea", { name: "metadata", rows: 4, value: formatMetadata(video.metadata), placeholder: "camera: north", spellcheck: false })),
+      field("Metadata", metadataInput),
       field("Replace subtitles by a file (SRT or WebVTT)", subtitles),
     ],
   });
   if (!answers) return null;
-  const metadata = parseMetadata(answers.metadata);
-  for (const key of Object.keys(video.metadata)) metadata[key] ??= null; // deletes it
+  const [before, after] = [shown, answers.metadata].map(parseMetadata);
+  const changed = Object.keys({ ...before, ...after }).filter((name) => before[name] !== after[name]);
+  const metadata = Object.fromEntries(changed.map((name) => [name, after[name] ?? null])); // null deletes it
   const [file] = subtitles.files;
   const changes = { title: answers.title.trim(), metadata, ...(file ? { subtitles: await file.text() } : {}) };
   return call("PATCH", collectionPath(collection, "videos", video.id), changes);
 }
 
-const formatMetadata = (metadata) => Object.entries(metadata).map(([key, value]) => `${key}: ${formatValue(value)}`).join("\n");
+const formatMetadata = (metadata) => Object.entries(metadata).map(([name, value]) => `${formatName(name)}: ${formatValue(value)}`).join("\n");
 
-const formatValue = (value) => (parseValue(String(value)) === value && String(value).trim() === value && !value.includes("\n") ? value : JSON.stringify(value));
+const formatName = (name) => (/[:\r\n]|^["\s]|\s$/.test(name) ? JSON.stringify(name) : name);
 
-function parseMetadata(text) {
-  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
-  return Object.fromEntries(lines.map((line) => {
-    const [, key, value] = line.match(/^([^:]+):(.*)$/) || [];
-    if (!key || !value.trim()) throw new Error(`Metadata: “${line}”; “name: value” was expected.`);
-    return [key.trim(), parseValue(value.trim())];
-  }));
+const formatValue = (value) => (parseValue(String(value)) === value && String(value).trim() === value && !/[\r\n]/.test(value) ? value : JSON.stringify(value));
+
+// [line, name, value] of each line; without name and value if it is invalid.
+const parseLines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean).map((line) => line.match(/^("(?:[^"\\]|\\.)+"|[^:]*[^:\s])\s*:\s*(.+)$/) || [line]);
+
+function describeInvalidLine(text) {
+  const invalid = parseLines(text).find(([, name]) => !name);
+  return invalid ? `“${invalid[0]}”: expected “name: value”.` : "";
 }
+
+const parseMetadata = (text) => Object.fromEntries(parseLines(text).map(([, name, value]) => [name.startsWith('"') ? String(parseValue(name)) : name, parseValue(value)]));
 
 // Numbers, true, false and quoted text as in JSON; anything else is text.
 function parseValue(text) {

@@ -3,9 +3,9 @@
 import { $, el } from "./dom.js";
 
 const COMPARISONS = {
-  eq: ["is", "is"], ne: ["is not", "is not"], contains: ["contains", "contains"], prefix: ["starts with", "starts with"],
-  gte: ["is at least", "≥"], gt: ["is more than", ">"], lte: ["is at most", "≤"], lt: ["is less than", "<"], in: ["is one of", "is one of"],
+  eq: "is", ne: "is not", contains: "contains", prefix: "starts with", gte: "is at least", gt: "is more than", lte: "is at most", lt: "is less than", in: "is one of",
 };
+const SYMBOLS = { gte: "≥", gt: ">", lte: "≤", lt: "<" };
 const DATE_LABELS = { eq: "is on", gte: "is on or after", gt: "is after", lte: "is on or before", lt: "is before" };
 const ORDER = ["eq", "ne", "gte", "gt", "lte", "lt", "in"];
 const COMPARISONS_OF = {
@@ -85,7 +85,7 @@ export function filterChips(onChange, isShown) {
       onChange();
     } }));
   return [
-    ...conditions.filter(isShown).map((condition) => chip(`${condition.field} ${COMPARISONS[condition.comparison][1]} ${[].concat(condition.value).join(", ")}`,
+    ...conditions.filter(isShown).map((condition) => chip(`${condition.field} ${SYMBOLS[condition.comparison] || COMPARISONS[condition.comparison]} ${[].concat(condition.value).join(", ")}`,
       () => (conditions = conditions.filter((candidate) => candidate !== condition)))),
     ...otherNodes.map((condition) => chip(JSON.stringify(condition), () => (otherNodes = otherNodes.filter((candidate) => candidate !== condition)))),
   ];
@@ -164,7 +164,7 @@ function showType(row, applied = null) {
   const names = COMPARISONS_OF[type];
   const chosen = applied || row.comparison.value;
   row.comparison.replaceChildren(...(names.includes(chosen) || !applied ? names : [...names, applied])
-    .map((name) => el("option", { value: name, textContent: (type === "date" && DATE_LABELS[name]) || COMPARISONS[name][0] })));
+    .map((name) => el("option", { value: name, textContent: (type === "date" && DATE_LABELS[name]) || COMPARISONS[name] })));
   row.comparison.value = chosen;
   if (row.comparison.selectedIndex < 0) row.comparison.selectedIndex = 0;
   row.value.type = type === "date" && /^(\d{4}-\d\d-\d\d)?$/.test(row.value.value) ? "date" : "text";

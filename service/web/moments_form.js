@@ -10,7 +10,7 @@ const [WIDTH, HEIGHT] = [600, 60]; // of the curve, in its own units
 
 // ``getSpan()`` returns the span to look through, ``seek(seconds)`` moves the player. Returns a function that clears the moments.
 export function prepareMomentsForm(getSpan, seek) {
-  const form = busyForm($("moments-form"), $("text-moments"));
+  const form = busyForm($("moments-form"), $("moments"));
   $("moments-form").onsubmit = (event) => {
     event.preventDefault();
     const text = $("moments-text").value.trim();
@@ -30,13 +30,13 @@ export function prepareMomentsForm(getSpan, seek) {
 function renderMoments({ start, end, times, results: [{ moments, saliency }] }, seek) {
   const likely = moments.filter(({ score }) => score >= moments[0].score / 2);
   if (!likely.length) return { shown: [el("p", { className: "facts", textContent: "No moments." })], message: "No moments." };
-  const items = likely.map((moment) => el("li", {}, el("button", { type: "button", className: "moment", onclick: () => seek(moment.start) },
+  const items = likely.map((moment) => el("li", {}, el("button", { type: "button", className: "time-button", onclick: () => seek(moment.start) },
     formatSpan(moment.start, moment.end), el("small", { textContent: formatPercent(moment.score) }))));
   const [best] = likely;
   const message = `Best moment: ${formatSpan(best.start, best.end, "to")}, score ${spokenNumbers(formatPercent(best.score))}`;
   const axis = el("p", { className: "facts row" }, formatTime(start), el("span", { className: "gap" }), formatTime(end));
   const parts = end > start ? [curve(start, end, times, saliency, likely, message, seek), axis] : [];
-  return { shown: [...parts, el("ol", { className: "moments", "aria-label": "Moments" }, ...items)], message };
+  return { shown: [...parts, el("ol", { className: "times", "aria-label": "Moments" }, ...items)], message };
 }
 
 // How likely the text is true of each second, with the moments behind; a click moves the player.

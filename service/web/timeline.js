@@ -4,7 +4,7 @@ import { $, describeFit, el, fitOf, formatSpan, formatTime, isSound, thumbnailAt
 import { highlight, timedMatches } from "./matches.js";
 import { signalName } from "./signals.js";
 
-const MAX_MOMENTS = 6; // listed
+const MAX_CLIPS = 6; // listed matching clips
 const MAX_MATCHES = 8; // listed matches of words
 const MARKER_REACH = 8; // pixels around a marker that belong to it
 const PAGE_STEP = 10; // clips per PageUp and PageDown
@@ -13,7 +13,7 @@ const PREVIEW_DELAY = 60; // milliseconds
 let clips = [];
 let duration = 0;
 let hasPictures = true;
-let moments = new Map(); // clip id -> search result
+let results = new Map(); // of the search within this video, by clip id
 let matches = []; // of words, by time
 let selected = -1; // index of a clip
 let playhead = 0; // seconds
@@ -24,8 +24,8 @@ let onSelectClip = () => {};
 // describes it for screen readers.
 export function showTimeline(spans, video, onPick) {
   [clips, duration, hasPictures, onSelectClip] = [spans, video.duration, !isSound({ video }), onPick];
-  [moments, matches, selected, playhead] = [new Map(), [], -1, 0];
-  $("moments").replaceChildren();
+  [results, matches, selected, playhead] = [new Map(), [], -1, 0];
+  $("best-clips").replaceChildren();
   $("matches").replaceChildren();
   $("matches-about").hidden = true;
   $("timeline").hidden = clips.length < 2;
@@ -54,18 +54,18 @@ export function selectAt(start) {
   draw();
 }
 
-// ``results``: search results within this video, best first; null while searching.
-export function showMoments(results, text) {
-  moments = new Map((results || []).map((result) => [result.clip_id, result]));
-  matches = timedMatches(results || []);
+// ``hits``: search results within this video, best first; none while searching.
+export function showMatchingClips(hits, text) {
+  results = new Map(hits.map((result) => [result.clip_id, result]));
+  matches = timedMatches(hits);
   $("timeline").hidden = clips.length < 2 && !matches.length;
   $("matches-about").hidden = !matches.length;
   $("matches").replaceChildren(...listedMatches().map((match) =>
-    el("li", {}, el("button", { type: "button", className: "moment", onclick: () => selectMatch(match) },
+    el("li", {}, el("button", { type: "button", className: "time-button", onclick: () => selectMatch(match) },
       formatTime(match.start), el("bdi", {}, ...highlight(match.text, [match.text])), el("small", { textContent: signalName(match.signal) })))));
-  $("moments-about").textContent = text;
-  $("moments").replaceChildren(...mergeMoments(clips.length < 2 ? [] : results || []).map(({ first, end, score }) =>
-    el("li", {}, el("button", { type: "button", className: "moment", onclick: () => selectClip(clipIndexAt(first.start)) },
+  $("best-clips-about").textContent = text;
+  $("best-clips").replaceChildren(...mergeAdjacent(clips.length < 2 ? [] : hits).map(({ first, end, score }) =>
+    el("li", {}, el("button", { type: "button", className: "time-button", onclick: () => selectClip(clipIndexAt(first.start)) },
       formatSpan(first.start, end), el("small", { textContent: score.text })))));
   updateSlider();
   redraw();
@@ -73,21 +73,21 @@ export function showMoments(results, text) {
 
 // The first matches of the best results, by time.
 function listedMatches() {
-  const ranks = [...moments.keys()];
+  const ranks = [...results.keys()];
   const best = matches.toSorted((a, b) => ranks.indexOf(a.clipId) - ranks.indexOf(b.clipId)).slice(0, MAX_MATCHES);
   return matches.filter((match) => best.includes(match));
 }
 
 // The scores of a clip; undefined if it does not match.
-export const scoresOf = (clipId) => moments.get(clipId);
+export const scoresOf = (clipId) => results.get(clipId);
 
 // Merge adjacent clips, with their best score; drop clips with less than half of the top probability.
-function mergeMoments(results) {
-  if (!results.length) return [];
-  const top = fitOf(results[0]);
-  const isMoment = (score) => score.isProbability === top.isProbability && (!top.isProbability || score.value >= top.value / 2);
+function mergeAdjacent(hits) {
+  if (!hits.length) return [];
+  const top = fitOf(hits[0]);
+  const isListed = (score) => score.isProbability === top.isProbability && (!top.isProbability || score.value >= top.value / 2);
   const runs = [];
-  for (const clip of results.filter((item) => isMoment(fitOf(item))).sort((a, b) => a.start - b.start)) {
+  for (const clip of hits.filter((item) => isListed(fitOf(item))).sort((a, b) => a.start - b.start)) {
     const score = fitOf(clip);
     const last = runs.at(-1);
     if (!last || clip.start > last.end + 0.001) runs.push({ first: clip, end: clip.end, score });
@@ -96,7 +96,7 @@ function mergeMoments(results) {
       if (score.value > last.score.value) last.score = score;
     }
   }
-  return runs.sort((a, b) => b.score.value - a.score.value).slice(0, MAX_MOMENTS);
+  return runs.sort((a, b) => b.score.value - a.score.value).slice(0, MAX_CLIPS);
 }
 
 // Move between clips by keys, wherever the focus is. Returns whether the key was handled.
@@ -130,8 +130,8 @@ function clipIndexAt(seconds) {
 
 function describeClip(index, to, score) {
   const clip = clips[index];
-  const results = moments.get(clip.id);
-  return [`clip ${index + 1} of ${clips.length}`, formatSpan(clip.start, clip.end, to), results ? score(results) : "", clip.text.slice(0, 100)].filter(Boolean).join(", ");
+  const result = results.get(clip.id);
+  return [`clip ${index + 1} of ${clips.length}`, formatSpan(clip.start, clip.end, to), result ? score(result) : "", clip.text.slice(0, 100)].filter(Boolean).join(", ");
 }
 
 const spokenClip = (index) => describeClip(index, "to", describeFit);
@@ -202,7 +202,7 @@ function paintMarker(context, x, height, outlineColor, fillColor) {
   }
 }
 
-function paintClips(context, width, height, baseColor, momentColor) {
+function paintClips(context, width, height, baseColor, matchColor) {
   const low = height * 0.55;
   const x = (seconds) => (seconds / duration) * width;
   const box = (clip, top) => {
@@ -212,8 +212,8 @@ function paintClips(context, width, height, baseColor, momentColor) {
   context.fillStyle = baseColor;
   if (width / clips.length < 4) context.fillRect(0, low, width, height - low); // narrow clips are drawn as one band
   else clips.forEach((clip) => box(clip, low));
-  context.fillStyle = momentColor;
-  const strengthByClip = momentStrengths();
+  context.fillStyle = matchColor;
+  const strengthByClip = matchStrengths();
   for (const clip of clips) {
     if (!strengthByClip.has(clip.id)) continue;
     context.globalAlpha = strengthByClip.get(clip.id);
@@ -222,8 +222,8 @@ function paintClips(context, width, height, baseColor, momentColor) {
 }
 
 // How strongly each matching clip is drawn, 0 to 1: probabilities as they are, similarities scaled from the lowest to the highest.
-function momentStrengths() {
-  const scores = [...moments].map(([id, results]) => [id, fitOf(results)]);
+function matchStrengths() {
+  const scores = [...results].map(([id, result]) => [id, fitOf(result)]);
   const cosines = scores.filter(([, { isProbability }]) => !isProbability).map(([, { value }]) => value);
   const [min, max] = [Math.min(...cosines), Math.max(...cosines)];
   const hasProbability = cosines.length < scores.length;
@@ -254,7 +254,7 @@ function previewClip(index, match) {
     const time = match ? match.start : (clip.start + clip.end) / 2;
     $("peek-image").hidden = !hasPictures;
     if (hasPictures) $("peek-image").src = match ? thumbnailAt(clip, time) : clip.thumbnail_url;
-    $("peek-text").textContent = match ? `${formatTime(time)} ${match.text}` : describeClip(index, "–", (results) => fitOf(results).text);
+    $("peek-text").textContent = match ? `${formatTime(time)} ${match.text}` : describeClip(index, "–", (result) => fitOf(result).text);
     const middle = (time / duration) * 100;
     $("peek").style.setProperty("--at", `${Math.max(0, Math.min(100, middle))}%`);
     $("peek").hidden = false;

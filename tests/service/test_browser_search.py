@@ -232,7 +232,7 @@ def test_results_are_filtered_and_errors_are_shown_at_their_row(page: Page, pale
 def test_moments_are_on_the_timeline_and_clips_are_played_by_keys(page: Page, film: str) -> None:
     page.goto(f"/?collection={film}&q=a+red+thing&rerank=1&group=clip")
     page.locator("#results .card").first.press("Enter")
-    moments = page.locator("#moments button")
+    moments = page.locator("#best-clips button")
     expect(moments).to_have_count(1)  # two adjacent clips
     expect(moments).to_have_text(re.compile("^" + SPAN.format("0:20", "0:24") + r"fit (>99|9\d)%"))
     track = page.get_by_role("slider", name="Clips of this video")
@@ -526,18 +526,32 @@ def test_a_file_that_the_browser_cannot_play_is_played_as_a_preview(page: Page, 
 
 
 def test_a_video_is_edited(page: Page, running: Running, colors: str) -> None:
+    address = f"/v1/collections/{colors}/videos/1"
+    kept = {"exif:make": "Canon", " padded": "x", "serial": 1234567890123456789}  # the last one is rounded by JavaScript
+    running.client.patch(address, json={"metadata": kept}).raise_for_status()
     page.goto(f"/?collection={colors}")
     page.locator("#results .card").first.click()
     page.get_by_role("button", name="Edit…").click()
     page.get_by_label("Title", exact=True).fill("Crimson")
     metadata = page.get_by_label("Metadata", exact=True)
-    expect(metadata).to_have_value("color: red\nnumber: 0")
-    metadata.fill('color: dark red\nnumber: "7"\nnight: true')
+    shown = metadata.input_value()
+    assert shown.startswith('" padded": x\ncolor: red\n"exif:make": Canon\nnumber: 0\nserial: ')
+    metadata.fill("nonsense")
+    page.get_by_role("button", name="Save").click()
+    assert metadata.evaluate("input => input.validationMessage") == "“nonsense”: expected “name: value”."
+    metadata.fill(shown.replace("color: red", "color: dark red").replace("number: 0", 'number: "7"\nnight: true'))
+    page.route(f"**{address}", lambda route: route.fulfill(status=403, json={"detail": "not allowed"}), times=1)
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#clip-error")).to_have_text("not allowed")
+    page.get_by_role("button", name="Edit…").click()
+    page.get_by_label("Title", exact=True).fill("Crimson")
+    metadata.fill(shown.replace("color: red", "color: dark red").replace("number: 0", 'number: "7"\nnight: true'))
     page.get_by_role("button", name="Save").click()
     expect(page.locator("#clip-title")).to_have_text("Crimson")
     expect(page.locator("#clip-facts")).to_contain_text("color: dark red")
-    video = running.client.get(f"/v1/collections/{colors}/videos/1").json()
-    assert video["metadata"] == {"color": "dark red", "number": "7", "night": True}
+    expect(page.locator("#clip-error")).to_be_empty()
+    video = running.client.get(address).json()
+    assert video["metadata"] == kept | {"color": "dark red", "number": "7", "night": True}
     page.keyboard.press("Escape")
     expect_titles(page, "Crimson", "blue", "green")
 
@@ -617,7 +631,7 @@ def test_the_search_and_the_open_clip_are_in_the_address_and_the_history(page: P
 
     page.reload()
     expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:42.+0:44"))
-    expect(page.locator("#moments button")).to_have_count(1)  # of the search, which is also in the address
+    expect(page.locator("#best-clips button")).to_have_count(1)  # of the search, which is also in the address
     expect_seek(page, 42)
     page.go_back()
     expect(page.locator("#clip")).to_be_hidden()
@@ -696,7 +710,8 @@ def test_a_broken_link_is_reported_and_the_page_works(page: Page, running: Runni
 def test_the_page_prompts_once_for_a_required_key_and_then_shows_everything(
     browser: Browser, guarded: Running, files: Path
 ) -> None:
-    key = guarded.client.post("/v1/keys", json={"name": "page", "scopes": ["read", "write"]}).json()["key"]
+    created = guarded.client.post("/v1/keys", json={"name": "page", "scopes": ["read", "write"]}).json()
+    key = created["key"]
     context = browser.new_context(base_url=str(guarded.client.base_url))
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -706,6 +721,9 @@ def test_the_page_prompts_once_for_a_required_key_and_then_shows_everything(
     page.get_by_label("API key", exact=True).fill("vsk_wrong")
     page.get_by_role("button", name="Continue").click()
     expect(page.locator("#key-error")).to_contain_text("the API key is unknown")
+    for _ in range(3):  # a second Escape closes a dialog whatever its cancel event is answered
+        page.keyboard.press("Escape")
+    expect(page.locator("#key-dialog")).to_be_visible()
     page.get_by_label("API key", exact=True).fill(key)
     page.get_by_role("button", name="Continue").click()
     expect(page.locator("#key-dialog")).to_be_hidden()
@@ -726,6 +744,7 @@ def test_the_page_prompts_once_for_a_required_key_and_then_shows_everything(
     page.route("**/v1/models", lambda route: late.append(route), times=1)
     page.evaluate("sessionStorage.clear()")
     page.locator("#model").click()
+    expect(page.locator("#key-error")).to_be_empty()
     page.get_by_label("API key", exact=True).fill(key)
     page.get_by_role("button", name="Continue").click()
     expect(page.locator("#key-dialog")).to_be_hidden()
@@ -733,6 +752,10 @@ def test_the_page_prompts_once_for_a_required_key_and_then_shows_everything(
     late[0].fulfill(status=401, json={"detail": "an API key was expected"})
     expect(page.get_by_role("article").first).to_contain_text("small-colours")
     expect(page.locator("#key-dialog")).to_be_hidden()
+
+    guarded.client.delete(f"/v1/keys/{created['id']}").raise_for_status()
+    page.locator("#tab-keys").click()
+    expect(page.locator("#key-error")).to_have_text("the API key was revoked")
     context.close()
 
 

@@ -340,7 +340,7 @@ def test_the_page_lists_moments_below_their_curve_and_plays_them(finding: Runnin
     expect(page.get_by_label("Find moments")).to_have_value("a blue thing")
     page.get_by_label("The whole video").check()
     page.get_by_role("button", name="Find", exact=True).click()
-    moments = page.locator("#text-moments .moment")
+    moments = page.locator("#moments button")
     expect(moments).to_have_text([re.compile("0:03 \N{EN DASH} 0:13>?9")])
     position = "document.querySelector('#clip-screen video').currentTime"
     page.evaluate("document.querySelector('#clip-screen video').pause()")
