@@ -404,6 +404,12 @@ def test_panels_open_at_once_and_can_be_retried_after_an_error(page: Page, colle
     page.unroute_all()
     page.locator("#panel").get_by_role("button", name="Try again").click()
     expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    page.route("**/models_panel.js", lambda route: route.abort(), times=1)
+    page.get_by_role("tab", name="Models").click()
+    expect(page.get_by_role("alert").filter(has_text="Cannot reach")).to_be_visible()
+    page.route("**/v1/models", lambda route: route.fulfill(body="<html>Sign in"), times=1)  # of a proxy
+    page.locator("#panel").get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("alert").filter(has_text="Cannot reach")).to_be_visible()
     page.get_by_role("tab", name="Keys").click()
     expect(page.locator("#panel")).to_contain_text("API keys are off")
 

@@ -527,7 +527,7 @@ def test_a_file_that_the_browser_cannot_play_is_played_as_a_preview(page: Page, 
 
 def test_a_video_is_edited(page: Page, running: Running, colors: str) -> None:
     address = f"/v1/collections/{colors}/videos/1"
-    kept = {"exif:make": "Canon", " padded": "x", "serial": 1234567890123456789}  # the last one is rounded by JavaScript
+    kept = {"exif:make": "Canon", " padded": "x", "serial": 1234567890123456789}  # which JavaScript rounds
     running.client.patch(address, json={"metadata": kept}).raise_for_status()
     page.goto(f"/?collection={colors}")
     page.locator("#results .card").first.click()

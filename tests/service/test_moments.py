@@ -326,6 +326,8 @@ def test_the_command_refines_in_a_data_folder_and_through_a_service(
 def test_the_page_lists_moments_below_their_curve_and_plays_them(finding: Running, browser: Browser) -> None:
     page = browser.new_page(base_url=str(finding.client.base_url))
     page.set_default_timeout(PATIENCE_MS)
+    at_start = finding.client.get("/v1/models").text.replace('"ready"', '"loading"')
+    page.route("**/v1/models", lambda route: route.fulfill(body=at_start))
     page.goto("/?collection=films&q=a+blue+thing&group=clip")
     page.get_by_role("button", name="Options", exact=True).click()
     page.get_by_label("Refine:").check()
