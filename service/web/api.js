@@ -2,7 +2,7 @@
 
 import { keyHeaders, mediaReady, promptForKey } from "./api_key.js";
 
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor(problem, status, retryAfter = null) {
     super(problem.detail || problem.title || `The service responded with status ${status}.`);
     this.code = problem.code || "unknown";

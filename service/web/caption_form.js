@@ -62,7 +62,7 @@ function describeMatch({ match, similarity }) {
   return (bounds.find(([threshold]) => match >= threshold) || [0, "Very unlikely to describe the clip."])[1];
 }
 
-const CLASSES = { entailed: "Entailed", neutral: "Neutral", contradicted: "Contradicted" };
+const CLASSES = { entailed: "Entailed (true of the clip)", neutral: "Neutral (may be true)", contradicted: "Contradicted (false of the clip)" };
 const describeClass = ({ label, probabilities }) => `${CLASSES[label]}, ${formatPercent(probabilities[label])}`;
 
 // Words tinted by the similarity of their best frame; a click seeks to that frame.

@@ -26,7 +26,7 @@ let player = null;
 let pending = null;
 let settleTimer = null;
 
-// ``clip.video`` may already have its ``spans``. ``seconds``: where it plays from, by default its start; with sound where words are spoken.
+// ``clip.video`` may already have its ``spans``. ``seconds``: where it plays from, by default its start; with sound from words that match.
 export function openClip(clip, seconds) {
   reset();
   pending = new AbortController();
@@ -35,7 +35,7 @@ export function openClip(clip, seconds) {
   if (!$("clip").open) $("clip").showModal();
   $("clip-title").focus(); // arrow keys move through the video from here
   player = createPlayer($("clip-screen"), clip, seconds ?? clip.start, setPlayhead, () => explainFailure(clip.video));
-  if (matchedTexts(clip).some(({ signal, start }) => signal === "speech" && start === seconds)) player.unmute();
+  if (matchedTexts(clip).some(({ start }) => start === seconds)) player.unmute();
   fillTimeline(clip, pending.signal);
 }
 
@@ -188,7 +188,7 @@ $("clip-edit").onclick = async () => {
 };
 $("clip-delete").onclick = async () => {
   const { video } = current;
-  const confirmed = await confirmAction({ title: `Delete ${video.title}?`, text: `The video and its clips will be removed from ${currentName()}.`, action: "Delete", isDangerous: true });
+  const confirmed = await confirmAction({ title: `Delete ${video.title}?`, text: `The video and its clips will be removed from ${currentName()}. ${video.path ? "Its file is kept." : "The uploaded file is deleted."}`, action: "Delete", isDangerous: true });
   if (!confirmed) return;
   try {
     await call("DELETE", collectionPath(currentName(), "videos", video.id));

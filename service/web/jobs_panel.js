@@ -69,7 +69,7 @@ function jobCard(entry, mayChange) {
     error.hidden = !job.error;
     const failed = failedCount(entry);
     failures.hidden = !failed;
-    summary.textContent = formatCount(failed, "failed file", "failed files");
+    summary.textContent = formatCount(failed, "failed file");
     showReasons(reasons, entry, limit);
     const shown = reasons.children.length;
     more.hidden = shown === failed || (failedWhenExhausted === failed && shown === entry.failures.size);

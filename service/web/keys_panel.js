@@ -49,7 +49,7 @@ export function showPanel(panel) {
         document.getElementById("new-key")?.focus();
       }),
       el("div", { className: "items" }, ...keys.filter((key) => !isInactive(key)).reverse().map((key) => keyCard(key, reload))),
-      inactive.length ? el("details", {}, el("summary", { textContent: formatCount(inactive.length, "revoked or expired key", "revoked or expired keys") }),
+      inactive.length ? el("details", {}, el("summary", { textContent: formatCount(inactive.length, "revoked or expired key") }),
         el("div", { className: "items" }, ...inactive.reverse().map((key) => keyCard(key, reload)))) : null,
     ].filter(Boolean);
   };

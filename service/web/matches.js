@@ -34,7 +34,7 @@ export function highlight(text, words) {
 }
 
 // A part of a long text around its first match.
-export function excerpt(text, words) {
+function excerpt(text, words) {
   if (text.length <= EXCERPT) return text;
   const pattern = wordPattern(words);
   const first = pattern ? Math.max(0, text.search(pattern)) : 0;

@@ -14,7 +14,6 @@ import { showSignals } from "./signals.js";
 import { setSimilarClip } from "./similar_query.js";
 import { createToast } from "./toasts.js";
 
-const NOUNS = { clip: "clip", event: "event", video: "video" };
 let page = { next: null, shown: 0 };
 let minCount = 1; // results to show after a refresh, so that it keeps the pages of "Show more"
 let pending = null;
@@ -90,7 +89,7 @@ async function listVideos({ filter }, { more = false, count = 1 }) {
     else setSummary(`${formatCount(collection.videos, "video")}, ${formatCount(collection.clips, "clip")}. Describe what you are looking for.`);
     showFilters();
   } catch (error) {
-    handleError(error, showResults);
+    handleError(error);
   } finally {
     if (!signal.aborted) hideLoading();
   }
@@ -128,7 +127,7 @@ async function showHits(criteria, { more = false, count = 1 }) {
       showMinRelevance(false);
       return showResults();
     }
-    handleError(error, showResults);
+    handleError(error);
   } finally {
     if (!signal.aborted) hideLoading();
   }
@@ -137,9 +136,9 @@ async function showHits(criteria, { more = false, count = 1 }) {
 // "Best 24 of 85 clips"; the total is known only if neither filter nor minimum leaves any out.
 function describeCount({ filter, group, minRelevance }, time) {
   const total = { clip: currentCollection().clips, video: currentCollection().videos }[group];
-  const count = formatCount(page.shown, NOUNS[group]);
+  const count = formatCount(page.shown, group);
   if (!page.next) return `${count} in ${time}, best first`;
-  return `Best ${filter || minRelevance || !total ? count : `${page.shown.toLocaleString("en")} of ${formatCount(total, NOUNS[group])}`} in ${time}`;
+  return `Best ${filter || minRelevance || !total ? count : `${page.shown.toLocaleString("en")} of ${formatCount(total, group)}`} in ${time}`;
 }
 
 function describeNoResults({ text, filter, minRelevance, signals }) {
@@ -158,8 +157,8 @@ function setPage(next, count, more) {
   $("more").hidden = !next;
 }
 
-function handleError(error, retry) {
-  showError(error, () => retry());
+function handleError(error) {
+  showError(error, () => showResults());
   if (error.code === "invalid_filter") showFilterError(error.message);
 }
 

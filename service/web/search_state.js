@@ -122,7 +122,7 @@ export function loadFromAddress() {
   if ($("group").selectedIndex < 0) $("group").selectedIndex = 0;
   setConditions(query.getAll("and"), query.getAll("not"));
   setSignals(query.get("signals")?.split(",") || (query.get("hybrid") === "0" ? ["visual", "audio"] : null)); // links from before signals
-  $("min-relevance").value = query.get("fit") || 0;
+  $("min-relevance").value = Number(query.get("fit")) || 0;
   showMinRelevance();
   $("refine").checked = query.get("refine") === "1";
   setReranking(query.has("rerank") ? query.get("rerank") !== "0" : null);

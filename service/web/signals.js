@@ -16,7 +16,7 @@ let switchedOff = new Set();
 
 export const signalName = (signal) => SIGNALS[signal][0];
 
-export const hasSignal = (signal) => (currentCollection()?.signals || []).includes(signal);
+const hasSignal = (signal) => (currentCollection()?.signals || []).includes(signal);
 
 // Collections can be searched by speech, screen text and captions before they have any; then there is no chip.
 const shownSignals = () => Object.keys(SIGNALS).filter((signal) => hasSignal(signal) && (!["speech", "screen_text", "caption"].includes(signal) || hasWords(signal)));
