@@ -1,7 +1,6 @@
 // Entry point: connects the modules and loads the page.
 
 import { prepareAddDialog } from "./add_dialog.js";
-import { reportUnreachable } from "./api.js";
 import { currentName, currentNameOnceLoaded, loadCollections, prepareCollections } from "./collections.js";
 import { $ } from "./dom.js";
 import { prepareDropTarget } from "./drop_target.js";
@@ -95,7 +94,7 @@ async function start() {
 async function openFromAddress() {
   const link = openedVideo();
   if (!link) $("clip").close();
-  else await import("./deep_link.js").catch(reportUnreachable).then(({ openLink }) => openLink(link)).catch((error) => createToast("Link").fail(error.message));
+  else await import("./deep_link.js").then(({ openLink }) => openLink(link)).catch((error) => createToast("Link").fail(error.message));
 }
 
 onNavigate(() => {

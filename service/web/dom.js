@@ -32,7 +32,7 @@ export const formatPercent = (value) => (value > 0.995 ? ">99%" : value < 0.005 
 
 export const formatCosine = (value) => value.toFixed(2).replace("-", "−");
 
-function bar(kind, label, ratio, valueText, title = "") {
+function bar(kind, label, ratio, valueText, title) {
   const fill = el("i");
   fill.style.setProperty("--share", Math.max(0, Math.min(1, ratio)));
   return el("span", { className: `score ${kind}`, title },
@@ -73,13 +73,13 @@ export const answerBar = (answer) => bar("answer", answer.text, answer.probabili
 export const thumbnailAt = (clip, time) => clip.thumbnail_url.replace(/t=[^&]*$/, `t=${time.toFixed(2)}`);
 
 // Show frames of a clip in turn, for formats that the browser cannot play.
-export function playFrames(image, clip, frames = 6, interval = 500) {
+export function playFrames(image, clip, frames = 6) {
   if (clip.end <= clip.start) return () => {};
   let frame = 0;
   const timer = setInterval(() => {
     frame = (frame + 1) % frames;
     image.src = thumbnailAt(clip, clip.start + ((frame + 0.5) * (clip.end - clip.start)) / frames);
-  }, interval);
+  }, 500);
   return () => {
     clearInterval(timer);
     image.src = clip.thumbnail_url;

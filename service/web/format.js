@@ -1,6 +1,6 @@
 // Numbers, sizes, durations and dates as text.
 
-export const formatCount = (number, singular, plural = `${singular}s`) => `${number.toLocaleString("en")} ${number === 1 ? singular : plural}`;
+export const formatCount = (number, singular) => `${number.toLocaleString("en")} ${singular}${number === 1 ? "" : "s"}`;
 
 export function formatBytes(bytes) {
   const units = ["bytes", "kB", "MB", "GB", "TB"];

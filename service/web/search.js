@@ -158,7 +158,7 @@ function setPage(next, count, more) {
 }
 
 function handleError(error) {
-  showError(error, () => showResults());
+  showError(error, () => reload()); // the collection may be gone, or the key have changed
   if (error.code === "invalid_filter") showFilterError(error.message);
 }
 
