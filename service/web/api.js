@@ -16,7 +16,7 @@ class ApiError extends Error {
   }
 }
 
-// For requests and imports that fail without a response of the service, also where a proxy responds in its place.
+// For requests and imports without a response of the service, also where a proxy responds.
 export function reportUnreachable(error) {
   throw error.name === "AbortError" ? error : new ApiError({ detail: "Cannot reach the service. Is it running?" }, 0);
 }

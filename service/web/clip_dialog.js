@@ -1,6 +1,6 @@
 // The clip dialog: player, timeline, captions and questions.
 
-import { call, collectionPath, reportUnreachable, request } from "./api.js";
+import { call, collectionPath, request } from "./api.js";
 import { prepareCaptionForm } from "./caption_form.js";
 import { captionModel, prepareCaptioningForm } from "./captioning_form.js";
 import { createPlayer } from "./clip_player.js";
@@ -176,7 +176,7 @@ $("clip-like-sound").onclick = () => searchSimilar("audio");
 $("clip-edit").onclick = async () => {
   const { video } = current;
   try {
-    const { editVideo } = await import("./edit_video.js").catch(reportUnreachable);
+    const { editVideo } = await import("./edit_video.js");
     const changed = await editVideo(currentName(), video);
     if (!changed) return;
     if (openedVideoId() === video.id) showDetails({ ...current, video: { ...video, ...changed } });

@@ -26,8 +26,6 @@ export function formatTime(seconds) {
 
 export const formatSpan = (start, end, to = "–") => (end > start ? `${formatTime(start)} ${to} ${formatTime(end)}` : "picture");
 
-const isNumber = (value) => typeof value === "number";
-
 export const formatPercent = (value) => (value > 0.995 ? ">99%" : value < 0.005 ? "<1%" : `${Math.round(value * 100)}%`);
 
 export const formatCosine = (value) => value.toFixed(2).replace("-", "−");
@@ -61,7 +59,7 @@ export const scoreParts = ({ relevance, conditions, similarity, match, fused }) 
   ["Similarity", similarity, formatCosine, "cosine of the embeddings of query and clip, −1 to 1"],
   ["Match", match, formatPercent, "estimate of the fusion model, which looks at query and clip together"],
   ["Fused", fused, (value) => value.toFixed(2), "similarity and match combined"],
-].filter(([, value]) => isNumber(value)).map(([name, value, format, explanation]) => [name, format(value), explanation]);
+].filter(([, value]) => typeof value === "number").map(([name, value, format, explanation]) => [name, format(value), explanation]);
 
 // Numbers as screen readers should speak them.
 export const spokenNumbers = (text) => text.replace(">", "over ").replace("<", "under ").replaceAll("−", "minus ");

@@ -1,5 +1,4 @@
-// Facets: folders, dates, lengths, speech, screen text, captions and metadata to choose from, with numbers of videos. A choice is one or more conditions of
-// the filter.
+// Facets: values of fields to choose from, with numbers of videos. A choice is one or more conditions of the filter.
 
 import { call, collectionPath } from "./api.js";
 import { currentCollection, currentName } from "./collections.js";

@@ -114,7 +114,8 @@ function createForm(create) {
     error, el("button", { className: "strong", textContent: "Create key" }));
   form.onsubmit = async (event) => {
     event.preventDefault();
-    error.textContent = "";
+    error.textContent = checkedNames(scopes).length ? "" : "Select at least one scope.";
+    if (error.textContent) return;
     const number = (input) => (input.value ? Number(input.value) : null);
     const restricted = checkedNames(collections);
     try {

@@ -158,7 +158,7 @@ function setPage(next, count, more) {
 }
 
 function handleError(error) {
-  showError(error, () => reload()); // the collection may be gone, or the key have changed
+  showError(error, () => reload()); // also collections: this one may be gone
   if (error.code === "invalid_filter") showFilterError(error.message);
 }
 

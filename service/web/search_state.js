@@ -58,11 +58,12 @@ export function readSearch() {
 
 // Return a page of results; the first one without ``cursor``.
 export function runSearch({ text, conditions, like, filter, rerank, refine, signals, group, minRelevance }, { cursor, signal } = {}) {
-  const options = { limit: refine ? REFINED_PAGE_SIZE : PAGE_SIZE, rerank, group, ...(refine ? { refine } : {}), ...(signals ? { signals } : {}), ...(minRelevance ? { min_relevance: minRelevance } : {}), ...(filter ? { filter } : {}), ...(cursor ? { cursor } : {}) };
+  const all = { limit: refine ? REFINED_PAGE_SIZE : PAGE_SIZE, rerank, group, refine, signals, min_relevance: minRelevance, filter, cursor };
+  const options = Object.fromEntries(Object.entries(all).filter(([, value]) => (value ?? false) !== false));
   const textParts = text ? [{ kind: "text", value: text }, ...conditions.map((part) => ({ kind: "text", value: part.text, weight: part.weight }))] : [];
   const path = collectionPath(currentName(), "search");
   if (!like) return call("POST", path, { ...(conditions.length ? { query: textParts } : { text }), ...options }, signal);
-  if (like.clip) return call("POST", path, { query: [...textParts, { kind: "clip", value: like.clip, ...(like.signal ? { signal: like.signal } : {}) }], ...options }, signal);
+  if (like.clip) return call("POST", path, { query: [...textParts, { kind: "clip", value: like.clip, signal: like.signal }], ...options }, signal);
   if (cursor) return call("POST", path, { query: [...textParts, { kind: "file" }], ...options }, signal);
   const form = new FormData();
   form.append("file", like.file);
@@ -148,7 +149,7 @@ function loadFilter(text) {
 export async function loadSimilarClip() {
   const like = similarQuery();
   if (!like || !like.clip || like.isLoaded) return;
-  const query = [{ kind: "clip", value: like.clip, ...(like.signal ? { signal: like.signal } : {}) }];
+  const query = [{ kind: "clip", value: like.clip, signal: like.signal }];
   const { results } = await call("POST", collectionPath(currentName(), "search"), { query, limit: 1, include_query_clips: true });
   if (results[0] && results[0].clip_id === like.clip && similarQuery() === like) setSimilarClip(results[0], like.signal);
 }

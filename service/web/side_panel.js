@@ -50,9 +50,10 @@ export async function showModel() {
   $("licence").textContent = model.licence ? `Model ${model.name} ${model.version}, licence: ${model.licence}` : "";
 }
 
-// ``#jobs`` in the address opens the Jobs tab, and so on.
+// ``#jobs`` in the address opens the Jobs tab, and so on; Back may lead to an address without.
 export function openPanelFromAddress() {
   if (NAMES.includes(location.hash.slice(1))) openPanel(location.hash.slice(1));
+  else $("sheet").close();
 }
 
 export function openPanel(name) {

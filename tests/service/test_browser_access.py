@@ -147,6 +147,12 @@ def test_the_side_panel_works_by_keyboard_and_returns_the_focus(
     expect(page.get_by_role("button", name="Delete…").last).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#open-jobs")).to_be_focused()
+    page.locator("#query").fill("a red thing")
+    page.locator("#query").press("Enter")
+    expect(page).to_have_url(re.compile("q=a"))
+    page.locator("#open-jobs").click()
+    page.go_back()
+    expect(page.locator("#sheet")).to_be_hidden()
 
 
 def expect_announcements(page: Page, *patterns: str) -> None:
