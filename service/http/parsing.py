@@ -116,8 +116,10 @@ def parse_body(schema: type[Schema], values: object, *, strict: bool = True) -> 
     try:
         return schema.model_validate(values, strict=strict)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in details]) from error
+        details = error.errors(include_url=False, include_context=False)
+        raise RequestValidationError(
+            [{**each, "loc": ("body", *each["loc"])} for each in details], body=values
+        ) from error
 
 
 class StrictRequest(Request):

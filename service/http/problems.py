@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -231,14 +232,35 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 def _validation_problem(request: Request, error: RequestValidationError) -> Response:
-    fields = []
-    for each in error.errors()[:MAX_FIELDS]:
-        location, *rest = map(str, each["loc"])
-        name = ".".join(rest) or location
-        fields.append({"in": location, "field": _shorten(name), "message": _shorten(each["msg"])})
+    fields = [_invalid_field(each, error.body) for each in error.errors()[:MAX_FIELDS]]
     detail = "; ".join(f"{each['field']}: {each['message']}" for each in fields[:5])
     _drop_frames(error)
     return problem(request.scope, 422, "validation_failed", detail, fields=fields)
+
+
+def _invalid_field(error: Mapping[str, Any], body: object) -> dict[str, str]:
+    """Return the place, name and message of an invalid value; ``body``: that of the request, None if it is unknown."""
+    location, *path = error["loc"]
+    message = error["msg"].removeprefix("Value error, ")
+    is_missing, value = error["type"] == "missing", error.get("input", [error])
+    if not is_missing and not (value and isinstance(value, list | dict)):
+        message = f"{_shorten_value(value)}; {message}"
+    if location == "body" and body is not None:
+        path = [*_known_keys(body, path), *(path[-1:] if is_missing else [])]
+    return {"in": location, "field": _shorten(".".join(map(str, path)) or location), "message": _shorten(message)}
+
+
+def _known_keys(value: object, path: Sequence[str | int]) -> Iterator[str | int]:
+    """Yield the keys of a path that the value has; others are names that pydantic gives to alternatives."""
+    for key in path:
+        if (isinstance(value, dict) and key in value) or (isinstance(value, list) and isinstance(key, int)):
+            value = value[key]
+            yield key
+
+
+def _shorten_value(value: object) -> str:
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _shorten(text: str) -> str:

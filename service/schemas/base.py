@@ -58,13 +58,13 @@ class Response(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_mode_override="serialization")
 
 
-FIELD_PROBLEM = {"in": "body", "field": "limit", "message": "Input should be greater than or equal to 1"}
+FIELD_PROBLEM = {"in": "body", "field": "limit", "message": "0; Input should be greater than or equal to 1"}
 PROBLEM = {
     "type": "urn:vitascope:problem:validation_failed",
     "title": "Validation failed",
     "status": 422,
-    "detail": "limit: Input should be greater than or equal to 1",
-    "message": "limit: Input should be greater than or equal to 1",
+    "detail": "limit: 0; Input should be greater than or equal to 1",
+    "message": "limit: 0; Input should be greater than or equal to 1",
     "code": "validation_failed",
     "instance": "/v1/collections/holidays/search",
     "request_id": "63a3777712174aa7be6a6b4c38536e23",

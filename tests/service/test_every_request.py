@@ -54,7 +54,22 @@ def test_every_invalid_field_is_named(running: Running, collection: str) -> None
     response = running.client.post(f"/v1/collections/{collection}/search", json=body)
     problem = problem_of(response, 422, "validation_failed")
     assert {(e["in"], e["field"]) for e in problem["errors"]} == {("body", "text"), ("body", "limit"), ("body", "rank")}
-    assert "limit" in problem["detail"]
+    assert "limit: 0; Input should be" in problem["detail"]
+
+
+def test_fields_of_alternatives_are_named_as_in_the_body(running: Running) -> None:
+    stored = {"collection": "films", "video_id": "1"}
+    response = running.client.post("/v1/captions", json={**stored, "segmentation": {"rule": "windows", "length": 0}})
+    fields = {e["field"]: e["message"] for e in problem_of(response, 422, "validation_failed")["errors"]}
+    assert fields["segmentation.length"] == "0; Input should be greater than or equal to 0.5"
+    query = [{"kind": "text"}, {"kind": "clip", "value": "1", "weight": None}]
+    response = running.client.post("/v1/collections/films/search", json={"query": query})
+    assert problem_of(response, 422, "validation_failed")["detail"] == "query.0.value: Field required"
+    response = running.client.post("/v1/collections/films/search", json={"query": query[1:]})
+    assert "query.0.weight: null; Input" in problem_of(response, 422, "validation_failed")["detail"]
+    response = running.client.post("/v1/rerank", json={**stored, "query": "a", "documents": [{"clip_id": 1}]})
+    fields = {e["field"] for e in problem_of(response, 422, "validation_failed")["errors"]}
+    assert fields == {"video_id", "documents.0.clip_id", "documents.0"}
 
 
 @pytest.mark.parametrize("path", ["/v1/collections", "/v1/answers"])
@@ -71,8 +86,8 @@ def test_a_body_that_is_not_strict_json_is_a_problem(running: Running, path: str
         ("search", {"text": "a", "limit": "5"}, "limit"),
         ("search", {"text": "a", "limit": True}, "limit"),
         ("search", {"text": "a", "signals": {"visual": "1"}}, "signals.visual"),
-        ("search", {"query": [{"kind": "text", "value": "a", "weight": "1"}]}, "query.0.text.weight"),
-        ("jobs", {"folder": "a", "segmentation": {"rule": "windows", "length": True}}, "segmentation.windows.length"),
+        ("search", {"query": [{"kind": "text", "value": "a", "weight": "1"}]}, "query.0.weight"),
+        ("jobs", {"folder": "a", "segmentation": {"rule": "windows", "length": True}}, "segmentation.length"),
     ],
 )
 def test_values_are_not_coerced_to_another_type(

@@ -176,7 +176,7 @@ def test_a_clip_says_whether_it_has_sound(hearing: Running, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("signals", "code", "detail"),
     [
-        (["smell"], "validation_failed", "signals.smell.[key]: Input should be 'visual', 'audio', 'speech'"),
+        (["smell"], "validation_failed", "signals: 'smell'; Input should be 'visual', 'audio', 'speech'"),
         (["visual", "visual"], "validation_failed", "a signal is repeated"),
         ([], "validation_failed", "a list of signals, or an object"),
         ({"speech": "1"}, "validation_failed", "signals.speech"),
