@@ -31,7 +31,7 @@ from service.previews import PreviewCache
 from service.settings import Settings
 from service.webhooks.dispatcher import Dispatcher
 from service.worker import JobWorker
-from vitascope.errors import CollectionNotFound, EngineUnavailable
+from vitascope.errors import CollectionNotFound, EngineUnavailable, VideoNotFound
 from vitascope.model import Model
 from vitascope.sandbox.pool import DecodingPool
 from vitascope.sandbox.recognizers import Recognizers
@@ -176,7 +176,7 @@ class AppState:
 
     def video(self, name: str, video_id: str) -> Video:
         """Return a video. Raises CollectionNotFound, VideoNotFound and StorageError."""
-        return self.collection(name).get_video(parse_id(video_id))
+        return self.collection(name).get_video(parse_id(video_id, VideoNotFound))
 
 
 # Coroutines, since FastAPI calls plain functions in a thread.

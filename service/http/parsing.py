@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from index import pagination
 from service.errors import BadRequest, ContentTypeUnsupported, PayloadTooLarge
 from service.settings import Settings
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, NotFound
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -242,6 +242,8 @@ def limit_fields(body: BaseModel, **limits: int) -> None:
             setattr(body, name, check_max(name, value, limit) if is_set else min(value, limit))
 
 
-def parse_id(text: str) -> int:
-    """Return the number in an id; -1, which no record has, for an invalid one."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 19 else -1
+def parse_id(text: str, missing: type[NotFound] = NotFound, name: str = "id") -> int:
+    """Return the number in an id. Raises ``missing``, which names ``name``, for a text that is no id."""
+    if text.isascii() and text.isdecimal() and len(text) <= 19:
+        return int(text)
+    raise missing(f"{name}: {text[:80]!r}; an id from a response was expected")

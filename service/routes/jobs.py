@@ -33,6 +33,7 @@ from service.schemas import jobs as schemas
 from service.schemas.jobs import Job, JobItems, Jobs, NewJob, parse_segmentation
 from service.serializers import serialize_item, serialize_job
 from service.settings import Settings
+from vitascope.errors import JobNotFound, NotFound
 from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -97,7 +98,7 @@ async def list_jobs(
 async def get_job(name: str, job_id: str, service: AppStateDep) -> Job:
     """A job and its progress."""
     return await service.io_pool.run(
-        lambda: serialize_job(index_jobs.get_job(service.collection(name), parse_id(job_id)))
+        lambda: serialize_job(index_jobs.get_job(service.collection(name), parse_id(job_id, JobNotFound)))
     )
 
 
@@ -136,7 +137,7 @@ async def follow_job(
     begins with the current state of the job; with it, with all later events.
     """
     number = _event_number(last_event_id)
-    key = name, parse_id(job_id)
+    key = name, parse_id(job_id, JobNotFound)
     now = await service.io_pool.run(lambda: current_job_event(service.collection(name), key[1]))
     if number == now.number and now.job.state in FINAL_JOB_STATES:
         return Response(status_code=204)
@@ -159,7 +160,9 @@ async def list_job_items(
 ) -> JobItems:
     """A page of the files of a job, with states and reasons."""
     size = page_limit(limit, service.settings)
-    return await service.io_pool.run(_items, service, name, parse_id(job_id), state, size, parse_cursor(cursor))
+    return await service.io_pool.run(
+        _items, service, name, parse_id(job_id, JobNotFound), state, size, parse_cursor(cursor)
+    )
 
 
 @router.delete("/{job_id}", summary="Cancel a job", responses=errors(404, 409, 507))
@@ -167,7 +170,7 @@ async def list_job_items(
 async def cancel_job(name: str, job_id: str, service: AppStateDep) -> Job:
     """Cancel a job, at once or after the files in progress. Added videos stay."""
     return await service.write_pool.run(
-        lambda: serialize_job(index_jobs.cancel(service.collection(name), parse_id(job_id)))
+        lambda: serialize_job(index_jobs.cancel(service.collection(name), parse_id(job_id, JobNotFound)))
     )
 
 
@@ -176,7 +179,7 @@ async def cancel_job(name: str, job_id: str, service: AppStateDep) -> Job:
 async def pause_job(name: str, job_id: str, service: AppStateDep) -> Job:
     """Pause a job, at once or after the files in progress; other jobs go on."""
     return await service.write_pool.run(
-        lambda: serialize_job(index_jobs.pause(service.collection(name), parse_id(job_id)))
+        lambda: serialize_job(index_jobs.pause(service.collection(name), parse_id(job_id, JobNotFound)))
     )
 
 
@@ -184,7 +187,7 @@ async def pause_job(name: str, job_id: str, service: AppStateDep) -> Job:
 @requires("write")
 async def resume_job(name: str, job_id: str, service: ReadyAppStateDep) -> Job:
     """Queue a paused job again, or withdraw a request to pause."""
-    return await service.write_pool.run(_requeue, service, name, parse_id(job_id), index_jobs.resume)
+    return await service.write_pool.run(_requeue, service, name, parse_id(job_id, JobNotFound), index_jobs.resume)
 
 
 @router.post("/{job_id}/retry", summary="Retry failed files", responses=errors(404, 409, 503, 507))
@@ -194,7 +197,7 @@ async def retry_job(name: str, job_id: str, service: ReadyAppStateDep) -> Job:
 
     Items that the source itself excludes, such as a malformed line of a list, are not retried.
     """
-    return await service.write_pool.run(_requeue, service, name, parse_id(job_id), index_jobs.retry)
+    return await service.write_pool.run(_requeue, service, name, parse_id(job_id, JobNotFound), index_jobs.retry)
 
 
 def _create(service: AppState, name: str, body: NewJob) -> IndexJob:
@@ -219,9 +222,10 @@ def _create(service: AppState, name: str, body: NewJob) -> IndexJob:
 def _event_number(header: str | None) -> int | None:
     if not header:
         return None
-    if (number := parse_id(header)) < 0:
-        raise BadRequest(f"Last-Event-ID: {header!r}; the id of an event of this job was expected")
-    return number
+    try:
+        return parse_id(header)
+    except NotFound as error:
+        raise BadRequest(f"Last-Event-ID: {header!r}; the id of an event of this job was expected") from error
 
 
 def _resolve_source(source: schemas.Source, service: AppState) -> sources.Source:

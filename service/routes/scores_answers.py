@@ -59,7 +59,7 @@ from service.schemas.scores_answers import (
 from vitascope import answering, scoring
 from vitascope.captions import Caption, CaptionOptions
 from vitascope.chapters import find_chapters
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, VideoNotFound
 from vitascope.media.sampling import Span, resolve_span
 from vitascope.modalities import used_modalities
 from vitascope.model import Model
@@ -350,7 +350,7 @@ def _clip_spans(
     duration = context.decoder.probe(source.file, limits).duration if source.duration is None else source.duration
     start, end = part = resolve_span(duration, fields.start, fields.end)
     if isinstance(fields, CaptionRequest | ChapterRequest) and fields.segmentation == "stored":
-        stored = context.service.collection(fields.collection).clips(parse_id(fields.video_id))
+        stored = context.service.collection(fields.collection).clips(parse_id(fields.video_id, VideoNotFound))
         spans = [(clip.start, clip.end) for clip in stored]
     else:
         assert not isinstance(fields.segmentation, str)

@@ -54,7 +54,7 @@ from service.inference.request_context import RequestContext, request_context
 from service.schemas import search as schemas
 from service.schemas.rerank import DocumentRef, RerankedClip, RerankRequest, RerankResponse, RerankResult
 from service.serializers import serialize_results
-from vitascope.errors import FingerprintMismatch, InvalidInput, MediaError, NotFound, TaskMissing
+from vitascope.errors import FingerprintMismatch, InvalidInput, MediaError, NotFound, TaskMissing, VideoNotFound
 from vitascope.media.sampling import Span
 from vitascope.model import Model
 
@@ -188,11 +188,12 @@ async def _embed_parts(
             rows, _ = await embed_texts(context, loaded, texts)
         embeddings = dict(zip(texts, rows, strict=True))
     embedded: list[QueryPart] = []
-    for part in parts:
+    for index, part in enumerate(parts):
         if isinstance(part, schemas.TextQuery):
             embedded.append(TextPart(part.value, embeddings[part.value], part.weight))
         elif isinstance(part, schemas.ClipQuery):
-            embedded.append(ClipPart(parse_id(part.value), part.weight, part.signal))
+            clip_id = parse_id(part.value, name=f"query.{index}.value")
+            embedded.append(ClipPart(clip_id, part.weight, part.signal))
         elif file_embedding is not None:
             embedded.append(EmbeddingPart(file_embedding, part.weight))
     return embedded
@@ -331,7 +332,10 @@ def _rerank_pairs(collection: Collection, body: RerankRequest) -> list[tuple[str
 def _clips_of(collection: Collection, parts: Sequence[DocumentRef]) -> list[Sequence[Clip]]:
     ids = [parse_id(part.clip_id) for part in parts if part.clip_id is not None]
     clips = iter(collection.clips_by_id(ids))
-    return [[next(clips)] if part.video_id is None else collection.clips(parse_id(part.video_id)) for part in parts]
+    return [
+        [next(clips)] if part.video_id is None else collection.clips(parse_id(part.video_id, VideoNotFound))
+        for part in parts
+    ]
 
 
 def _to_rerank_result(body: RerankRequest, index: int, scored: ScoredClip) -> RerankResult:

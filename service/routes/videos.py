@@ -63,7 +63,7 @@ from service.schemas.library import (
 )
 from service.serializers import serialize_job, serialize_video, serialize_video_with_clips, serialize_videos
 from service.settings import Settings
-from vitascope.errors import Conflict, FilterError
+from vitascope.errors import Conflict, FilterError, VideoNotFound
 from vitascope.model import Model
 
 router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"], route_class=StrictRoute)
@@ -237,7 +237,7 @@ def _update(service: AppState, name: str, video_id: str, body: VideoChanges) -> 
     collection = service.collection(name)
     edited = edit_video(
         collection,
-        parse_id(video_id),
+        parse_id(video_id, VideoNotFound),
         title=body.title,
         metadata=body.metadata,
         subtitles=body.subtitles_text,

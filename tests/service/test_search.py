@@ -244,7 +244,7 @@ def test_a_cursor_belongs_to_its_search(running: Running, palette: str) -> None:
         ({"query": [{"kind": "text", "value": "a", "weight": 0}]}, 422, "invalid_input", "query.0.weight: 0"),
         ({"query": [{"kind": "text", "value": "a", "weight": 1e9}]}, 422, "validation_failed", "weight"),
         ({"query": [{"kind": "clip", "value": "999"}]}, 404, "not_found", "query.0: clip 999"),
-        ({"query": [{"kind": "clip", "value": "x"}]}, 404, "not_found", "query.0"),
+        ({"query": [{"kind": "clip", "value": "x"}]}, 404, "not_found", "query.0.value: 'x'"),
         ({"query": [{"kind": "clip", "value": "1"}], "rerank": 3}, 422, "invalid_input", "rerank: 3"),
         ({"query": [{"kind": "text", "value": "a"}] * 17}, 422, "invalid_input", "query: 17; at most 16"),
         ({"text": " \n\t"}, 422, "invalid_text", "text"),
