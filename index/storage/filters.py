@@ -7,6 +7,7 @@
     {"title": {"contains": "beach"}}       ignoring the case of ASCII letters
     {"color": {"ne": "red"}}
     {"added_at": {"gte": "2026-03-31"}}    a day or a time, ISO 8601, instead of Unix seconds
+    {"video_id": "3"}                      an id as in responses, or its number
     {"clip": {"start": {"gte": 60}}}       the clip itself: start, end, length (s), text, screen_text, caption
     {"and": [...]}, {"or": [...]}, {"not": {...}}
 
@@ -21,6 +22,7 @@ metadata must not change its meaning.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -43,6 +45,7 @@ SUBSTRINGS = ("prefix", "contains")
 CLIP = "clip"
 TEXT_FIELDS = ("content_sha256", "path", "title", "text", "screen_text", "caption")
 """The text fields of every video and clip; the others are numbers."""
+_ID = re.compile(r"[0-9]{1,18}")
 _SQL_OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 # Starts and ends are rounded when they are computed: lengths compare to the microsecond.
 _SQL_COLUMNS = {
@@ -180,6 +183,8 @@ def _parse_condition(field: str, operator: object, operand: object, of_clip: boo
         values = tuple(_parse_scalar(label, item) for item in operand)
     else:
         values = (_parse_scalar(label, operand),)
+    if field == "video_id" and operator not in SUBSTRINGS:  # a text in responses
+        values = tuple(int(value) if isinstance(value, str) and _ID.fullmatch(value) else value for value in values)
     if operator in SUBSTRINGS and not isinstance(values[0], str):
         raise FilterError(f"{label}: {_shorten(operand)}; a string was expected")
     if operator in RANGES and isinstance(values[0], bool):

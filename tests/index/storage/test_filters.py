@@ -61,6 +61,9 @@ def by_hand(condition: Callable[[dict[str, Any]], bool]) -> list[int]:
         ({"duration": {"lte": 4}}, lambda m: m["number"] % 3 == 0),
         ({"path": "/videos/7.mp4"}, lambda m: m["number"] == 7),
         ({"width": {"in": [320, "320"]}}, lambda m: True),
+        ({"video_id": "8"}, lambda m: m["number"] == 7),
+        ({"video_id": {"in": ["8", 9, "x"]}}, lambda m: m["number"] in (7, 8)),
+        ({"video_id": {"ne": "8"}}, lambda m: m["number"] != 7),
         # Values of another type do not match, and a missing field matches only ne.
         ({"number": "4"}, lambda m: False),
         ({"number": True}, lambda m: False),
