@@ -9,6 +9,7 @@ Shape letters: N clips, D embedding dim.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -337,14 +338,26 @@ def load_embeddings(
 def sample_embeddings(
     connection: sqlite3.Connection, dim: int, newest_clip: int, count: int, signal: Signal = "visual"
 ) -> Float32:
-    """Return at most ``count`` embeddings (N, D) of clips spread evenly over the ids up to ``newest_clip``."""
-    ids = sorted({1 + newest_clip * index // count for index in range(count)})
+    """Return at most ``count`` embeddings (N, D) of clips spread evenly over the ids up to ``newest_clip``.
+
+    Parts of these ids may have no clips with the signal, such as deleted ones: then the others are divided further.
+    """
     table = _EMBEDDING_TABLES[signal]
-    query = (
-        f"SELECT clip_id, vector FROM {table} WHERE clip_id IN "
-        f"(SELECT (SELECT min(clip_id) FROM {table} WHERE clip_id >= value) FROM json_each(?))"
-    )
-    return _to_arrays(connection.execute(query, (json.dumps(ids),)).fetchall(), dim)[1]
+    first_clip = f"SELECT min(clip_id) FROM {table} WHERE clip_id BETWEEN value AND ?"
+    query = f"SELECT DISTINCT ({first_clip}) FROM json_each(?)"
+    parts, numbers = count, list(range(count))
+    while True:
+        starts = [1 + newest_clip * number // parts for number in numbers]
+        ids = sorted(row[0] for row in connection.execute(query, (newest_clip, json.dumps(starts))) if row[0])
+        if not ids or len(ids) >= count or parts >= newest_clip:
+            break
+        occupied = {(clip_id * parts - 1) // newest_clip for clip_id in ids}
+        factor = max(2, math.ceil(count / len(occupied)))
+        numbers = [number * factor + index for number in occupied for index in range(factor)]
+        parts *= factor
+    sample = ids if len(ids) <= count else [ids[len(ids) * index // count] for index in range(count)]
+    rows = _select_by_id(connection, f"SELECT clip_id, vector FROM {table} WHERE clip_id IN", sample)
+    return _to_arrays(rows.fetchall(), dim)[1]
 
 
 def _to_arrays(rows: list[tuple[int, bytes]], dim: int) -> tuple[npt.NDArray[np.int64], Float32]:

@@ -20,6 +20,7 @@ from index.records import SearchSignal
 from index.search.request import ClipPart
 from index.search.rerank import default_rerank, score_best_clips, stores_audio_tokens
 from index.storage.catalogue import CATALOGUE_NAME
+from index.storage.queries import sample_embeddings
 from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.media import AllowedPaths
 from index.transfer.parquet import export_collection, import_collection
@@ -152,6 +153,31 @@ def test_a_clip_that_meets_all_conditions_ranks_above_a_sound_that_meets_one(
     hits = search_hits(collection, models[0], *parts, calibration=Calibration(similarity_scale=12, similarity_bias=-6))
     met = {hit.hit.video.title: [condition.met for condition in hit.conditions or ()] for hit in hits}
     assert list(met.items()) == [("seen and heard", [True, True]), ("both", [True, True]), ("heard", [True, False])]
+
+
+def test_evidence_of_sound_depends_on_no_clips_without_sound(
+    library: CollectionStore, models: tuple[Model, Model]
+) -> None:
+    rng, text = np.random.default_rng(1), "a red thing"
+    sounds = rng.standard_normal((40, len(models[0].embed_text([text])[0])))
+    relevance = []
+    for name, silent in (("alone", 0), ("late", 960)):
+        collection = library.create(name, models[0])
+        tokens = np.zeros(collection.token_shapes["visual"])
+        clips = [NewClip(n, n + 1, sounds[0], tokens) for n in range(silent)]
+        clips += [
+            NewClip(silent + n, silent + n + 1, sounds[0], tokens, audio_embedding=each)
+            for n, each in enumerate(sounds)
+        ]
+        collection.add_video(NewVideo(content(1), "/1.mp4", "a", 1000.0, 8, 8), clips)
+        calibration = Calibration(similarity_scale=12, similarity_bias=-6)
+        hits = search_hits(collection, models[0], text, signals={"audio": 1}, calibration=calibration)
+        relevance.append([hit.relevance for hit in hits])
+    assert relevance[0] == pytest.approx(relevance[1])
+    with collection.catalogue.read() as connection:
+        for count in (7, 30, 1000):
+            sample = sample_embeddings(connection, sounds.shape[1], 1000, count, "audio")
+            assert len(sample) == min(count, 40)
 
 
 def test_a_text_and_a_clip_are_searched_in_pictures_and_sound(
