@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from index.records import Float32, SearchSignal, Signal, WordSignal
 from index.storage.fulltext import WordMatches, WordQuery, WordScore, best_scores, match_words, weigh_order
-from index.storage.queries import load_clip_ids, load_embeddings
+from index.storage.queries import load_clip_ids, load_embedding_rows
 from index.vectors.interface import VectorSnapshot
 
 MAX_SPOKEN = 1000
@@ -30,9 +32,12 @@ MAX_TIED = 20_000
 """Clips of one similarity, such as those of a still image, among which ties are resolved."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A clip that may become a result.
+_NO_RANKS: Mapping[SearchSignal, int] = MappingProxyType({})
+_NO_SCORES: Mapping[WordSignal, float] = MappingProxyType({})
+
+
+class Candidate(NamedTuple):
+    """A clip that may become a result. Searches make thousands, which takes far longer with dataclasses.
 
     Args:
         clip_id: of the clip.
@@ -50,17 +55,16 @@ class Candidate:
     clip_id: int
     similarity: float
     cosines: Mapping[Signal, float]
-    ranks: Mapping[SearchSignal, int] = field(default_factory=dict)
+    ranks: Mapping[SearchSignal, int] = _NO_RANKS
     words: float = 0.0
-    word_scores: Mapping[WordSignal, float] = field(default_factory=dict)
+    word_scores: Mapping[WordSignal, float] = _NO_SCORES
     sound_fit: float | None = None
     picture_fits: tuple[float, ...] = ()
     contrasted_fits: tuple[float, ...] = ()
     sound_fits: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class WordMatch:
+class WordMatch(NamedTuple):
     """A clip that contains words of the query; see ``index.storage.fulltext.WordScore``.
 
     ``similarity``: cosine, as of a candidate. ``scores``, ``ranks``: by signal that has words of the query.
@@ -70,8 +74,8 @@ class WordMatch:
     similarity: float
     score: float
     has_phrase: bool
-    scores: Mapping[WordSignal, float] = field(default_factory=dict)
-    ranks: Mapping[SearchSignal, int] = field(default_factory=dict)
+    scores: Mapping[WordSignal, float] = _NO_SCORES
+    ranks: Mapping[SearchSignal, int] = _NO_RANKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +136,10 @@ def stored_cosines(
     connection: sqlite3.Connection, clip_ids: Iterable[int], query: Float32, signal: Signal
 ) -> dict[int, float]:
     """Return the cosines of ``query`` (D,) and the embeddings of clips that have the signal, by clip id."""
-    stored = load_embeddings(connection, clip_ids, len(query), signal)
-    if not stored:
-        return {}
+    ids, embeddings = load_embedding_rows(connection, clip_ids, len(query), signal)
     # Not a matrix product, in which equal rows may have products that differ in the last bit.
-    cosines = np.clip((np.stack(list(stored.values())) * query).sum(axis=1), -1, 1)
-    return dict(zip(stored, cosines.tolist(), strict=True))
+    cosines = np.clip((embeddings * query).sum(axis=1), -1, 1)
+    return dict(zip(ids.tolist(), cosines.tolist(), strict=True))
 
 
 def word_matches(
@@ -218,4 +220,4 @@ def _with_ranks(ordered: list[WordMatch], signals: Iterable[WordSignal]) -> list
         having = sorted((m for m in ordered if signal in m.scores), key=lambda m: -m.scores[signal])
         for rank, match in enumerate(having, 1):
             ranks[match.clip_id][signal] = rank
-    return [WordMatch(m.clip_id, m.similarity, m.score, m.has_phrase, m.scores, ranks[m.clip_id]) for m in ordered]
+    return [match._replace(ranks=ranks[match.clip_id]) for match in ordered]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -224,12 +224,12 @@ def with_sound(connection: sqlite3.Connection, candidates: Sequence[Candidate], 
         return list(candidates)
     if evidence.texts:
         fits = _sound_fits(connection, candidates, evidence.texts).tolist()
-        return [replace(candidate, sound_fits=tuple(row)) for candidate, row in zip(candidates, fits, strict=True)]
+        return [candidate._replace(sound_fits=tuple(row)) for candidate, row in zip(candidates, fits, strict=True)]
     cosines = np.array([candidate.cosines.get("audio", -1.0) for candidate in candidates], np.float64)
     pictures = np.array([candidate.cosines.get("visual", np.nan) for candidate in candidates], np.float64)
     values = evidence.weights["audio"] * evidence.of_sound(cosines, pictures)
     return [
-        replace(candidate, sound_fit=value if "audio" in candidate.cosines else None)
+        candidate._replace(sound_fit=value if "audio" in candidate.cosines else None)
         for candidate, value in zip(candidates, values.tolist(), strict=True)
     ]
 

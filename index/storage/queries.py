@@ -330,9 +330,19 @@ def load_embeddings(
     connection: sqlite3.Connection, clip_ids: Iterable[int], dim: int, signal: Signal = "visual"
 ) -> dict[int, Float32]:
     """Return embeddings (D,) by clip id, without clips that do not exist or lack the signal."""
+    ids, embeddings = load_embedding_rows(connection, clip_ids, dim, signal)
+    return dict(zip(ids.tolist(), embeddings, strict=True))
+
+
+def load_embedding_rows(
+    connection: sqlite3.Connection, clip_ids: Iterable[int], dim: int, signal: Signal = "visual"
+) -> tuple[npt.NDArray[np.int64], Float32]:
+    """Return (clip ids (N,), embeddings (N, D)), without clips that do not exist or lack the signal, by id.
+
+    Raises StorageError for an embedding of another dim.
+    """
     query = f"SELECT clip_id, vector FROM {_EMBEDDING_TABLES[signal]} WHERE clip_id IN"
-    rows = _select_by_id(connection, query, clip_ids)
-    return {clip_id: np.frombuffer(blob, "<f4", dim) for clip_id, blob in rows}
+    return _to_arrays(_select_by_id(connection, query, clip_ids).fetchall(), dim)
 
 
 def sample_embeddings(
@@ -356,8 +366,7 @@ def sample_embeddings(
         numbers = [number * factor + index for number in occupied for index in range(factor)]
         parts *= factor
     sample = ids if len(ids) <= count else [ids[len(ids) * index // count] for index in range(count)]
-    rows = _select_by_id(connection, f"SELECT clip_id, vector FROM {table} WHERE clip_id IN", sample)
-    return _to_arrays(rows.fetchall(), dim)[1]
+    return load_embedding_rows(connection, sample, dim, signal)[1]
 
 
 def _to_arrays(rows: list[tuple[int, bytes]], dim: int) -> tuple[npt.NDArray[np.int64], Float32]:
