@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -250,12 +251,14 @@ def _invalid_field(error: Mapping[str, Any], body: object) -> dict[str, str]:
     return {"in": location, "field": _shorten(".".join(map(str, path)) or location), "message": _shorten(message)}
 
 
-def _known_keys(value: object, path: Sequence[str | int]) -> Iterator[str | int]:
-    """Yield the keys of a path that the value has; others are names that pydantic gives to alternatives."""
+def _known_keys(value: Any, path: Sequence[str | int]) -> list[str | int]:
+    """Return the keys of a path that the value has; others are names that pydantic gives to alternatives."""
+    keys = []
     for key in path:
-        if (isinstance(value, dict) and key in value) or (isinstance(value, list) and isinstance(key, int)):
+        with suppress(LookupError, TypeError):
             value = value[key]
-            yield key
+            keys.append(key)
+    return keys
 
 
 def _shorten_value(value: object) -> str:
