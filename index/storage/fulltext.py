@@ -94,7 +94,7 @@ class WordQuery:
 
     ``phrase``: all its words in order, in their indexed form; empty for a single word and for several texts.
     ``pairs``: neighbouring words in lower case, without those of two stop words. ``literals``: the indexed form of the
-    parts in double quotes, without case and diacritics.
+    parts in double quotes.
     """
 
     terms: Sequence[str]
@@ -141,11 +141,13 @@ def fold(indexed: str) -> str:
 def parse_words(texts: Sequence[str]) -> WordQuery:
     """Return the words of the texts of a query."""
     prefixes = [prefix + "*" for text in texts for prefix in map(_lowered, _PREFIX.findall(text)) if prefix]
-    terms = [term.lower() for text in texts for term in _split_terms(_PREFIX.sub(" ", text))]
-    significant = [term for term in terms if term not in _STOP_WORDS] or ([] if prefixes else terms)
+    # FTS5 ignores case by itself, but not in newer scripts such as Cherokee, whose capitals are indexed as they are.
+    terms = {term.lower(): term for text in texts for term in _split_terms(_PREFIX.sub(" ", text))}
+    significant = [term for key, term in terms.items() if key not in _STOP_WORDS]
+    significant = significant or ([] if prefixes else list(terms.values()))
     phrase = normalize_for_index(texts[0]) if len(texts) == 1 and not prefixes else ""
     pairs = {pair for text in texts for pair in _pairs(normalize_for_index(text)) if not _STOP_WORDS.issuperset(pair)}
-    quoted = [_lowered(part) for text in texts for part in _LITERAL.findall(text)]
+    quoted = [normalize_for_index(part) for text in texts for part in _LITERAL.findall(text)]
     return WordQuery(
         list(dict.fromkeys([*prefixes, *significant]))[:MAX_TERMS],
         phrase if " " in phrase else "",
