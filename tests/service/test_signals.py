@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -21,8 +22,9 @@ from tests.service.running import Running, problem_of, serving
 from tests.small_bundle import TONES, make_small_bundle
 from tests.waiting import wait_for
 from vitascope.cli.main import main
-from vitascope.client import Client
+from vitascope.client import AsyncClient, Client
 from vitascope.integrations.mcp.responses import SearchHit
+from vitascope.integrations.mcp.tools import TOOLS
 from vitascope.screen_text.interface import TextSpan
 from vitascope.speech.interface import SpeechSegment, SpokenWord
 
@@ -171,6 +173,20 @@ def test_a_clip_says_whether_it_has_sound(hearing: Running, capsys: pytest.Captu
         assert json.loads(capsys.readouterr().out)["video"]["spans"][0]["modalities"] == expected["blue"]
     with_sound = [result for result in results if "with sound" in SearchHit.model_validate(result).line()]
     assert [result["video"]["title"] for result in with_sound] == ["blue"]  # as an assistant reads it
+
+
+def test_an_assistant_finds_what_sounds_like_a_clip_by_sound_alone(hearing: Running) -> None:
+    tool = TOOLS["find_similar"]
+
+    async def find_titles(clip_id: str, signal: str) -> set[str]:
+        arguments = tool.arguments.model_validate({"collection": "films", "clip_id": clip_id, "signal": signal})
+        async with AsyncClient(str(hearing.client.base_url)) as client:
+            return {result["title"] for result in (await tool.run(client, arguments)).model_dump()["results"]}
+
+    hits = search(hearing, signals=["audio"], text="a blue thing").json()["results"]
+    assert [hit["video"]["title"] for hit in hits] == ["blue"]
+    assert asyncio.run(find_titles(hits[0]["clip_id"], "audio")) == set()  # no other has sound
+    assert asyncio.run(find_titles(hits[0]["clip_id"], "visual")) == {"red", "green"}
 
 
 @pytest.mark.parametrize(

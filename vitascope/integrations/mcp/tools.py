@@ -267,7 +267,9 @@ async def find_similar(client: AsyncClient, arguments: FindSimilarArguments) -> 
     excluded. There is always a nearest one: judge by similarity, and look with show_moment.
     """
     query = [{"kind": "clip", "value": arguments.clip_id, "signal": arguments.signal}]
-    return _parse(client, SearchResponse, await client.search(arguments.collection, query=query, **arguments.options()))
+    # Its sound would also be compared with pictures, and the other way round.
+    options = {**arguments.options(), "signals": None if arguments.signal is None else [arguments.signal]}
+    return _parse(client, SearchResponse, await client.search(arguments.collection, query=query, **options))
 
 
 @tool("List videos")
