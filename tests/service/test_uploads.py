@@ -163,10 +163,10 @@ def test_the_same_content_at_once_is_one_video(running: Running, collection: str
         ({"colour": "red"}, "colour"),
         ({"segmentation": "shots"}, "segmentation"),
         ({"segmentation": '{"rule": "scenes"}'}, "segmentation"),
-        ({"segmentation": '{"rule": "shots", "longest": 0.1}'}, "segmentation.shots.longest"),
-        ({"segmentation": '{"rule": "shots", "length": 5}'}, "segmentation.shots.length"),
+        ({"segmentation": '{"rule": "shots", "longest": 0.1}'}, "segmentation.longest"),
+        ({"segmentation": '{"rule": "shots", "length": 5}'}, "segmentation.length"),
         ({"segmentation": '{"rule": "shots", "shortest": 9, "longest": 10}'}, "invalid_input"),
-        ({"segmentation": '{"rule": "windows", "length": 5, "overlap": 4.9}'}, "segmentation.windows"),
+        ({"segmentation": '{"rule": "windows", "length": 5, "overlap": 4.9}'}, "segmentation"),
         ({"segmentation": '{"rule": "windows", "language": "English!"}'}, "invalid_input"),
     ],
 )
