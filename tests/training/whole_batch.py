@@ -62,7 +62,7 @@ def _items(folder: Path, split: str, count: int) -> Iterator[tuple[Example, Medi
 
 def recipes(tokenizer: Path, batch: int) -> dict[str, Recipe]:
     """One per system, with every objective that it has."""
-    seen = {"itc": 1.0, "itm": 1.0, "vqa": 1.0, "mlm": 0.5, "class_names": 0.5}
+    seen = {"itc": 1.0, "correlation": 0.5, "itm": 1.0, "vqa": 1.0, "mlm": 0.5, "class_names": 0.5}
     fused = {"itm": 1.0, "vqa": 1.0, "mlm": 0.5}
     # As in `base`: a ResNet whose norms learn their statistics. This one is shallow, so that rounding stays small.
     backbone = {"backbone": "resnet10t", "frozen_norm": False}
@@ -93,7 +93,14 @@ def recipes(tokenizer: Path, batch: int) -> dict[str, Recipe]:
 
 
 def _stage(name: str, batch: int, objectives: dict[str, float], **options: object) -> dict[str, Any]:
-    source = {"corpus": "halves", "split": "val", "weight": 1.0, "batch_size": batch, "group_by": "colour"}
+    source = {
+        "corpus": "halves",
+        "split": "val",
+        "weight": 1.0,
+        "batch_size": batch,
+        "group_by": "colour",
+        "soft_targets": 0.2,
+    }
     return {"name": name, "steps": STEPS, "learning_rate": 1e-3, "datasets": [source | {"objectives": objectives}]} | (
         options
     )

@@ -116,8 +116,8 @@ def itc(
         groups: (B,) int64. Samples of one group are not negatives of one another; they share the target.
         negatives: (M, D) further texts that are wrong for every video, used video to text only. Every process gives
             the same number, or None.
-        soft: (B, T) positive weights of a soft target, such as `caption_similarity`, already scaled; added to the
-            targets. In one process only.
+        soft: Positive weights of a soft target (B, T) of the videos and texts of all processes, such as
+            `caption_similarity`, already scaled; added to the targets.
     """
     video, text, groups = distributed.all_gather(video), distributed.all_gather(text_TD), distributed.all_gather(groups)
     same = (groups[:, None] == groups.repeat_interleave(len(text) // len(video))[None, :]).float()
@@ -177,12 +177,19 @@ SOFT_TEMPERATURE = 0.05
 
 @torch.no_grad()
 def caption_similarity(states_TD: Tensor, videos: int) -> Tensor:
-    """Return how alike the captions of one video and each caption are, as distributions (B, T) over captions.
+    """Return how alike the captions of one video and each caption are, as distributions over captions.
 
-    states_TD: mean text states of T captions, the same number per video, those of a video adjacent. Experts grade how
-    well a caption fits, and so do these targets: a similar caption of another video is half right.
+    Experts grade how well a caption fits, and so do these targets: a similar caption of another video is half right.
+
+    Args:
+        states_TD: Mean text states of this process's captions, the same number per video, those of a video adjacent.
+        videos: Number of this process's videos.
+
+    Returns:
+        (B, T), of the videos and captions of all processes.
     """
-    return torch.softmax(_caption_cosines(states_TD, videos) / SOFT_TEMPERATURE, dim=1)
+    states, videos = distributed.all_gather(states_TD), videos * distributed.world_size()
+    return torch.softmax(_caption_cosines(states, videos) / SOFT_TEMPERATURE, dim=1)
 
 
 def _caption_cosines(states_TD: Tensor, videos: int) -> Tensor:
