@@ -48,8 +48,7 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
 
     Raises:
         InvalidInput: `latest` belongs to another recipe, to other corpora or to a run that began with another model, or
-            `start_from` is neither a checkpoint nor a bundle that can be trained on.
-        ValueError: The weights of `start_from` do not fit the recipe.
+            `start_from` is neither a checkpoint nor a bundle that can be trained on, or does not fit the recipe.
     """
     start = "" if start_from is None else initial_model_id(start_from)
     if checkpoint.find(latest):
@@ -138,6 +137,16 @@ def _check_heads(recipe: Recipe, cfg: FusedConfig) -> None:
             )
 
 
+def _check_vocabulary(tokenizer: Path, vocabulary: int) -> None:
+    """Raise InvalidInput when a tokenizer has more tokens than the vocabulary of the model."""
+    size = Tokenizer.open(tokenizer, max_length=2).vocabulary_size
+    if size > vocabulary:
+        raise InvalidInput(
+            f"vocabulary: {vocabulary} in the model's config, but {tokenizer} has {size} tokens; {size} or more was "
+            "expected"
+        )
+
+
 def _check_strides(recipe: Recipe, cfg: FusedConfig, data: Path) -> None:
     """Raise InvalidInput when a corpus of videos is packed with another stride than the model's."""
     if not isinstance(cfg, HdVilaConfig):
@@ -204,6 +213,7 @@ def _initialize(recipe: Recipe, data: Path) -> InitialModel:
         tokenizer = text_folder() / "tokenizer.json"
     else:
         tokenizer = tokenizer_file(model.cfg, text)
+    _check_vocabulary(tokenizer, model.cfg.vocabulary)
     if recipe.init != "scratch":
         load_text(model, text) if recipe.init == "text" else load_pretrained(model, backbone, text)
         _initialize_answer_head(model, answers, tokenizer)
@@ -252,10 +262,10 @@ def _overrides(recipe: Recipe) -> dict[str, object]:
 
 
 def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
-    """Apply the recipe's overrides to an initial model. Raises ValueError where they would lose weights."""
+    """Apply the recipe's overrides to an initial model. Raises InvalidInput where they would lose weights."""
     model = initial.model
     if model.cfg.system != recipe.architecture:
-        raise ValueError(
+        raise InvalidInput(
             f"architecture: {recipe.architecture!r} in recipe {recipe.name!r}; {model.cfg.system!r} was expected, as "
             "in the initial model"
         )
@@ -271,7 +281,7 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     optional = (*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES, *(part.prefix for part in PARTS.values()))
     unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith(optional))
     if unfit:
-        raise ValueError(
+        raise InvalidInput(
             f"model: {recipe.model} needs other weights than the initial model has: {unfit[:3]} ({len(unfit)} in all); "
             "overrides that keep all weights were expected"
         )

@@ -71,6 +71,10 @@ CACHED_FEATURES = ("visual", "embeddings", "all_but_captions", "all_but_groundin
 """Values of a stage's `frozen` with which the features of the video encoder are cached."""
 
 
+NotNegative = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -89,7 +93,7 @@ class DatasetConfig(StrictModel):
     """Videos, and their captions, that are encoded at a time. ITC and the other objectives are over the whole batch as
     without it, but memory is needed for the activations of so many videos only, and time for encoding them twice
     (gradient cache). Not with BatchNorm that learns its statistics. None: all at once."""
-    objectives: dict[Objective, float]
+    objectives: Annotated[dict[Objective, NotNegative], Field(min_length=1)]
     """Loss weight by objective."""
     questions_per_video: Annotated[int, Field(ge=1)] = 1
     captions_per_video: Annotated[int, Field(ge=1)] = 1
@@ -147,7 +151,7 @@ class DatasetConfig(StrictModel):
     num_views: Annotated[int, Field(ge=0)] = 0
     """In a stage with frozen encoders: how many augmented views of each video are encoded once, before the first step.
     0: encode anew at every step. Without augmentation and clip sampling, one view is always enough."""
-    limit: int | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
     """Use only the first examples, at most this many."""
     captions: Literal["any", "first"] | Annotated[int, Field(ge=1)] = "any"
     """Captions of a video that are used: all, the first, or the first so many."""
@@ -195,18 +199,18 @@ class Stage(StrictModel):
     steps: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate (AdamW)."""
-    backbone_lr_mult: float = 0.3
+    backbone_lr_mult: NotNegative = 0.3
     """Learning rate of the visual backbones, relative. 0: frozen, with their running statistics."""
-    text_lr_mult: float = 0.2
+    text_lr_mult: NotNegative = 0.2
     """Learning rate of the text layers and embeddings, relative. 0: frozen, which saves their backward pass."""
-    fused_lr_mult: float = 0.5
+    fused_lr_mult: NotNegative = 0.5
     """Learning rate of the fused layers, relative."""
-    answer_lr_mult: float = 1.0
+    answer_lr_mult: NotNegative = 1.0
     """Learning rate of the answer head, relative. Answers that `extend_answers` adds begin far below the others."""
-    token_lr_mult: float = 1.0
+    token_lr_mult: NotNegative = 1.0
     """Learning rate of what only makes the tokens that fused layers read, relative: details, and the embeddings of
     visual and audio tokens. 0: frozen, so that heads for captions and grounding, which read the same, stay valid."""
-    projection_lr_mult: float = 1.0
+    projection_lr_mult: NotNegative = 1.0
     """Learning rate of the projections of texts and videos to embeddings, relative."""
     align_visual: bool = False
     """Before the first step, initialize the projection of visual tokens from the two retrieval projections, so that
@@ -219,9 +223,9 @@ class Stage(StrictModel):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of the schedule."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Learning rate at the last step, relative to the peak."""
-    schedule_steps: int | None = None
-    """Length of the schedule where the stage ends earlier; None: `steps`."""
+    """Learning rate at the end of the schedule, relative to the peak."""
+    schedule_steps: Annotated[int, Field(ge=1)] | None = None
+    """Length of the schedule where the stage ends earlier, at least `steps`; None: `steps`."""
     frozen: Literal[
         "none",
         "encoders",
@@ -257,6 +261,15 @@ class Stage(StrictModel):
     """Corpora of the stage that `hub_references` are centroids of; empty: all with captions."""
     datasets: Annotated[list[DatasetConfig], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _validate_schedule(self) -> Stage:
+        if self.schedule_steps is not None and self.schedule_steps < self.steps:
+            raise ValueError(
+                f"schedule_steps: {self.schedule_steps} in stage {self.name!r}; {self.steps}, its steps, or more was "
+                "expected"
+            )
+        return self
+
 
 class Recipe(StrictModel):
     """Everything that decides a checkpoint besides the data."""
@@ -264,7 +277,7 @@ class Recipe(StrictModel):
     name: str
     architecture: Literal["hd-vila", "soho", "visual-parsing"] = "hd-vila"
     size: Literal["tiny", "base"]
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     init: Literal["pretrained", "text", "scratch"] = "pretrained"
     """Weights that are pretrained at the first step: text layers and visual backbones, text layers only, or none."""
     backbone_weights: str | None = None
@@ -276,10 +289,10 @@ class Recipe(StrictModel):
     the published BERT, as for `backbone_weights`."""
     tokenizer: str | None = None
     """Path of a BERT-like `tokenizer.json`; None: that of the pretrained text encoder."""
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
-    max_grad_norm: float = 5.0
-    threads: int = 0
+    weight_decay: NotNegative = 0.01
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
+    max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
+    threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0: torch's default."""
     precision: Literal["bf16", "float32"] = "bf16"
     """Precision of matrix products in a step; `float32` is slower and gives nearly the same numbers on every CPU.
@@ -430,4 +443,5 @@ def read_named(
     except ValidationError as error:
         first_error = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first_error["loc"])) or "recipe"
-        raise InvalidInput(f"{key}: {path}: {where}: {first_error['msg']}") from error
+        value = f" (is {first_error['input']!r})" if isinstance(first_error["input"], str | int | float) else ""
+        raise InvalidInput(f"{key}: {path}: {where}: {first_error['msg']}{value}") from error

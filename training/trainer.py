@@ -71,6 +71,8 @@ def train(
         raise InvalidInput(f"workers: {workers}; 0 or more was expected")
     if stop_after is not None and stop_after < 1:
         raise InvalidInput(f"stop_after: {stop_after}; 1 or more was expected")
+    if recipe.seed < 0:  # that of the command replaces the recipe's
+        raise InvalidInput(f"seed: {recipe.seed}; 0 or more was expected")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     # Each dataset trains some of the parameters only. Buffers are equal in all processes, see `sync_batch_norm`.

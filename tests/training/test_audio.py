@@ -214,7 +214,7 @@ def test_missing_embeddings_count_for_nothing_and_others_as_negatives() -> None:
 
 
 def test_sounds_are_cut_and_made_louder_or_quieter_at_random() -> None:
-    dataset = DatasetConfig(corpus="a", weight=1, batch_size=2, objectives={}, gain=6.0, min_sound=0.5)
+    dataset = DatasetConfig(corpus="a", weight=1, batch_size=2, objectives={"itc": 1}, gain=6.0, min_sound=0.5)
     samples = torch.full((2, 1000), 0.25)
     samples[1, 400:] = 0.0
     audio = Audio(samples, torch.tensor([1000, 400]), torch.tensor([True, True]))
@@ -227,7 +227,9 @@ def test_sounds_are_cut_and_made_louder_or_quieter_at_random() -> None:
 
 
 def test_sounds_are_delayed_and_change_their_speed_and_noise_at_random() -> None:
-    dataset = DatasetConfig(corpus="a", weight=1, batch_size=3, objectives={}, speed=0.2, noise=0.01, delay=0.05)
+    dataset = DatasetConfig(
+        corpus="a", weight=1, batch_size=3, objectives={"itc": 1}, speed=0.2, noise=0.01, delay=0.05
+    )
     samples = torch.zeros(3, 3000)
     samples[:2, :1000] = 0.5
     audio = Audio(samples, torch.tensor([1000, 1000, 0]), torch.tensor([True, True, False]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVila
 from training.models.soho import Soho
 from training.models.visual_parsing import VisualParsing
-from training.recipe import Recipe
+from training.recipe import Recipe, read_recipe
 from training.stage_run import schedule_factor
 from training.trainer import train, validator
 from vitascope.cli.main import main
@@ -250,6 +251,27 @@ def test_numbers_out_of_range_are_refused(corpus: tuple[Path, Path], tmp_path: P
         train(recipe(corpus[1]), corpus[0], tmp_path, workers=-1)
     with pytest.raises(InvalidInput, match="stop_after: 0; 1 or more was expected"):
         train(recipe(corpus[1]), corpus[0], tmp_path, stop_after=0)
+    with pytest.raises(InvalidInput, match="seed: -1; 0 or more was expected"):
+        train(recipe(corpus[1]).model_copy(update={"seed": -1}), corpus[0], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_dataset", "reason"),
+    [
+        ({"model": MODEL | {"text_size": 3}}, {}, "model.text_size: Extra inputs are not permitted"),
+        ({"model": MODEL | {"text_width": 47}}, {}, "text_width: 47; a multiple of text_heads, 12, was expected"),
+        ({"model": MODEL | {"vocabulary": 3}}, {}, r"vocabulary: 3 .* has 16 tokens; 16 or more was expected"),
+        ({}, {"group_by": "size"}, "group_by: 'size' of .*: example 'train-red-0' has no attribute 'size'"),
+        ({}, {"objectives": {"objects": 1.0}, "min_crop": 1.0}, "'objects' of .* has no attribute 'scene'"),
+    ],
+)
+def test_a_recipe_that_fits_neither_model_nor_corpus_is_refused(
+    changes: dict[str, object], of_dataset: dict[str, object], reason: str, corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1]).model_dump()
+    plain["stages"][0]["datasets"][0] |= of_dataset
+    with pytest.raises(InvalidInput, match=reason):
+        train(Recipe.model_validate(plain | changes), corpus[0], tmp_path / "run")
 
 
 def test_a_corpus_of_choices_alone_has_no_queries_to_validate_with_and_one_of_sounds_is_refused(
@@ -287,6 +309,23 @@ def test_a_stage_that_ends_before_its_plan_decays_as_planned() -> None:
     short = recipe(Path("t.json"), steps=40).stages[0].model_copy(update={"schedule_steps": 100})
     long = recipe(Path("t.json"), steps=100).stages[0]
     assert [schedule_factor(i, short) for i in range(40)] == [schedule_factor(i, long) for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("schedule_steps = 2", "schedule_steps: 2 in stage 'one'; 3, its steps, or more was expected"),
+        ("text_lr_mult = -1.0", "stages.0.text_lr_mult: Input should be greater than or equal to 0 (is -1.0)"),
+    ],
+)
+def test_no_learning_rate_is_negative(value: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(
+        f'name = "bad"\nsize = "tiny"\n[[stages]]\nname = "one"\nsteps = 3\nlearning_rate = 0.1\n{value}\n'
+        'datasets = [{corpus = "squares", weight = 1, batch_size = 2, objectives = {itc = 1}}]'
+    )
+    with pytest.raises(InvalidInput, match=re.escape(reason)):
+        read_recipe(path)
 
 
 def test_answers_asked_but_not_in_the_vocabulary_are_refused() -> None:

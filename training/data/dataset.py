@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,8 +71,7 @@ class Dataset:
 
         Raises:
             InvalidInput: The corpus is packed with other streams than the model takes, or with more clips than an
-                objective can use.
-            ValueError: The corpus has no example for the objectives.
+                objective can use, or has no example for the objectives.
         """
         self.config, self.inputs = config, inputs
         self.packed = packed = open_packed(data / config.corpus / config.split)
@@ -85,7 +84,7 @@ class Dataset:
         self._groups = _group_ids(packed, config)
         objectives, self._objects = config.objectives, None
         if "objects" in objectives:
-            self._objects = object_targets([e.attributes["scene"] for e in packed.examples])
+            self._objects = object_targets(_attribute_of_all(packed, "scene", "objectives: 'objects'"))
         self._regions = Regions(packed.examples) if "grounding" in objectives else None
         self._hypotheses = _hypotheses_of(packed, config, inputs.entailment) if "entailment" in objectives else None
         self.usable = _usable_rows(packed, config, self._hypotheses)
@@ -214,8 +213,21 @@ class Dataset:
 def _group_ids(packed: Packed, config: DatasetConfig) -> np.ndarray:
     if config.group_by is None:
         return np.arange(len(packed.examples))
-    values = [e.key if config.group_by == "key" else str(e.attributes[config.group_by]) for e in packed.examples]
+    if config.group_by == "key":
+        values = [e.key for e in packed.examples]
+    else:
+        values = [*map(str, _attribute_of_all(packed, config.group_by, f"group_by: {config.group_by!r}"))]
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _attribute_of_all(packed: Packed, name: str, setting: str) -> list[Any]:
+    """Return an attribute of every example. Raises InvalidInput, with the setting that needs it, where one lacks it."""
+    if lacking := next((e for e in packed.examples if name not in e.attributes), None):
+        raise InvalidInput(
+            f"{setting} of {packed.folder}: example {lacking.key!r} has no attribute {name!r}, only "
+            f"{sorted(lacking.attributes)}; it was expected of all"
+        )
+    return [e.attributes[name] for e in packed.examples]
 
 
 def _check_audio(packed: Packed, sounds: Packed, config: DatasetConfig, *, has_encoder: bool) -> None:
@@ -282,8 +294,9 @@ def _usable_rows(
         and (hypotheses is None or hypotheses[i])
     ]
     if not rows:
-        raise ValueError(
-            f"corpus: {config.corpus}/{config.split} has no example usable for {sorted(config.objectives)}"
+        raise InvalidInput(
+            f"corpus: {config.corpus}/{config.split} has no example usable for {sorted(config.objectives)}; "
+            "at least one was expected"
         )
     return np.array(rows)
 

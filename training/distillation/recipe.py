@@ -38,7 +38,7 @@ class DistilRecipe(BaseModel):
     name: str
     video_encoder: dict[str, float | int | bool | str | list[float]] = {}
     """Overrides of the video encoder of HD-VILA `tiny`, by field name."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Clips per step."""
@@ -51,8 +51,8 @@ class DistilRecipe(BaseModel):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Learning rate at the last step, relative to the peak."""
-    weight_decay: float = 0.01
-    max_grad_norm: float = 5.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
     precision: Literal["bf16", "float32"] = "bf16"
     """Precision of matrix products in a step; weights and optimizer moments are float32 in either."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from training.models import hd_vila, soho, visual_parsing
 from training.models.config import FusedConfig
 from training.models.fusion import FusedModel
+from vitascope.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 def read_config(values: Mapping[str, Any]) -> FusedConfig:
     """Parse a stored configuration; without the key `system` it is HD-VILA's.
 
-    Raises:
-        ValueError: The architecture is unknown.
-        pydantic.ValidationError: A field is wrong.
+    Raises InvalidInput where the architecture is unknown or a field is wrong.
     """
     name = values.get("system", "hd-vila")
     if name not in ARCHITECTURES:
-        raise ValueError(f"system: {name!r}; one of {sorted(ARCHITECTURES)} was expected")
-    return ARCHITECTURES[name].config.model_validate(values)
+        raise InvalidInput(f"system: {name!r}; one of {sorted(ARCHITECTURES)} was expected")
+    try:
+        return ARCHITECTURES[name].config.model_validate(values)
+    except ValidationError as error:
+        first_error = error.errors(include_url=False, include_context=False)[0]
+        raise InvalidInput(f"{'.'.join(map(str, ('model', *first_error['loc'])))}: {first_error['msg']}") from error
 
 
 def build(config: FusedConfig) -> FusedModel:

@@ -176,6 +176,14 @@ class FusedConfig(OmitDefaultsModel):
         return self
 
     @model_validator(mode="after")
+    def _text_heads_divide_the_width(self) -> Self:
+        if self.text_width % self.text_heads:
+            raise ValueError(
+                f"text_width: {self.text_width}; a multiple of text_heads, {self.text_heads}, was expected"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _caption_words_are_of_the_vocabulary(self) -> Self:
         if self.caption_words > self.vocabulary:
             raise ValueError(

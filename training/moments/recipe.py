@@ -40,7 +40,7 @@ class MomentRecipe(StrictModel):
     name: str
     head: HeadConfig = HeadConfig()
     weights: LossWeights = LossWeights()
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Sentences per step."""
@@ -53,8 +53,8 @@ class MomentRecipe(StrictModel):
     """Peak learning rate (AdamW), after a linear warm-up and before cosine decay."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
-    weight_decay: float = 0.01
-    max_grad_norm: float = 5.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
     validate_every: Annotated[int, Field(ge=1)] = 500
 
 
