@@ -18,6 +18,7 @@ from training.data.dataset import Dataset
 from training.data.packed import Packed
 from training.models.fusion import FusedModel
 from training.text_states import TEXTS_PER_PASS
+from vitascope.errors import InvalidInput
 
 SIMILAR_VIDEOS = 16
 """Number of nearest videos that `similar_videos` draws from."""
@@ -30,13 +31,13 @@ VIDEOS_PER_PASS = 64
 def similar_videos(model: FusedModel, dataset: Dataset) -> np.ndarray | None:
     """Return the rows (N, S) of the videos that are most similar to each, for a dataset with `similar_videos`.
 
-    By the sum of the embeddings of picture and sound. Raises ValueError where the dataset's videos are not cached.
+    By the sum of the embeddings of picture and sound. Raises InvalidInput where the dataset's videos are not cached.
     """
     config, usable = dataset.config, dataset.usable
     if not config.similar_videos:
         return None
     if dataset.visual is None:
-        raise ValueError(
+        raise InvalidInput(
             f"similar_videos: {config.similar_videos} of {config.corpus!r}, whose videos are encoded at every "
             "step; cached videos were expected"
         )
@@ -82,7 +83,7 @@ def _embed_cached(model: FusedModel, cached: Mapping[str, np.ndarray]) -> Tensor
 
 @torch.no_grad()
 def correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
-    """Correct the model's embeddings by the captions and videos of a stage's datasets. Raises ValueError."""
+    """Correct the model's embeddings by the captions and videos of a stage's datasets. Raises InvalidInput."""
     model.remove_hubness_correction()
     training = model.training
     model.eval()
@@ -93,7 +94,7 @@ def correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
         if not is_chosen or not any(example.captions for example in examples):
             continue
         if dataset.visual is None:
-            raise ValueError(
+            raise InvalidInput(
                 f"hub_references: {batches.stage.hub_references} in stage {batches.stage.name!r}, whose videos of "
                 f"{dataset.config.corpus} are encoded at every step; cached videos were expected"
             )

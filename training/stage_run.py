@@ -201,11 +201,11 @@ class _Losses(nn.Module):
 
 
 def _check_batch_sizes(batches: Batches) -> None:
-    """Raise ValueError where a corpus is too small to give every process a whole batch."""
+    """Raise InvalidInput where a corpus is too small to give every process a whole batch."""
     for dataset in batches.datasets:
         config, usable = dataset.config, len(dataset.usable)
         if usable < config.batch_size * batches.world:
-            raise ValueError(
+            raise InvalidInput(
                 f"batch_size: {config.batch_size} in each of {batches.world} processes, but "
                 f"{config.corpus}/{config.split} has {usable} usable examples; at least "
                 f"{config.batch_size * batches.world} were expected"
@@ -237,7 +237,7 @@ def _align_class_names(model: FusedModel, names: NameTargets | None, batches: Ba
     stage = batches.stage
     tokens = [d.visual["tokens"][0] for d in batches.datasets if d.visual is not None and "tokens" in d.visual]
     if names is None or not tokens:
-        raise ValueError(
+        raise InvalidInput(
             f"align_class_names: {stage.align_class_names:g} in stage {stage.name!r}; frozen = 'visual' and "
             "'class_names' among the objectives were expected"
         )
@@ -263,7 +263,9 @@ def _name_targets(
         prototypes = ClassPrototypes.fit(torch.from_numpy(first_views)).to(device)
     else:
         if any(dataset.config.prototypes for dataset in named):
-            raise ValueError(f"prototypes: in stage {stage.name!r} of a model without keep_pretrained; 0 was expected")
+            raise InvalidInput(
+                f"prototypes: in stage {stage.name!r} of a model without keep_pretrained; 0 was expected"
+            )
         for dataset in named:
             teacher[dataset.config.corpus] = teacher_probabilities(dataset.packed, out / "teacher", bf16=bf16)
     texts = class_texts()

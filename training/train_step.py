@@ -37,6 +37,7 @@ from training.objectives.entailment import PooledStates, entailment_inputs, enta
 from training.objectives.grounding import phrase_loss
 from training.recipe import AUDIO_OBJECTIVES
 from training.text_states import MeanTextStates, TextStates, mean_text_state
+from vitascope.errors import InvalidInput
 
 NAMES_PER_STEP = 96
 """Class names that one step compares videos with: those with most mass in the batch. Cached features: all."""
@@ -76,12 +77,12 @@ NOTHING_STORED = StoredStates()
 
 
 def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
-    """Return the special ids of a BERT tokenizer. Raises ValueError when one is missing, such as [MASK]."""
+    """Return the special ids of a BERT tokenizer. Raises InvalidInput when one is missing, such as [MASK]."""
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
     words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     special = [i for i in map(tokenizer.token_to_id, words) if i is not None]
     if len(special) < len(words):
-        raise ValueError(f"{tokenizer_file}: a special word is missing; [PAD] [UNK] [CLS] [SEP] [MASK] were expected")
+        raise InvalidInput(f"{tokenizer_file}: a special word is missing; [PAD] [UNK] [CLS] [SEP] [MASK] were expected")
     return WordMasking(mask_id=special[-1], special=torch.tensor(special), vocabulary=vocabulary)
 
 

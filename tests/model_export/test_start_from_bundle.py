@@ -45,7 +45,7 @@ def test_a_recipe_may_change_what_needs_no_other_weights(
     ended = checkpoint.load(train(merging, folders[1], tmp_path / "merge", start_from=start, stop_after=1))
     assert ended.model.cfg == CONFIG.model_copy(update={"clip_merge": "logsumexp"})
     deeper = recipe(tokenizer, steps=1, model={"hybrid_layers": 2})
-    with pytest.raises(ValueError, match=r"hybrid_layers.*video\.hybrid\.blocks\.1\."):
+    with pytest.raises(InvalidInput, match=r"hybrid_layers.*video\.hybrid\.blocks\.1\."):
         train(deeper, folders[1], tmp_path / "deep", start_from=start)
 
 

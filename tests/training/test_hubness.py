@@ -15,6 +15,7 @@ from training.models.architectures import build
 from training.models.fusion import FusedModel
 from training.models.hubness import SIMILARITY_SCALE, HubnessCorrection
 from training.trainer import train
+from vitascope.errors import InvalidInput
 
 
 def small_model() -> FusedModel:
@@ -64,7 +65,7 @@ def test_rotated_projections_keep_what_a_model_finds_similar() -> None:
     model.remove_hubness_correction()
     after = model.embedding_of_text_mean(words) @ model.video_embedding(tokens).T
     assert torch.allclose(after, before, atol=1e-5)
-    with pytest.raises(ValueError, match="hub_references: 100, but there are 60 embeddings"):
+    with pytest.raises(InvalidInput, match="hub_references: 100, but there are 60 embeddings"):
         model.add_hubness_correction(texts, videos, references=100, seed=0)
 
 
@@ -84,5 +85,5 @@ def test_a_stage_ends_with_a_correction_that_its_checkpoint_keeps(tmp_path: Path
     uncorrected = train(anew, tmp_path / "data", tmp_path / "anew", start_from=tmp_path / "run" / "checkpoint")
     assert checkpoint.load(uncorrected).model.hubness is None
     every_step = recipe(tokenizer, model=MODEL, stages=[stage])
-    with pytest.raises(ValueError, match=r"hub_references: 4 in stage 'fusion'.* cached videos were expected"):
+    with pytest.raises(InvalidInput, match=r"hub_references: 4 in stage 'fusion'.* cached videos were expected"):
         train(every_step, tmp_path / "data", tmp_path / "not_cached")

@@ -13,6 +13,7 @@ from training.models.batch_norm import fold_frozen_norms
 from training.models.convolution import temporal_shift
 from training.models.hd_vila import HdVila, tiny
 from training.models.text import attend
+from vitascope.errors import InvalidInput
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -80,7 +81,7 @@ def test_a_video_that_stands_still_is_seen_as_its_frame() -> None:
 
 
 def test_a_backbone_whose_shortcuts_are_not_known_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"temporal_shift: 0\.125 with backbone 'resnet18'"):
+    with pytest.raises(InvalidInput, match=r"temporal_shift: 0\.125 with backbone 'resnet18'"):
         HdVila(tiny().model_copy(update={"temporal_shift": 0.125, "backbone": "resnet18"}))
 
 

@@ -22,6 +22,7 @@ from training.curves import read_log
 from training.data.batches import Batches
 from training.models.soho import VisualDictionary
 from training.objectives.losses import itc
+from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -282,5 +283,5 @@ def test_a_corpus_too_small_for_all_processes_is_refused(corpus: Path) -> None:
     stage = recipe(corpus / "tokenizer.json", steps=2).stages[0]
     tokenizer = Tokenizer.open(corpus / "tokenizer.json", max_length=16)
     batches = Batches(stage, corpus / "data", tokenizer, ["red"], 7, STREAMS, rank=0, world=3)
-    with pytest.raises(ValueError, match=r"batch_size: 8 in each of 3 processes, but squares/train has 16"):
+    with pytest.raises(InvalidInput, match=r"batch_size: 8 in each of 3 processes, but squares/train has 16"):
         stage_run._check_batch_sizes(batches)

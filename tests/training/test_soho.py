@@ -15,6 +15,7 @@ from training import checkpoint
 from training.models.soho import Soho, SohoConfig, VisualDictionary, base, sine_positions, tiny
 from training.recipe import Recipe
 from training.trainer import train
+from vitascope.errors import InvalidInput
 
 SMALL = IMAGE_MODEL | {
     "backbone": "test_resnet",
@@ -239,7 +240,7 @@ def test_masked_visual_needs_the_dictionary(tmp_path: Path) -> None:
     write_corpus(tmp_path / "data", tmp_path)
     plain = recipe(write_tokenizer(tmp_path / "tokenizer.json")).model_dump()
     plain["stages"][0]["datasets"][0]["objectives"] = {"mvm": 1.0}
-    with pytest.raises(ValueError, match=r"'mvm' for hd-vila-tiny, which masks no visual tokens"):
+    with pytest.raises(InvalidInput, match=r"'mvm' for hd-vila-tiny, which masks no visual tokens"):
         train(Recipe.model_validate(plain), tmp_path / "data", tmp_path / "run")
 
 
@@ -255,5 +256,5 @@ def test_without_entries_visual_tokens_are_the_features_of_the_neck() -> None:
         assert torch.equal(model.encode_video(streams)[1], features)
     assert not [name for name in model.state_dict() if "dictionary" in name or "gate" in name]
     assert model.step_metrics() == {}
-    with pytest.raises(ValueError, match="entries: 0 in this model's config; 'mvm' predicts them"):
+    with pytest.raises(InvalidInput, match="entries: 0 in this model's config; 'mvm' predicts them"):
         model.encode_for_masking(streams)

@@ -58,7 +58,7 @@ class Batches:
             entailment: What sentences are about, of a model that classifies them.
 
         Raises:
-            InvalidInput, ValueError: As `Dataset`.
+            InvalidInput: As `Dataset`.
         """
         self.stage, self.seed, self.rank, self.world = stage, seed, rank, world
         answer_ids = {answer: i for i, answer in enumerate(vocabulary)}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from training.models.batch_norm import fold_frozen_norms
 from training.models.config import ConvConfig, FusedConfig
+from vitascope.errors import InvalidInput
 
 
 def channels_first(frames: Tensor) -> Tensor:
@@ -62,13 +63,13 @@ def backbone_stages(model: nn.Module) -> list[nn.Sequential]:
             nn.Sequential(part("layer3")),
             nn.Sequential(part("layer4")),
         ]
-    raise ValueError(f"backbone: {type(model).__name__} given; a timm ResNet or EfficientNet was expected")
+    raise InvalidInput(f"backbone: {type(model).__name__} given; a timm ResNet or EfficientNet was expected")
 
 
 def _stages_of(cfg: ConvConfig) -> list[nn.Sequential]:
-    """Return the stages of a new backbone. Raises ValueError where the configuration has none."""
+    """Return the stages of a new backbone. Raises InvalidInput where the configuration has none."""
     if not cfg.backbone:
-        raise ValueError("backbone: ''; the name of a ResNet or EfficientNet in timm was expected")
+        raise InvalidInput("backbone: ''; the name of a ResNet or EfficientNet in timm was expected")
     return backbone_stages(timm.create_model(cfg.backbone, num_classes=0))
 
 
@@ -80,7 +81,7 @@ class ConvEncoder(nn.Module):
         self.shift = shift
         self.stages = nn.ModuleList(_stages_of(cfg)[:stages])
         if shift and not any(hasattr(block, "has_skip") for stage in self.stages for block in blocks_of(stage)):
-            raise ValueError(f"temporal_shift: {shift} with backbone {cfg.backbone!r}; an EfficientNet was expected")
+            raise InvalidInput(f"temporal_shift: {shift} with backbone {cfg.backbone!r}; an EfficientNet was expected")
         self.frozen_stages = cfg.frozen_stages
         self.frozen_norm = cfg.frozen_norm
         self.normalise = Normalise(cfg)

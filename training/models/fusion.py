@@ -35,6 +35,7 @@ from training.models.text import (
     repeated,
     tokens_present,
 )
+from vitascope.errors import InvalidInput
 
 AUDIO_PREFIX, AUDIO_BACKBONE = "audio.", "audio.encoder.stages."
 """Parameter prefixes of the audio encoder with its projection, and of its CNN."""
@@ -402,31 +403,31 @@ class FusedModel(nn.Module, ABC):
     def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the visual tokens (B, V, W) of one clip per video, and what decides which are masked together.
 
-        Raises ValueError for an architecture without masked visual modelling.
+        Raises InvalidInput for an architecture without masked visual modelling.
         """
-        raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
+        raise InvalidInput(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
     def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute the loss of predicting masked visual tokens from the others and from one text per video.
 
-        tokens, parts: of `encode_for_masking`. Raises ValueError for an architecture without masked visual modelling.
+        tokens, parts: of `encode_for_masking`. Raises InvalidInput for an architecture without masked visual modelling.
         """
-        raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
+        raise InvalidInput(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
     def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor, length: float) -> None:
         """Initialize what the classes of a kept classifier add to embeddings (stage option `align_class_names`)."""
-        raise ValueError(f"align_class_names: {self.cfg.architecture} keeps no classifier")
+        raise InvalidInput(f"align_class_names: {self.cfg.architecture} keeps no classifier")
 
     def scale_class_names(self, factor: float) -> None:
         """Multiply what the classes of a kept classifier add to embeddings (stage option `scale_class_names`)."""
-        raise ValueError(f"scale_class_names: {self.cfg.architecture} keeps no classifier")
+        raise InvalidInput(f"scale_class_names: {self.cfg.architecture} keeps no classifier")
 
     def align_visual_embeddings(self) -> None:
         """Initialize the projection of visual tokens from the retrieval projections (stage option `align_visual`).
 
-        Raises ValueError for an architecture without such a projection.
+        Raises InvalidInput for an architecture without such a projection.
         """
-        raise ValueError(f"align_visual: {self.cfg.architecture} has no projection of visual tokens to align")
+        raise InvalidInput(f"align_visual: {self.cfg.architecture} has no projection of visual tokens to align")
 
     def remove_hubness_correction(self) -> None:
         """Let embeddings be the normalised projections, all coordinates of them."""
@@ -447,7 +448,7 @@ class FusedModel(nn.Module, ABC):
             references: Number of references of either kind.
             seed: Of the clustering.
 
-        Raises ValueError where there are fewer texts or videos than references.
+        Raises InvalidInput where there are fewer texts or videos than references.
         """
         moments = texts_TE.T @ texts_TE / len(texts_TE) + videos_NE.T @ videos_NE / len(videos_NE)
         rotation = torch.linalg.eigh(moments.double()).eigenvectors.flip(1).to(moments.dtype)  # most variance first

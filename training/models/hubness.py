@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitascope.errors import InvalidInput
+
 COORDINATES = 2
 """Coordinates of an embedding that hold the correction: that of a video and that of a text."""
 OFFSET = 0.5
@@ -85,10 +87,12 @@ class HubnessCorrection(nn.Module):
 def _centroids(unit_NE: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return spherical k-means centroids (K, E) and how many embeddings each stands for, float32 (K,).
 
-    Raises ValueError where there are fewer embeddings than centroids.
+    Raises InvalidInput where there are fewer embeddings than centroids.
     """
     if len(unit_NE) < count:
-        raise ValueError(f"hub_references: {count}, but there are {len(unit_NE)} embeddings; at most that was expected")
+        raise InvalidInput(
+            f"hub_references: {count}, but there are {len(unit_NE)} embeddings; at most that was expected"
+        )
     options: Any = {"niter": _ITERATIONS, "seed": seed, "spherical": True}
     # All embeddings count, however many there are to a centroid.
     clustering = faiss.Kmeans(

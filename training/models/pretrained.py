@@ -184,7 +184,7 @@ def load_kept_stages(video: nn.Module, backbone: str, weights: Path | None = Non
         for own, pretrained in zip(kept, stages[len(stages) - len(kept) :], strict=True):
             own.load_state_dict(pretrained.state_dict())
         if backbone != CNN:
-            raise ValueError(
+            raise InvalidInput(
                 f"backbone: {backbone!r} with keep_pretrained, which keeps a classifier; {CNN} was expected"
             )
         video.get_submodule("branch.classifier").load_state_dict(

@@ -24,6 +24,7 @@ from training.models.config import BERT_BASE, IMAGENET, LITE0, MINILM_STREAM, Co
 from training.models.convolution import STRIDE_32, ConvEncoder, channels_first
 from training.models.fusion import FusedModel
 from vitascope.bundle.manifest import FrameStream
+from vitascope.errors import InvalidInput
 
 
 class SohoConfig(ConvConfig):
@@ -331,7 +332,7 @@ class Soho(FusedModel):
     def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the visual tokens (B, V, D) and the indices (B, V) of their dictionary entries."""
         if not self.video.has_dictionary:
-            raise ValueError("entries: 0 in this model's config; 'mvm' predicts them, some were expected")
+            raise InvalidInput("entries: 0 in this model's config; 'mvm' predicts them, some were expected")
         return self.video.tokens(self.video.reduce(self.video.features({"high": streams["high"].flatten(0, 1)})))
 
     def mask_visual(self, tokens_BVD: Tensor, indices_BV: Tensor) -> tuple[Tensor, Tensor]:

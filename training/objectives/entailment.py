@@ -13,6 +13,7 @@ from training.batch_encoding import EncodedVideo, encode_audio, encode_text_stat
 from training.data.batch import Batch, Tokens
 from training.models.fusion import FusedModel
 from training.text_states import text_keys
+from vitascope.errors import InvalidInput
 
 
 class PooledStates:
@@ -47,7 +48,7 @@ def entailment_inputs(model: FusedModel, batch: Batch, video: EncodedVideo) -> T
     pictures = video.tokens
     if model.get_entailment_head().premises > 1:
         if video.by_clip is None or video.by_clip.shape[1] != model.get_entailment_head().premises:
-            raise ValueError(
+            raise InvalidInput(
                 f"entailment: 'pair' with {batch.dataset.corpus!r}; two pictures per example were expected"
             )
         pictures = video.by_clip.flatten(0, 1)

@@ -17,6 +17,7 @@ from training.models.convolution import STRIDE_16, STRIDE_32, ConvEncoder, chann
 from training.models.fusion import FusedModel
 from training.models.hd_vila.config import HdVilaConfig
 from training.models.text import attend
+from vitascope.errors import InvalidInput
 
 
 class Attention(nn.Module):
@@ -370,7 +371,7 @@ class HdVila(FusedModel):
             length: Length of what a class of probability 1 adds, relative to the mean projection of the tokens.
         """
         if self.video.branch is None:
-            raise ValueError("align_class_names: no classifier is kept; keep_pretrained = true was expected")
+            raise InvalidInput("align_class_names: no classifier is kept; keep_pretrained = true was expected")
         weight = self.video_project.weight
         length = length * float((tokens_ND @ weight.T).norm(dim=-1).mean())
         directions = F.normalize(names_KE - names_KE.mean(dim=0), dim=-1)
@@ -380,10 +381,10 @@ class HdVila(FusedModel):
     def scale_class_names(self, factor: float) -> None:
         """Multiply what each class of the kept classifier adds to the embedding.
 
-        Raises ValueError where no classifier is kept.
+        Raises InvalidInput where no classifier is kept.
         """
         if self.video.branch is None:
-            raise ValueError("scale_class_names: no classifier is kept; keep_pretrained = true was expected")
+            raise InvalidInput("scale_class_names: no classifier is kept; keep_pretrained = true was expected")
         self.video.branch.classes.weight.mul_(factor)
 
     def make_visual_embeddings(self) -> VisualEmbeddings:
