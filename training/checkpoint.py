@@ -210,13 +210,13 @@ def load(folder: Path) -> Checkpoint:
     """Load a checkpoint.
 
     Raises:
-        FileNotFoundError: There is none at `folder`.
         RuntimeError: The keys of its weights differ from the model's.
-        InvalidInput: A compact checkpoint leaves out weights of a package that is not installed, or has others.
+        InvalidInput: There is none at `folder`, or a compact one leaves out weights of a package that is not installed,
+            or has others.
     """
     path = find(folder)
     if path is None:
-        raise FileNotFoundError(f"checkpoint: nothing at {folder}; a folder with state.json was expected")
+        raise InvalidInput(f"checkpoint: nothing at {folder}; a folder with state.json was expected")
     model = build(read_config(json.loads((path / "config.json").read_text())))
     weights = _read_weights(path)
     if (path / STARTS_NAME).exists():
@@ -256,10 +256,7 @@ def add_part(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
 def load_run(folder: Path) -> Checkpoint:
     """Load a checkpoint folder, or that of a run folder. Raises InvalidInput where there is none."""
     nested = folder / "checkpoint"
-    try:
-        return load(nested if find(nested) else folder)
-    except FileNotFoundError as error:
-        raise InvalidInput(str(error)) from error
+    return load(nested if find(nested) else folder)
 
 
 def part_fields(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def initial_model_id(folder: Path) -> str:
 def load_initial_model(folder: Path) -> InitialModel:
     """Load the model of a bundle, from the checkpoint beside it, or of another run's checkpoint.
 
-    Raises InvalidInput for a bundle that cannot be trained on, and FileNotFoundError where there is neither.
+    Raises InvalidInput for a bundle that cannot be trained on, and where there is neither.
     """
     is_bundle = (folder / MANIFEST_NAME).exists()
     stored = load_checkpoint(Bundle.open(folder)) if is_bundle else checkpoint.load(folder)

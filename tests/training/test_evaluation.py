@@ -38,6 +38,7 @@ from training.evaluation.metrics import (
     retrieval as retrieval_metrics,
 )
 from training.evaluation.protocols import PROTOCOLS, EvalTarget, measure_corpus
+from training.evaluation.report import open_encoder
 from training.evaluation.retrieval import Gallery, compare_counts, name_retrieval, sentence_retrieval
 from training.models.fusion import FusedModel
 from training.objectives.class_names import class_names, classify
@@ -536,6 +537,11 @@ def test_what_cannot_be_measured_is_named(
     status, _, output = evaluate(corpora, capsys, *options)
     assert status == 2
     assert message in output
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=f"checkpoint: nothing at {tmp_path}; a folder with state"):
+        open_encoder(tmp_path)
 
 
 def test_another_split_of_a_corpus_is_pointed_at(

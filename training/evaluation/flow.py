@@ -118,7 +118,7 @@ def measure_flow(
 ) -> dict[str, Any]:
     """Return the mean flow by fused layer over the first `pairs` videos of a split, each with its first caption.
 
-    Raises InvalidInput where the corpus has no captions, FileNotFoundError where there is no checkpoint.
+    Raises InvalidInput where the corpus has no captions, or there is no checkpoint.
     """
     loaded = checkpoint.load(folder)
     model = loaded.model.eval()
