@@ -123,7 +123,7 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "--start-from",
         type=Path,
         metavar="BUNDLE",
-        help="bundle that training started from; its calibration is kept where the validation splits tell nothing",
+        help="bundle that training started from; its calibration is kept if validation splits have too few captions",
     )
     add(
         "--no-checkpoint",
@@ -264,6 +264,7 @@ def _require_out(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace, out: Path) -> Path:
     """Export a public model or a checkpoint to `out`."""
+    from model_export.calibrate import MIN_CAPTIONED
     from model_export.export import InitialModel, export_checkpoint
     from model_export.parity.checks import export_with_fallback
     from model_export.public.export import export_public
@@ -298,7 +299,10 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
     if args.frames is not None or args.allow_pickle or args.answers is not None:
         raise InvalidInput(f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for those")
     folder = args.model if source is None else source.folder
-    start = None if args.start_from is None else Bundle.open(args.start_from).manifest
+    initial = None
+    if args.start_from is not None:
+        start = Bundle.open(args.start_from).manifest
+        initial = InitialModel((), start.calibration, start.reranking, min_captioned=MIN_CAPTIONED)
 
     def export(precision: Precision) -> Path:
         return export_checkpoint(
@@ -307,7 +311,7 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
             precision=precision,
             data=args.data,
             metrics=args.metrics,
-            initial=None if start is None else InitialModel(calibration=start.calibration, reranking=start.reranking),
+            initial=initial,
             keep_checkpoint=not args.no_checkpoint and args.budget is None,
             parts=args.part,
             **options,

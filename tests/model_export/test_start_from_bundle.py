@@ -18,6 +18,7 @@ from training import checkpoint
 from training.initialization import load_initial_model
 from training.trainer import train
 from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 
 
@@ -63,6 +64,18 @@ def test_terms_of_earlier_training_data_are_kept(folders: tuple[Path, Path], tmp
     assert "all-MiniLM" not in notice
     assert "start: a model trained before" in (bundle.folder / "MODEL_CARD.md").read_text()
     assert load_initial_model(bundle.folder).lineage == ("flickr8k", "EfficientNet-Lite0", "squares")
+
+
+@pytest.mark.usefixtures("cached_graphs")
+def test_calibration_is_kept_where_validation_splits_are_small(
+    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    start, out = shutil.copytree(bundles["float32"], tmp_path / "start"), tmp_path / "mine"
+    fields = Bundle.open(start).manifest.model_dump()
+    write_manifest(start, fields | {"calibration": fields["calibration"] | {"match_scale": 0.75}})
+    command = ["export", str(folders[0]), "--out", str(out), "--data", str(folders[1]), "--start-from", str(start)]
+    assert main([*command, "--no-checkpoint"]) == 0
+    assert Bundle.open(out).manifest.calibration.match_scale == 0.75
 
 
 @pytest.mark.parametrize(
