@@ -252,12 +252,16 @@ def _invalid_field(error: Mapping[str, Any], body: object) -> dict[str, str]:
 
 
 def _known_keys(value: Any, path: Sequence[str | int]) -> list[str | int]:
-    """Return the keys of a path that the value has; others are names that pydantic gives to alternatives."""
-    keys = []
-    for key in path:
-        with suppress(LookupError, TypeError):
-            value = value[key]
-            keys.append(key)
+    """Return the keys of a path that the value has; others are names that pydantic gives to alternatives.
+
+    Such a name may also be a key: ``recursive`` of a source has the path source, folder, recursive.
+    """
+    if not path:
+        return []
+    key, *rest = path
+    keys = _known_keys(value, rest)
+    with suppress(LookupError, TypeError):
+        keys = max(keys, [key, *_known_keys(value[key], rest)], key=len)
     return keys
 
 

@@ -67,6 +67,9 @@ def test_fields_of_alternatives_are_named_as_in_the_body(running: Running) -> No
     assert problem_of(response, 422, "validation_failed")["detail"] == "query.0.value: Field required"
     response = running.client.post("/v1/collections/films/search", json={"query": query[1:]})
     assert "query.0.weight: null; Input" in problem_of(response, 422, "validation_failed")["detail"]
+    source = {"kind": "folder", "folder": "a", "recursive": "yes"}
+    response = running.client.post("/v1/collections/films/jobs", json={"source": source})
+    assert problem_of(response, 422, "validation_failed")["detail"].startswith("source.recursive: 'yes'; Input")
     response = running.client.post("/v1/rerank", json={**stored, "query": "a", "documents": [{"clip_id": 1}]})
     fields = {e["field"] for e in problem_of(response, 422, "validation_failed")["errors"]}
     assert fields == {"video_id", "documents.0.clip_id", "documents.0"}
