@@ -140,8 +140,9 @@ def fold(indexed: str) -> str:
 
 def parse_words(texts: Sequence[str]) -> WordQuery:
     """Return the words of the texts of a query."""
-    prefixes = [prefix + "*" for text in texts for prefix in map(_lowered, _PREFIX.findall(text)) if prefix]
     # FTS5 ignores case by itself, but not in newer scripts such as Cherokee, whose capitals are indexed as they are.
+    starts = (normalize_for_index(start) for text in texts for start in _PREFIX.findall(text))
+    prefixes = {start.lower(): start for start in starts if len(start) > 1}
     terms = {term.lower(): term for text in texts for term in _split_terms(_PREFIX.sub(" ", text))}
     significant = [term for key, term in terms.items() if key not in _STOP_WORDS]
     significant = significant or ([] if prefixes else list(terms.values()))
@@ -149,7 +150,7 @@ def parse_words(texts: Sequence[str]) -> WordQuery:
     pairs = {pair for text in texts for pair in _pairs(normalize_for_index(text)) if not _STOP_WORDS.issuperset(pair)}
     quoted = [normalize_for_index(part) for text in texts for part in _LITERAL.findall(text)]
     return WordQuery(
-        list(dict.fromkeys([*prefixes, *significant]))[:MAX_TERMS],
+        [*(f"{prefix}*" for prefix in prefixes.values()), *significant][:MAX_TERMS],
         phrase if " " in phrase else "",
         frozenset(pairs),
         tuple(dict.fromkeys(part for part in quoted if part)),
@@ -337,11 +338,6 @@ def best_scores(scores: Mapping[int, WordScore], count: int) -> list[tuple[int, 
     return sorted(scores.items(), key=lambda pair: (-pair[1].score, not pair[1].has_phrase, pair[0]))[:count]
 
 
-def _lowered(text: str) -> str:
-    """Return the indexed form of a text in lower case; diacritics stay, which FTS5 removes from Latin letters alone."""
-    return normalize_for_index(text).lower()
-
-
 def _pairs(indexed: str) -> Iterator[tuple[str, str]]:
     """Return the neighbouring words of a text in its indexed form."""
     return pairwise(indexed.lower().split())
@@ -352,9 +348,9 @@ def _expression(words: str) -> _Expression:
     if not words.endswith("*"):
         return f'"{words}"', ""
     prefix = words[:-1]
-    head = prefix[:STEM_PREFIX]
-    expression = f'"{head.rstrip("y") or head}" *'  # the stem of "try" is "tri"
-    if prefix[2:3] in (prefix[1], "e", "i"):  # those of "adding", "tied" and "being" are "ad", "ti" and "be"
+    head, third = prefix[:STEM_PREFIX], prefix[2:3].lower()
+    expression = f'"{head.rstrip("Yy") or head}" *'  # the stem of "try" is "tri"
+    if third in (prefix[1].lower(), "e", "i"):  # those of "adding", "tied" and "being" are "ad", "ti" and "be"
         expression += f' OR "{prefix[:2]}"'
     return expression, fold(prefix)
 

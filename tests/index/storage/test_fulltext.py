@@ -105,7 +105,22 @@ def test_words_are_found_in_every_script(spoken: tuple[Collection, dict[int, str
 
 @pytest.mark.parametrize(
     "text",
-    ['"', "*", "(", "+", "';--", "dog*", "NEAR(dog cafe)", "NOT dog", "dog AND", "title:dog", "^dog", "{dog}", "-dog"],
+    [
+        '"',
+        "*",
+        "(",
+        "+",
+        "';--",
+        "dog*",
+        "d_*",
+        "NEAR(dog cafe)",
+        "NOT dog",
+        "dog AND",
+        "title:dog",
+        "^dog",
+        "{dog}",
+        "-dog",
+    ],
 )
 def test_query_syntax_in_a_text_is_searched_literally(spoken: tuple[Collection, dict[int, str]], text: str) -> None:
     collection, name_of = spoken
@@ -225,11 +240,12 @@ def test_a_prefix_matches_words_and_a_quote_the_words_themselves(tmp_path: Path)
         "try",
         "adding pies, tied",
         "Чайка над 한국",
+        "ᎦᏬᏂᎯᏍᏗ",
     ]
     with new_collection(tmp_path) as collection:
         ids = add(collection, 1, "Talk", *texts, *[""] * 30)
         clips_by_text = {"haus*": [0, 1], "hauen": [1], "generaliza*": [2], "tr*": [5], "tri*": []}
-        clips_by_text |= {"add*": [6], "pie*": [6], "tie*": [6], "чай*": [7], "한국*": [7]}
+        clips_by_text |= {"add*": [6], "pie*": [6], "tie*": [6], "TIE*": [6], "чай*": [7], "한국*": [7], "ᎦᏬ*": [8]}
         for text, numbers in clips_by_text.items():
             assert matches_of(collection, text) == [ids[number] for number in numbers], text
         literals = parse_words(['show "Red FOX" and \u201etwo red\u201c, "чайка", "한국", not 5" or 3"']).literals
