@@ -36,7 +36,7 @@ const formatName = (name) => (/[:\r\n]|^["\s]|\s$/.test(name) ? JSON.stringify(n
 const formatValue = (value) => (parseValue(String(value)) === value && String(value).trim() === value && !/[\r\n]/.test(value) ? value : JSON.stringify(value));
 
 // [line, name, value] of each line; without name and value if it is invalid.
-const parseLines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean).map((line) => line.match(/^("(?:[^"\\]|\\.)+"|[^:]*[^:\s])\s*:\s*(.+)$/) || [line]);
+const parseLines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean).map((line) => line.match(/^("(?:[^"\\]|\\.)+"|[^:]*[^:\s])\s*:\s*(.+)$/s) || [line]);
 
 function describeInvalidLine(text) {
   const invalid = parseLines(text).find(([, name]) => !name);
