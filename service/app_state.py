@@ -176,7 +176,7 @@ class AppState:
 
     def video(self, name: str, video_id: str) -> Video:
         """Return a video. Raises CollectionNotFound, VideoNotFound and StorageError."""
-        return self.collection(name).get_video(parse_id(video_id, VideoNotFound))
+        return self.collection(name).get_video(parse_id(video_id, VideoNotFound, "video_id"))
 
 
 # Coroutines, since FastAPI calls plain functions in a thread.

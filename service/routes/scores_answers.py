@@ -350,7 +350,9 @@ def _clip_spans(
     duration = context.decoder.probe(source.file, limits).duration if source.duration is None else source.duration
     start, end = part = resolve_span(duration, fields.start, fields.end)
     if isinstance(fields, CaptionRequest | ChapterRequest) and fields.segmentation == "stored":
-        stored = context.service.collection(fields.collection).clips(parse_id(fields.video_id, VideoNotFound))
+        stored = context.service.collection(fields.collection).clips(
+            parse_id(fields.video_id, VideoNotFound, "video_id")
+        )
         spans = [(clip.start, clip.end) for clip in stored]
     else:
         assert not isinstance(fields.segmentation, str)

@@ -330,10 +330,10 @@ def _rerank_pairs(collection: Collection, body: RerankRequest) -> list[tuple[str
 
 
 def _clips_of(collection: Collection, parts: Sequence[DocumentRef]) -> list[Sequence[Clip]]:
-    ids = [parse_id(part.clip_id) for part in parts if part.clip_id is not None]
+    ids = [parse_id(part.clip_id, name="clip_id") for part in parts if part.clip_id is not None]
     clips = iter(collection.clips_by_id(ids))
     return [
-        [next(clips)] if part.video_id is None else collection.clips(parse_id(part.video_id, VideoNotFound))
+        [next(clips)] if part.video_id is None else collection.clips(parse_id(part.video_id, VideoNotFound, "video_id"))
         for part in parts
     ]
 

@@ -237,7 +237,7 @@ def _update(service: AppState, name: str, video_id: str, body: VideoChanges) -> 
     collection = service.collection(name)
     edited = edit_video(
         collection,
-        parse_id(video_id, VideoNotFound),
+        parse_id(video_id, VideoNotFound, "video_id"),
         title=body.title,
         metadata=body.metadata,
         subtitles=body.subtitles_text,
