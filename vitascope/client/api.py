@@ -141,18 +141,38 @@ def api_path(*segments: str) -> str:
     for segment in segments:
         if segment in ("", ".", ".."):
             raise errors.InvalidInput(f"path: {segment!r}; a name or an id was expected")
-    with map_encoding_errors("path"):
+    with map_encoding_errors("path", segments):
         return "/".join(["/v1", *(quote(segment, safe="") for segment in segments)])
 
 
 @contextmanager
-def map_encoding_errors(part: str) -> Iterator[None]:
-    """Raise InvalidInput, which names a part of a request, for values in the block that it cannot contain."""
+def map_encoding_errors(part: str, values: Any) -> Iterator[None]:
+    """Raise InvalidInput for values in the block that a request cannot contain.
+
+    Args:
+        part: the part of the request that has the values.
+        values: the values; the error names the key of the first invalid one, or ``part``.
+    """
     try:
         yield
     except (TypeError, ValueError) as error:  # a number of NumPy, a date; NaN, infinity, a lone surrogate
+        path, value = _invalid_value(values)
+        key, text = ".".join(path) or part, repr(value)
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
         expected = "JSON values with finite numbers and valid Unicode"
-        raise errors.InvalidInput(f"{part}: {error}; {expected} were expected") from error
+        raise errors.InvalidInput(f"{key}: {shown}; {expected} were expected") from error
+
+
+def _invalid_value(values: Any) -> tuple[list[str], Any]:
+    """Return the keys that lead to the first value that is not JSON, and that value."""
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError):
+            path, invalid = _invalid_value(value)
+            return [str(key), *path], invalid
+    return [], values
 
 
 def drop_none(**values: Any) -> JSON:
@@ -167,10 +187,10 @@ def to_list(name: str, values: Sequence[T]) -> list[T]:
     return list(values)
 
 
-def form_field(value: Any) -> str:
-    """Encode a value as a form field: strings as they are, others as JSON."""
-    with map_encoding_errors("form"):
-        return value if isinstance(value, str) else json.dumps(value)
+def form_field(name: str, value: Any) -> str:
+    """Encode the value of a form field: strings as they are, others as JSON."""
+    with map_encoding_errors(name, {name: value}):
+        return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
 
 
 def idempotency_header(key: str | None) -> dict[str, str]:

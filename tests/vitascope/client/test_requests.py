@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -135,7 +136,7 @@ def test_a_file_name_that_is_not_utf_8_is_sent_with_a_replacement_character(film
 
     call(respond, "score_file", film, ["a dog"])
     assert 'filename="caf\N{REPLACEMENT CHARACTER}.mp4"'.encode() in bodies[0]
-    with pytest.raises(errors.InvalidInput, match="valid Unicode were expected"):
+    with pytest.raises(errors.InvalidInput, match=r"^captions\.0: .* valid Unicode were expected"):
         call(unexpected, "score_file", film, ["\ud800"])
 
 
@@ -283,10 +284,9 @@ def unexpected(request: httpx.Request) -> httpx.Response:
         ("get_thumbnail", ["//elsewhere/v1/"], "thumbnail_url"),
         ("embed_texts", ["a dog"], "texts: 'a dog'; a list was expected"),
         ("create_key", ["laptop", "read"], "scopes: 'read'; a list was expected"),
-        ("embed_texts", [["caf\udce9"]], "POST /v1/embeddings: .*surrogates.* valid Unicode were expected"),
-        ("embed_texts", [[date(2024, 1, 1)]], "POST /v1/embeddings: .*date is not JSON .*; JSON values .* expected"),
-        ("embed_texts", [[float("nan")]], "finite numbers and valid Unicode were expected"),
-        ("get_collection", ["caf\udce9"], "valid Unicode were expected"),
+        ("embed_texts", [["a", "caf\udce9"]], r"^input\.1: 'caf\\udce9'; JSON values .* valid Unicode were expected"),
+        ("embed_texts", [[date(2024, 1, 1)]], r"^input\.0: datetime.date\(2024, 1, 1\); JSON values"),
+        ("get_collection", ["caf\udce9"], r"^path: .*caf\\udce9.* valid Unicode were expected"),
         *(
             (method, ["films", segment], f"path: {segment!r}; a name or an id was expected")
             for method in ("delete_video", "cancel_job", "get_video")
@@ -299,6 +299,16 @@ def test_invalid_arguments_are_reported_before_a_request_is_sent(
 ) -> None:
     with pytest.raises(errors.InvalidInput, match=message):
         call(unexpected, method, *arguments)
+
+
+def test_numbers_that_json_lacks_are_named_by_their_keys(film: Path, call: Caller) -> None:
+    for method, arguments, options, message in (
+        ("search", ["films", "a dog"], {"min_similarity": math.nan}, "min_similarity: nan; JSON values with finite"),
+        ("add_video", ["films", film], {"metadata": {"year": math.nan}}, "metadata.year: nan; JSON values with finite"),
+        ("list_videos", ["films"], {"where": {"year": {"in": [1, -math.inf]}}}, "filter.year.in.1: -inf; JSON values"),
+    ):
+        with pytest.raises(errors.InvalidInput, match=f"^{message}"):
+            call(unexpected, method, *arguments, **options)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost:8000", "ftp://a", "http://a/v1/"])

@@ -416,6 +416,7 @@ class Inference(BaseClient):
     ) -> T:
         """POST a file that is not stored; otherwise as `_compute`. Lists are repeated fields."""
         form = {
-            name: value if isinstance(value, list) else form_field(value) for name, value in drop_none(**fields).items()
+            name: value if isinstance(value, list) else form_field(name, value)
+            for name, value in drop_none(**fields).items()
         }
         return await self._upload(response_type, api_path(task), file, form, is_read_only=True, progress=progress)

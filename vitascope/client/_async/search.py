@@ -79,7 +79,7 @@ class Search(BaseClient):
         path = api_path("collections", collection, "search")
         if file is None:
             return await self._call(response_types.SearchResponse, "POST", path, json=body, is_read_only=True)
-        fields = {name: form_field(value) for name, value in body.items()}
+        fields = {name: form_field(name, value) for name, value in body.items()}
         return await self._upload(response_types.SearchResponse, path, file, fields, is_read_only=True)
 
     async def iter_search_pages(

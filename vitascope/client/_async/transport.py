@@ -110,7 +110,7 @@ class BaseClient:
         async def send(on_progress: Callable[[int, int], None]) -> httpx.Response:
             with await run_blocking_async(open_for_upload, source) as stream:
                 form = {"file": (os.fsencode(source.name).decode("utf-8", "replace"), stream)}
-                with map_encoding_errors(f"POST {path}"):
+                with map_encoding_errors(f"POST {path}", dict(fields)):
                     request = self._http.build_request("POST", path, data=dict(fields), files=form, headers=headers)
                 request.stream = UploadStream(request, source, on_progress)
                 return await self._http.send(request)
@@ -134,7 +134,7 @@ class BaseClient:
         is_read_only: bool = False,
     ) -> httpx.Response:
         async def send() -> httpx.Response:
-            with map_encoding_errors(f"{method} {path}"):
+            with map_encoding_errors(f"{method} {path}", json if params is None else dict(params)):
                 request = self._http.build_request(method, path, json=json, params=params, headers=headers)
             return await self._http.send(request)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +9,7 @@ from typing import Any, cast
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._async.jobs import Jobs
-from vitascope.client.api import Metadata, api_path, drop_none, idempotency_header
+from vitascope.client.api import Metadata, api_path, drop_none, form_field, idempotency_header
 from vitascope.client.progress import UploadProgress
 
 SYNC_WAIT_SECONDS = 20
@@ -113,7 +112,8 @@ class Videos(Jobs):
             cursor: ``next_cursor`` of the page before.
             where: filter on metadata and fields of videos, as for ``search``.
         """
-        params = drop_none(limit=limit, cursor=cursor, filter=None if where is None else json.dumps(dict(where)))
+        filter_json = None if where is None else form_field("filter", dict(where))
+        params = drop_none(limit=limit, cursor=cursor, filter=filter_json)
         path = api_path("collections", collection, "videos")
         return await self._call(response_types.Videos, "GET", path, params=params)
 
@@ -184,7 +184,7 @@ class Videos(Jobs):
         idempotency_key: str | None,
         progress: UploadProgress,
     ) -> response_types.Job | response_types.AddedVideo:
-        form = {name: value if name == "title" else json.dumps(dict(value)) for name, value in fields.items()}
+        form = {name: form_field(name, value if name == "title" else dict(value)) for name, value in fields.items()}
         headers = {**idempotency_header(idempotency_key), "Prefer": prefer}
         path = api_path("collections", collection, "videos")
         return await self._upload(response_types.AddedVideo, path, file, form, headers=headers, progress=progress)

@@ -80,7 +80,7 @@ class Search(BaseClient):
         path = api_path("collections", collection, "search")
         if file is None:
             return self._call(response_types.SearchResponse, "POST", path, json=body, is_read_only=True)
-        fields = {name: form_field(value) for name, value in body.items()}
+        fields = {name: form_field(name, value) for name, value in body.items()}
         return self._upload(response_types.SearchResponse, path, file, fields, is_read_only=True)
 
     def iter_search_pages(

@@ -109,7 +109,7 @@ class BaseClient:
         def send(on_progress: Callable[[int, int], None]) -> httpx.Response:
             with run_blocking(open_for_upload, source) as stream:
                 form = {"file": (os.fsencode(source.name).decode("utf-8", "replace"), stream)}
-                with map_encoding_errors(f"POST {path}"):
+                with map_encoding_errors(f"POST {path}", dict(fields)):
                     request = self._http.build_request("POST", path, data=dict(fields), files=form, headers=headers)
                 request.stream = UploadStream(request, source, on_progress)
                 return self._http.send(request)
@@ -133,7 +133,7 @@ class BaseClient:
         is_read_only: bool = False,
     ) -> httpx.Response:
         def send() -> httpx.Response:
-            with map_encoding_errors(f"{method} {path}"):
+            with map_encoding_errors(f"{method} {path}", json if params is None else dict(params)):
                 request = self._http.build_request(method, path, json=json, params=params, headers=headers)
             return self._http.send(request)
 
