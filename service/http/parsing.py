@@ -116,7 +116,7 @@ def parse_body(schema: type[Schema], values: object, *, strict: bool = True) -> 
     try:
         return schema.model_validate(values, strict=strict)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
+        details = error.errors(include_url=False)
         raise RequestValidationError(
             [{**each, "loc": ("body", *each["loc"])} for each in details], body=values
         ) from error

@@ -241,6 +241,7 @@ def _validation_problem(request: Request, error: RequestValidationError) -> Resp
 
 def _invalid_field(error: Mapping[str, Any], body: object) -> dict[str, str]:
     """Return the place, name and message of an invalid value; ``body``: that of the request, None if it is unknown."""
+    error = _tag_error(error) if error["type"].startswith("union_tag") else error
     location, *path = error["loc"]
     message = error["msg"].removeprefix("Value error, ")
     is_missing, value = error["type"] == "missing", error.get("input", [error])
@@ -249,6 +250,21 @@ def _invalid_field(error: Mapping[str, Any], body: object) -> dict[str, str]:
     if location == "body" and body is not None:
         path = [*_known_keys(body, path), *(path[-1:] if is_missing else [])]
     return {"in": location, "field": _shorten(".".join(map(str, path)) or location), "message": _shorten(message)}
+
+
+def _tag_error(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the error of an unknown or missing tag of alternatives as one of the key that has the tag."""
+    context, value = error["ctx"], error["input"]
+    key = context["discriminator"].strip("'")
+    location = (*error["loc"], key)
+    if "tag" not in context:
+        return {"type": "missing", "loc": location, "msg": "Field required"}
+    return {
+        "type": "tag",
+        "loc": location,
+        "msg": f"one of {context['expected_tags']} was expected",
+        "input": value[key],
+    }
 
 
 def _known_keys(value: Any, path: Sequence[str | int]) -> list[str | int]:

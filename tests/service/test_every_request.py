@@ -73,6 +73,14 @@ def test_fields_of_alternatives_are_named_as_in_the_body(running: Running) -> No
     response = running.client.post("/v1/rerank", json={**stored, "query": "a", "documents": [{"clip_id": 1}]})
     fields = {e["field"] for e in problem_of(response, 422, "validation_failed")["errors"]}
     assert fields == {"video_id", "documents.0.clip_id", "documents.0"}
+    for path, body, detail in (
+        ("/v1/operations", {"kind": "copy"}, "kind: 'copy'; one of 'backup', 'export', "),
+        ("/v1/operations", {"collection": "films"}, "kind: Field required"),
+        ("/v1/captions", {**stored, "segmentation": {"rule": 7}}, "segmentation.rule: 7; one of 'auto', 'windows', "),
+        ("/v1/collections/films/jobs", {"source": {}}, "source.kind: Field required"),
+    ):
+        problem = problem_of(running.client.post(path, json=body), 422, "validation_failed")
+        assert detail in problem["detail"]
 
 
 @pytest.mark.parametrize("path", ["/v1/collections", "/v1/answers"])
