@@ -39,6 +39,12 @@ class PayloadTooLarge(VitascopeError):
     code = "payload_too_large"
 
 
+class HeadersTooLarge(VitascopeError):
+    """The request line and headers are above their limit."""
+
+    code = "headers_too_large"
+
+
 class ContentTypeUnsupported(VitascopeError):
     """A media type that the route does not accept."""
 

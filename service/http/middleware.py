@@ -26,6 +26,7 @@ from service.app_state import AppState
 from service.errors import (
     BadRequest,
     EncodingUnsupported,
+    HeadersTooLarge,
     HostRefused,
     OriginRefused,
     PayloadTooLarge,
@@ -95,6 +96,7 @@ class CommonMiddleware:
         limit, setting = self.settings.body_limit(content_type), self.settings.body_limit_setting(content_type)
         exchange = _Exchange(scope, receive, send, limit, setting)
         try:
+            _check_header_size(scope, self.settings.max_header_bytes)
             with parsing("Host"):
                 self._check_host(headers)
             with parsing("Origin"):
@@ -190,6 +192,14 @@ class _Exchange:
                 drained += len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body", False):
                     return
+
+
+def _check_header_size(scope: Scope, limit: int) -> None:
+    """Reject headers that arrived in one piece; ``LimitedProtocol`` rejects others before they are complete."""
+    size = len(scope["path"]) + len(scope.get("query_string", b""))
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])  # with ": " and the end of the line
+    if size > limit:
+        raise HeadersTooLarge(f"headers: {size} bytes; at most {limit} were expected (VITASCOPE_MAX_HEADER_BYTES)")
 
 
 def _check_length(headers: Headers, limit: int, setting: str) -> None:

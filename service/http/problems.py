@@ -65,6 +65,7 @@ STATUSES: dict[type[errors.VitascopeError], int] = {
     service_errors.OriginRefused: 403,
     service_errors.PathForbidden: 403,
     service_errors.PayloadTooLarge: 413,
+    service_errors.HeadersTooLarge: 431,
     service_errors.ContentTypeUnsupported: 415,
     service_errors.RangeNotSatisfiable: 416,
     service_errors.NotReady: 503,
