@@ -266,5 +266,6 @@ def _create(path: Path) -> BinaryIO:
 
 def _base_name(name: str) -> str:
     """Return a client's file name without folders and unprintable characters, for titles and messages only."""
-    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    # Browsers, curl and httpx send a quotation mark as %22 (HTML standard, multipart/form-data).
+    last = name.replace("%22", '"').replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(character for character in last if character.isprintable())[:MAX_NAME_LENGTH] or "upload"

@@ -115,11 +115,11 @@ def media_files(running: Running, collection: str) -> list[Path]:
 
 def test_an_upload_is_stored_and_listed(running: Running, collection: str, files: Path) -> None:
     data = (files / "red.mp4").read_bytes()
-    response = upload(running, collection, data, "a/b\\Red one.MOV", metadata='{"year": 2024, "wild": true}')
+    response = upload(running, collection, data, 'a/b\\Red "one".MOV', metadata='{"year": 2024, "wild": true}')
     assert response.status_code == 201
     video = response.json()
     sha256 = hashlib.sha256(data).hexdigest()
-    assert (video["title"], video["content_sha256"], video["media_type"]) == ("Red one", sha256, "video/mp4")
+    assert (video["title"], video["content_sha256"], video["media_type"]) == ('Red "one"', sha256, "video/mp4")
     assert (video["duration"], video["width"], video["height"], video["clips"]) == (2.0, 96, 64, 1)
     assert video["metadata"] == {"year": 2024, "wild": True}
     detail = running.client.get(response.headers["location"]).json()
