@@ -1,4 +1,4 @@
-"""Stored form of clips: of new ones, which are checked, and of tokens."""
+"""Conversion of clips and their tokens to and from the form that the catalogue stores."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def clip_row(collection: Collection, clip: NewClip, *, has_pictures: bool) -> ClipRow:
-    """Return the stored form of a clip, of a video with or without pictures. Raises InvalidInput naming the field.
+    """Validate a new clip and return its catalogue row. Raises InvalidInput that names the field.
 
-    A collection that an earlier version created stores no audio tokens.
+    ``has_pictures``: whether the video has pictures. A collection created by an earlier version stores no audio tokens.
     """
     if clip.audio_embedding is not None:
         collection.require_signals(["audio"])
@@ -42,7 +42,7 @@ def clip_row(collection: Collection, clip: NewClip, *, has_pictures: bool) -> Cl
 
 
 def token_shapes(meta: Mapping[str, str]) -> dict[Signal, tuple[int, int]]:
-    """Return the shapes of tokens by signal, of a catalogue with this table meta. Raises KeyError and ValueError."""
+    """Read the shape of stored tokens, (tokens, width), by signal from a table meta. Raises KeyError and ValueError."""
     shapes: dict[Signal, tuple[int, int]] = {"visual": (int(meta["visual_tokens"]), int(meta["visual_width"]))}
     if "audio_tokens" in meta:
         shapes["audio"] = int(meta["audio_tokens"]), int(meta["audio_width"])
@@ -50,7 +50,7 @@ def token_shapes(meta: Mapping[str, str]) -> dict[Signal, tuple[int, int]]:
 
 
 def decode_clip_tokens(collection: Collection, clip_id: int, blob: bytes | None, signal: Signal) -> Float32 | None:
-    """Return tokens from their stored form, in the shape of the signal's. Raises StorageError for a damaged one."""
+    """Decode the stored tokens of a clip to their shape; None if there are none. Raises StorageError if damaged."""
     shape = collection.token_shapes.get(signal)
     if blob is None or shape is None:
         return None

@@ -124,11 +124,11 @@ class Collection:
 
     @property
     def vector_index(self) -> VectorIndex:
-        """The vector index of the visual signal, or of the only one."""
+        """The vector index of the visual signal; in a collection of sounds alone, that of the audio signal."""
         return self.vector_indexes[self.signals[0]]
 
     def modalities(self, video: Video, clip: Clip | Hit) -> list[Signal]:
-        """Return what a clip of a video has embeddings of: its pictures, its sound."""
+        """Return the signals for which a clip of ``video`` has an embedding: visual, audio or both."""
         return [signal for signal in self.signals if (clip.has_sound if signal == "audio" else video.width > 0)]
 
     def require_signals(self, signals: Iterable[str]) -> None:
@@ -145,10 +145,10 @@ class Collection:
     def snapshots(
         self, signals: Sequence[Signal]
     ) -> Iterator[tuple[sqlite3.Connection, Mapping[Signal, VectorSnapshot]]]:
-        """Open a read transaction and the vectors of these signals, all of one state of the collection.
+        """Open a read transaction and a vector snapshot per signal, all of the same state of the collection.
 
-        If other writers change it again and again meanwhile, later signals may be of a later state than the
-        transaction. Raises InvalidInput as ``require_signals``, CollectionNotFound and StorageError.
+        While other writers keep changing the collection, later signals may have a later state than the
+        transaction. Raises InvalidInput for a missing signal, CollectionNotFound and StorageError.
         """
         self.require_signals(signals)
         for attempts_left in reversed(range(SNAPSHOT_ATTEMPTS)):
@@ -160,7 +160,7 @@ class Collection:
                     return
 
     def require_fingerprint(self, fingerprint: str) -> None:
-        """Raise FingerprintMismatch unless the collection is filled by the bundle of this fingerprint."""
+        """Raise FingerprintMismatch unless the collection was created for the bundle with this fingerprint."""
         if fingerprint != self.fingerprint:
             raise FingerprintMismatch(
                 f"collection {self.name}: filled by bundle {self.bundle_name}, "
@@ -174,9 +174,9 @@ class Collection:
         return self.embed_dim < self._model_dim
 
     def truncate(self, embedding: npt.ArrayLike) -> Float32:
-        """Return an embedding of the bundle with the dimensions of the collection, (D,) float32 of length 1.
+        """Truncate an embedding of the bundle to the dimensions of the collection; return (D,) float32 of length 1.
 
-        Raises InvalidInput for an embedding of another dim than the bundle's or not finite.
+        Raises InvalidInput if the embedding is not finite or does not have the bundle's number of dimensions.
         """
         checked = check_embedding(embedding, self._model_dim)
         return check_embedding(checked[: self.embed_dim], self.embed_dim) if self.is_truncated else checked
@@ -187,7 +187,7 @@ class Collection:
             return queries.read_stats(connection)
 
     def size(self) -> int:
-        """Return the bytes on disk of the catalogue and what is derived from it. Raises CollectionNotFound."""
+        """Return the bytes on disk of the catalogue and the files derived from it. Raises CollectionNotFound."""
         return self.catalogue.folder_size()
 
     def facets(self) -> Facets:
@@ -196,9 +196,9 @@ class Collection:
             return read_facets(connection)
 
     def index_state(self) -> IndexState:
-        """Return the requested kind of index, the visual index's kind, and how many clips changed since it was built.
+        """Return the requested kind of index, the kind of the visual index, and the clips changed since it was built.
 
-        Loads no index: before the first search it returns what that search will load.
+        Loads no index: before the first search, the returned kind is the one that the search will load.
         """
         with self.catalogue.read() as connection:
             return IndexState(read_requested_kind(connection), *self.vector_index.status(connection))
@@ -233,9 +233,9 @@ class Collection:
     # Writing
 
     def add_video(self, video: NewVideo, clips: Sequence[NewClip]) -> Video:
-        """Add a video with its clips, or return the one of the same content that exists already.
+        """Add a video with its clips, or return the existing video with the same content.
 
-        It is durable and searchable when this returns. Raises InvalidInput that names the field.
+        The video is durable and searchable when this method returns. Raises InvalidInput that names the field.
         """
         return self.add_if_new(video, clips)[0]
 
@@ -244,8 +244,9 @@ class Collection:
     ) -> tuple[Video, bool]:
         """Add a video with its clips unless one of the same content exists; also return whether it was added.
 
-        ``text``: what the words of the clips are from. Raises InvalidInput that names the field, and Conflict for an
-        unfinished copy, which would lose the video when it replaces the other collection.
+        ``text``: subtitles, transcript and other texts of the video, stored with it. Raises InvalidInput that names the
+        field, and Conflict if the collection is an unfinished copy made by another model, which will replace its
+        original and would lose the video.
         """
         check_video(video)
         text = check_video_text(text or VideoText())
@@ -274,14 +275,14 @@ class Collection:
         file: Path | None = None,
         text: VideoText | None = None,
     ) -> None:
-        """Add a video of another collection under its ids, in place of one of the same content.
+        """Copy a video from another collection and keep its ids; replaces a video with the same content.
 
         Args:
-            video: with its id.
-            clips: of consecutive ids.
+            video: the video to copy, with its id.
+            clips: its clips, in order; their ids are consecutive.
             first_clip: id of the first clip.
-            file: of a video whose collection owns it; it is linked into this collection.
-            text: what is said and shown in the video.
+            file: the video's file if the other collection owns it; it is linked into this collection.
+            text: subtitles, transcript, text on screen and captions of the video.
 
         Raises:
             InvalidInput, StorageError.
@@ -309,13 +310,14 @@ class Collection:
         texts: Sequence[str] | None = None,
         subtitles: Sequence[SpeechSegment] = (),
     ) -> tuple[Video, tuple[str, ...]]:
-        """Change a video, durably; return it and the names of what changed.
+        """Change a video durably; return it and the names of the changed fields.
 
         Args:
-            title: None: it stays.
-            metadata: merged into that of the video; None deletes a key.
-            texts: the words of subtitles in each clip, in order; None: they stay.
-            subtitles: with ``texts``, what they are from.
+            video_id: id of the video.
+            title: the new title; None keeps the title.
+            metadata: merged into the metadata of the video; a value None deletes its key.
+            texts: the words of the subtitles in each clip, in order; None keeps the words.
+            subtitles: with ``texts``, the cues from which the texts were made.
 
         Raises:
             VideoNotFound, and InvalidInput that names the field.
@@ -326,10 +328,10 @@ class Collection:
             return self.require_video(connection, video_id), changes
 
     def refresh_video(self, video: Video, statement: edits.SourceStatement) -> tuple[Video, tuple[str, ...]]:
-        """Store what is new in the statement of a video's source; return the video and the names of what changed.
+        """Store the values that are new in the video's source; return the video and the names of the changed fields.
 
-        ``video``: as it was read; if another process has moved it since, its path stays. Raises VideoNotFound, and
-        InvalidInput that names the field.
+        ``video``: the video as it was read; if another process has changed its path since, that path stays. Raises
+        VideoNotFound, and InvalidInput that names the field.
         """
         with self.catalogue.write() as connection:
             current = self.require_video(connection, video.id)
@@ -368,7 +370,7 @@ class Collection:
             return self.require_video(connection, video_id)
 
     def find_by_hash(self, content_sha256: str) -> Video | None:
-        """Return the video whose file has this SHA-256 (hex); None without one."""
+        """Return the video whose file has this SHA-256 (hex), or None."""
         with self.catalogue.read() as connection:
             return queries.find_video(connection, content_sha256)
 
@@ -377,7 +379,7 @@ class Collection:
         return is_owned(video.path)
 
     def location(self, video: Video) -> str | None:
-        """Return the absolute path of a file that is read in place, the URL or archive member of a copy, else None."""
+        """Return the path of a file that is read in place, or the URL or archive member that was copied; else None."""
         return video.source_uri if self.owns(video) else video.path
 
     def media_path(self, video: Video) -> Path:
@@ -399,7 +401,7 @@ class Collection:
         return [clips[clip_id] for clip_id in clip_ids]
 
     def thumbnail(self, clip_id: int) -> bytes | None:
-        """Return the JPEG thumbnail of a clip, None if it has none. Raises NotFound."""
+        """Return the JPEG thumbnail of a clip, or None. Raises NotFound if the clip does not exist."""
         with self.catalogue.read() as connection:
             row = queries.load_thumbnail(connection, _to_int64(clip_id))
         if row is None:
@@ -407,19 +409,22 @@ class Collection:
         return row[0]
 
     def thumbnail_at(self, video_id: int, second: float) -> bytes | None:
-        """Return the JPEG thumbnail of the clip whose middle is at ``second``, to six digits; None without one."""
+        """Return the JPEG thumbnail of the clip whose middle is at ``second`` (rounded to 6 decimals), or None."""
         with self.catalogue.read() as connection:
             return queries.load_thumbnail_at(connection, _to_int64(video_id), second)
 
     def visual_tokens(self, clip_ids: Sequence[int]) -> Float32:
-        """Return the visual tokens of clips in their order, (N, V, W) float32. Raises NotFound that names clips."""
+        """Return the visual tokens of clips in the order of the ids, (N, V, W) float32.
+
+        Raises NotFound that names the clips without visual tokens.
+        """
         by_id = self.stored_tokens(clip_ids)
         if missing := [str(clip_id) for clip_id in clip_ids if by_id.get(clip_id) is None]:
             raise NotFound(f"collection {self.name}: no visual tokens of clip {', '.join(missing[:10])}")
         return np.array([by_id[i] for i in clip_ids], np.float32).reshape(len(clip_ids), *self.token_shapes["visual"])
 
     def stored_tokens(self, clip_ids: Iterable[int], signal: Signal = "visual") -> dict[int, Float32 | None]:
-        """Return tokens of pictures or sound by clip id: None for a clip without any, no entry for a missing clip."""
+        """Return visual or audio tokens by clip id; None for a clip without tokens, no entry for a missing clip."""
         with self.catalogue.read() as connection:
             blobs = queries.load_token_blobs(connection, [_to_int64(clip_id) for clip_id in clip_ids], signal)
         return {clip_id: decode_clip_tokens(self, clip_id, blob, signal) for clip_id, blob in blobs.items()}
@@ -427,13 +432,13 @@ class Collection:
     def search(
         self, embedding: npt.ArrayLike, k: int, where: Filter | None = None, signal: Signal = "visual"
     ) -> list[Hit]:
-        """Return the at most ``k`` clips most similar to ``embedding`` (D,) that pass the filter, best first.
+        """Return at most ``k`` clips that pass the filter, most similar to ``embedding`` (D,) first.
 
-        ``signal``: compare with the embeddings of the clips' pictures or sound; clips without are left out. All hits
-        are of one state of the collection, with every write acknowledged before the call.
+        ``signal``: which embeddings of the clips are compared; clips without this signal are left out. All hits come
+        from the same state of the collection, which includes every write acknowledged before the call.
 
-        Raises InvalidInput for k outside 1 to ``MAX_K``, a signal that the collection lacks, and as ``truncate`` for
-        the embedding.
+        Raises InvalidInput for k outside 1 to ``MAX_K``, for a signal that the collection lacks, and for an embedding
+        that ``truncate`` rejects.
         """
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
             raise InvalidInput(f"k: {k!r}; a whole number from 1 to {MAX_K} was expected")
@@ -457,5 +462,5 @@ class Collection:
 
 
 def _to_int64(value: int) -> int:
-    """Return an id that SQLite can look up; larger ones become -1, which no record has."""
+    """Return ``value`` if SQLite can store it as an integer, else -1, which is the id of no record."""
     return value if -(2**63) <= value < 2**63 else -1

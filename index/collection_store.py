@@ -37,24 +37,24 @@ if TYPE_CHECKING:
     from vitascope.model import Model
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-# A collection is created and dropped by renaming a folder, so that its name never leads to half of one.
+# Collections are created and dropped by renaming a folder, so that a name never leads to a partial collection.
 _NEW, _DROPPED = ".new-", ".gone-"
 # Prefix of a collection that is being replaced, followed by both names and a unique id, with dots between. Once a
 # folder has such a name, the next opening of the store completes the replacement.
 _REPLACED = ".replaced-"
 _LEFTOVER_SECONDS = 3600.0
 TOKEN_ENCODING: TokenEncoding = "int8"
-"""Default of new collections; docs/collections.md compares the encodings."""
+"""Default token encoding of new collections; docs/collections.md compares the encodings."""
 
 
 class CollectionStore:
-    """Collections in the folders of ``root``, each opened once per process and shared by its threads."""
+    """The collections below one folder; each is opened once per process and shared by its threads."""
 
     def __init__(self, root: Path, *, vectors: str = FAISS, holds_lock: bool = False) -> None:
-        """Open ``root``, created if missing, and complete what killed processes left unfinished.
+        """Open the folder, and complete or remove what killed processes left unfinished.
 
         Args:
-            root: the folder.
+            root: the folder, one subfolder per collection; created if missing.
             vectors: vector backend of new collections: faiss, or the URL of a Milvus server (docs/milvus.md).
             holds_lock: whether this process holds the service's lock of the data folder.
 
@@ -109,17 +109,17 @@ class CollectionStore:
         """Create an empty collection for embeddings of a bundle.
 
         Args:
-            name: matches ``NAME_PATTERN``.
-            source: of the bundle.
-            token_encoding: of stored visual tokens.
+            name: a name that matches ``NAME_PATTERN``.
+            source: manifest of the bundle, or its opened model.
+            token_encoding: encoding of stored tokens.
             index_kind: requested kind of index (docs/nearest.md).
-            vectors: vector backend; that of the store by default.
-            dimensions: of the embeddings, which are truncated and normalized; by default all that the bundle's have.
-            stemming: of words in searches: english or none.
+            vectors: vector backend; None: the backend of the store.
+            dimensions: embeddings are truncated to this number of dimensions and normalised; None: not truncated.
+            stemming: stemming of words in searches, english or none.
 
         Raises:
             InvalidInput, CollectionExists.
-            TaskMissing: the bundle makes no embeddings.
+            TaskMissing: the bundle cannot embed videos or sounds.
             StorageError: also if Milvus does not respond.
         """
         manifest = source if isinstance(source, Manifest) else source.bundle.manifest
@@ -138,8 +138,9 @@ class CollectionStore:
     def create_folder(self, name: str) -> Iterator[Path]:
         """Yield a new folder to write a catalogue into; it becomes collection ``name`` when the block ends normally.
 
-        A caller that takes long touches the folder now and then: an hour after its last change it counts as left by a
-        killed process. Raises InvalidInput for a name outside ``NAME_PATTERN``, CollectionExists and StorageError.
+        A caller that takes long must touch the folder now and then: a folder without a change for an hour is treated as
+        the leftover of a killed process. Raises InvalidInput for a name outside ``NAME_PATTERN``, CollectionExists and
+        StorageError.
         """
         folder = self._folder(name)
         temp_folder = self.root / f"{_NEW}{uuid.uuid4().hex}"
@@ -186,9 +187,11 @@ class CollectionStore:
             return collection
 
     def drop(self, name: str) -> list[str]:
-        """Delete a collection with the media files that it owns. Raises CollectionNotFound and StorageError.
+        """Delete a collection with the media files that it owns.
 
-        Returns the names of its replicas that are left in Milvus because it did not respond; usually none.
+        Returns the names of its Milvus collections that remain because Milvus did not respond; usually none.
+
+        Raises CollectionNotFound and StorageError.
         """
         folder = self._folder(name)
         dropped = self.root / f"{_DROPPED}{uuid.uuid4().hex}"
@@ -221,17 +224,17 @@ class CollectionStore:
                 self._rename_folder(self._folder(name), folder)
 
     def replace(self, name: str, replacement: str, condition: Callable[[sqlite3.Connection], bool]) -> bool:
-        """Drop collection ``name`` and rename ``replacement`` to it, in one write transaction of the dropped one.
+        """Drop collection ``name`` and rename ``replacement`` to ``name``, within one write transaction of the former.
 
-        Killed at any moment, the store has the state before or the state after it once it is opened again.
+        If the process is killed, the next opening of the store finds either the state before or the state after.
 
         Args:
-            name: of the collection to drop.
+            name: name of the collection to drop.
             replacement: name of the collection that replaces it.
-            condition: called with the transaction; if it returns False nothing changes.
+            condition: called with the transaction; if it returns False, nothing changes.
 
         Returns:
-            What ``condition`` returned.
+            The result of ``condition``.
 
         Raises:
             CollectionNotFound, StorageError.
@@ -242,7 +245,7 @@ class CollectionStore:
             with old.catalogue.write() as connection:
                 if not condition(connection):
                     return False
-                new.close()  # before the renaming, which its snapshot takes part in
+                new.close()  # writes its index snapshot, which has to be renamed with the folder
                 self._rename_folder(old.folder, replaced)
                 discarded = self._complete_replacement(replaced)
             self._open.pop(replacement)
@@ -251,7 +254,7 @@ class CollectionStore:
         return True
 
     def _complete_replacements(self) -> None:
-        """Complete every ``replace`` in which a process was killed, or that another process is executing."""
+        """Complete every ``replace`` that a killed process left unfinished, or that another process is executing."""
         try:
             begun = [entry for entry in self.root.iterdir() if entry.name.startswith(_REPLACED)]
         except OSError as error:
@@ -260,7 +263,7 @@ class CollectionStore:
             _discard(self._complete_replacement(replaced))
 
     def _complete_replacement(self, replaced: Path) -> Path:
-        """Execute the second half of ``replace``, in any process, and return where the folder ``replaced`` is then."""
+        """Execute the second half of ``replace``, in any process; return the new path of the folder ``replaced``."""
         name, replacement, _ = replaced.name.removeprefix(_REPLACED).split(".")
         discarded = self.root / f"{_DROPPED}{uuid.uuid4().hex}"
         try:
@@ -330,7 +333,7 @@ def initial_metadata(
 
 @contextmanager
 def _write_transaction(folder: Path, collection: Collection | None) -> Iterator[None]:
-    """Hold a write transaction, so that no file is being moved into the folder; none for a damaged catalogue."""
+    """Hold a write transaction, so that no file is moved into the folder; does nothing for a damaged catalogue."""
     with ExitStack() as stack:
         with suppress(StorageError):
             if collection is None:
@@ -342,7 +345,7 @@ def _write_transaction(folder: Path, collection: Collection | None) -> Iterator[
 
 
 def _is_leftover(entry: Path) -> bool:
-    """Return whether a process that was killed while creating or dropping left this folder."""
+    """Return whether this folder is the leftover of a process that was killed while creating or dropping."""
     if entry.name.startswith(_NEW):  # which another process may be creating at this moment
         try:
             return entry.stat().st_mtime < time.time() - _LEFTOVER_SECONDS
@@ -354,7 +357,7 @@ def _is_leftover(entry: Path) -> bool:
 def _discard(folder: Path) -> list[str]:
     """Mark a collection as dropped for processes that have it open, and delete it.
 
-    Returns the names of its replicas that are left in Milvus.
+    Returns the names of its Milvus collections that could not be deleted.
     """
     left: list[str] = []
     with suppress(VitascopeError):

@@ -17,7 +17,7 @@ from vitascope.media.subtitles import Cue, parse_subtitles
 
 @dataclass(frozen=True, slots=True)
 class EditedVideo:
-    """A video, the names of what changed (title, metadata, subtitles), and notes on the subtitles."""
+    """An edited video, the names of the changed fields (title, metadata, subtitles), and notes on the subtitles."""
 
     video: Video
     changes: tuple[str, ...]
@@ -33,16 +33,17 @@ def edit_video(
     subtitles: str | None = None,
     from_source: bool = False,
 ) -> EditedVideo:
-    """Change a video, durably.
+    """Change the title, metadata or subtitles of a video durably.
 
     Args:
-        collection: of the video.
-        video_id: its id.
-        title: None: it stays.
-        metadata: merged into that of the video; None deletes a key.
-        subtitles: text of an SRT or WebVTT file, which replaces the words of all clips; empty: no words. None: they
-            stay.
-        from_source: the source of the video states these values: they replace edits only if it states something new.
+        collection: collection of the video.
+        video_id: id of the video.
+        title: the new title; None keeps the title.
+        metadata: merged into the metadata of the video; a value None deletes its key.
+        subtitles: text of an SRT or WebVTT file, which replaces the words of all clips; empty deletes the words, None
+            keeps them.
+        from_source: the values come from the source of the video: each replaces an edit only if it differs from the
+            source's previous value.
 
     Raises:
         VideoNotFound, SubtitlesCorrupt, StorageError, and InvalidInput that names the field.
@@ -61,7 +62,7 @@ def edit_video(
 
 
 def _clip_texts(collection: Collection, video_id: int, subtitles: str) -> tuple[list[str], list[Cue], tuple[str, ...]]:
-    """Return the words of each clip, which never changes its span, the cues that they are from, and notes."""
+    """Return the words of each clip, the cues that contain them, and notes. The spans of clips do not change."""
     video, clips = collection.get_video(video_id), collection.clips(video_id)
     if not subtitles.strip():
         return [""] * len(clips), [], ()

@@ -1,8 +1,7 @@
 """Upgrade of the media files of a store that version 0.2.0 or an earlier one wrote.
 
-A restored collection may use files of its original. Therefore all catalogues get files of their own first
-(``index.storage.legacy_paths``), and only then are these removed from ``<data>/media``, where that version kept
-uploads.
+That version kept uploads in ``<data>/media``, where a restored collection may share files with its original. Every
+catalogue therefore first gets its own copies (``index.storage.legacy_paths``); then the files are removed from there.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def upgrade_media(root: Path, names: Sequence[str], *, holds_lock: bool) -> None
 
     Args:
         root: the folder of the store.
-        names: of its collections.
+        names: names of its collections.
         holds_lock: whether this process is the service of the data folder; it also retries files that were unavailable
             at an earlier start.
 

@@ -38,7 +38,7 @@ MISSING_ERRORS = (FileNotFoundError, NotADirectoryError)
 
 
 def is_missing(file: str | Path) -> bool:
-    """Return whether a file certainly does not exist; an error of the disk or the network proves nothing."""
+    """Return whether a file certainly does not exist; False after an error of the disk or the network."""
     try:
         os.stat(file)
     except MISSING_ERRORS:
@@ -49,7 +49,7 @@ def is_missing(file: str | Path) -> bool:
 
 
 CHECK_SECONDS = 0.5
-"""Time for the check which files of a page of results are missing."""
+"""Seconds in which the files of a page of results are checked for existence."""
 _checks = threading.BoundedSemaphore(64)
 """Checks in progress. A check blocked by an unresponsive drive keeps its slot until the drive responds."""
 
@@ -81,7 +81,7 @@ class MediaFiles:
     """The media files of a collection. Safe to use from many threads and processes."""
 
     def __init__(self, folder: Path, catalogue: Catalogue) -> None:
-        """``folder``: of the collection, with its ``catalogue``."""
+        """``folder``: folder of the collection. ``catalogue``: its catalogue."""
         self._top = folder.absolute()
         self._catalogue = catalogue
         self._folder_lock = threading.Lock()
@@ -109,15 +109,15 @@ class MediaFiles:
         return is_missing(self.file(path))
 
     def find_missing(self, paths: Iterable[str]) -> set[str]:
-        """Return those of the paths in the catalogue whose files certainly do not exist, see ``find_missing``."""
+        """Return the catalogue paths whose files certainly do not exist; see the function ``find_missing``."""
         path_of = {self.file(path): path for path in paths}
         return {path_of[file] for file in find_missing(path_of)}
 
     def open(self, path: str, roots: Sequence[Path] | None = None) -> MediaFile:
         """Open the file of a path in the catalogue.
 
-        An owned file must lie in the media folder, any other in one of ``roots`` (None: anywhere), links resolved.
-        Raises as ``open_inside``, and StorageError.
+        After links are resolved, an owned file must lie in the media folder, any other in one of ``roots`` (None:
+        anywhere). Raises the errors of ``open_inside``, and StorageError.
         """
         file = self.file(path)
         if is_owned(path):
@@ -125,11 +125,11 @@ class MediaFiles:
         return MediaFile.open(file) if roots is None else open_inside(file, roots)
 
     def path_of(self, file: Path) -> str:
-        """Return the path in the catalogue of a file."""
+        """Return the catalogue path of a file: relative if the collection owns the file, else absolute."""
         absolute = file.absolute()
         try:
             inside = Path(os.path.realpath(absolute.parent), absolute.name).relative_to(os.path.realpath(self.folder))
-        except (ValueError, OSError):  # OSError: a link was replaced meanwhile, so the file is none of these
+        except (ValueError, OSError):  # OSError: a link was replaced meanwhile, so the collection does not own the file
             return str(absolute)
         return f"{MEDIA}/{inside.as_posix()}"
 
@@ -137,11 +137,11 @@ class MediaFiles:
     def writing(self, path: str, source: Path | None = None) -> Iterator[sqlite3.Connection]:
         """Write transaction in which the owned file ``path`` may be created.
 
-        After the block, also after a kill of the process, the file stays only if a row needs it.
+        After the block, or after the process was killed in it, the file stays only if a row needs it.
 
         Args:
-            path: of the file in the catalogue.
-            source: the file that is to be moved there; it is made durable first, outside of the transaction.
+            path: path of the file in the catalogue.
+            source: the file to move there; it is synced to disk first, outside of the transaction.
 
         Raises:
             CollectionNotFound and StorageError.
@@ -204,7 +204,7 @@ class MediaFiles:
         return True
 
     def remove_listed(self, *paths: str) -> None:
-        """Remove the files that the catalogue lists for removal, or only those of ``paths``.
+        """Remove the files that the catalogue lists for removal; with ``paths``, only these.
 
         A file that cannot be removed now stays on the list, and is logged.
         """
@@ -270,7 +270,7 @@ class MediaFiles:
             os.fsync(parent)
 
     def _make_folder(self, target: Path) -> None:
-        """Create the folder of an owned file; never that of the collection, which may have been dropped."""
+        """Create the folder of an owned file, but not the collection's folder, which may have been dropped."""
         folder = target.parent
         parents = folder.relative_to(self._top).parents
         with self._folder_lock:  # else another thread would rely on a folder that is not durable yet

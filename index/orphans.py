@@ -1,6 +1,6 @@
-"""Orphans: media files in a data folder that no video and no job needs, and that are not removed automatically.
+"""Orphans: media files in a data folder that no video and no job needs, but that are not removed automatically.
 
-They come from files placed there by hand, a catalogue that was replaced by an older one, and kills of version 0.2.0.
+Causes are files added by hand, a catalogue replaced by an older one, and killed processes of version 0.2.0.
 They are found and removed while a service runs.
 """
 
@@ -28,7 +28,7 @@ _LEGACY_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,8}")
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A file that nothing needs, its size in bytes, and why. ``is_certain``: whether it may be removed."""
+    """An unneeded file, its size in bytes, and why it is unneeded. ``is_certain``: whether it may be removed."""
 
     file: Path
     bytes: int
@@ -118,7 +118,7 @@ def _is_known(connection: sqlite3.Connection, inside: PurePosixPath) -> bool:
 
 
 def _legacy_files(library: CollectionStore, collections: Sequence[Collection]) -> list[Path]:
-    """Return the files where version 0.2.0 kept uploads that no video names; the folder may hold other files."""
+    """Return uploads in the folder of version 0.2.0 that no video names; the folder may contain other files."""
     data = library.root.parent
     if library.root.name != "collections" or not (data / LOCK_NAME).is_file():
         return []

@@ -18,7 +18,7 @@ def encode_cursor(position: int) -> str:
 
 
 def decode_cursor(cursor: str | None) -> int | None:
-    """Decode a cursor; None for None. Raises InvalidInput for a text that ``encode_cursor`` did not write."""
+    """Decode a cursor to a position; None for None. Raises InvalidInput for a text not made by ``encode_cursor``."""
     if cursor is None:
         return None
     try:
@@ -34,9 +34,9 @@ def paginate(entries: list[Entry], limit: int, position: Callable[[Entry], int])
     """Return a page and the cursor of the next one, None on the last page.
 
     Args:
-        entries: at most ``limit`` + 1 entries, in order.
+        entries: at most ``limit`` + 1 entries, in order; the last one shows that there is a next page.
         limit: entries per page.
-        position: the position of an entry, after which the next page begins.
+        position: returns the position of an entry; the next page begins after the position of the last entry shown.
     """
     page = entries[:limit]
     return page, encode_cursor(position(page[-1])) if len(entries) > limit else None

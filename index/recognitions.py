@@ -1,7 +1,8 @@
-"""What recognisers hear and read in the videos of a collection, and captions: stored, read, and still to be made.
+"""Transcripts, text on screen and captions of a collection's videos: store, load, and list videos that lack them.
 
-Every write is one durable transaction and an entry of the change log, which caches and cursors follow. Functions raise
-VideoNotFound for a missing video, InvalidInput that names the field, CollectionNotFound and StorageError.
+Every write is one durable transaction with an entry in the change log, by which caches and cursors notice it.
+Functions raise VideoNotFound for a missing video, InvalidInput that names the field, CollectionNotFound and
+StorageError.
 """
 
 from __future__ import annotations
@@ -37,10 +38,15 @@ def store_speech(
     segments: Sequence[SpeechSegment],
     model: str | None = None,
 ) -> None:
-    """Store the transcript of a video in place of the one before, also in its clips.
+    """Replace the transcript of a video, also in its clips.
 
-    Subtitles and transcript are kept apart; clips have the words of the subtitles where there are any. ``model``: name
-    of the recogniser that made the transcript, which is recorded as done; without segments: nothing is said.
+    Subtitles and transcript are stored separately; clips have the words of the subtitles if there are any.
+
+    Args:
+        collection: collection of the video.
+        video_id: id of the video.
+        segments: the transcript; empty if nothing is said.
+        model: name of the recogniser, which is recorded as done with this video; None: not recorded.
     """
     checked = check_speech(segments)
     recognition = None if model is None else check_recognition(Recognition(model, "done", None, time.time()))
@@ -53,7 +59,7 @@ def store_speech(
 
 
 def store_screen_text(collection: Collection, video_id: int, spans: Sequence[TextSpan], model: str) -> None:
-    """Store the text that is shown in a video, in place of earlier text, also in its clips; ``model`` has read it."""
+    """Replace the text on screen of a video, also in its clips; record ``model`` as the reader."""
     checked = check_screen_text(spans)
     recognition = check_recognition(Recognition(model, "done", None, time.time()))
     with collection.catalogue.write() as connection:
@@ -64,7 +70,7 @@ def store_screen_text(collection: Collection, video_id: int, spans: Sequence[Tex
 
 
 def store_captions(collection: Collection, video_id: int, captions: Sequence[ClipCaption], model: str) -> None:
-    """Store captions of clips of a video, which ``model`` has generated, in place of all earlier ones of the video."""
+    """Replace all captions of a video's clips; record ``model`` as their generator."""
     checked = check_captions(captions)
     recognition = check_recognition(Recognition(model, "done", None, time.time()))
     with collection.catalogue.write() as connection:
@@ -77,7 +83,7 @@ def store_captions(collection: Collection, video_id: int, captions: Sequence[Cli
 def record_recognition_failure(
     collection: Collection, video_id: int, kind: RecognitionKind, model: str, reason: str
 ) -> None:
-    """Store why a recogniser failed on a video; what is known of its text stays."""
+    """Store why a recogniser failed on a video; text stored earlier stays."""
     recognition = check_recognition(Recognition(model, "failed", reason, time.time()))
     with collection.catalogue.write() as connection:
         collection.require_video(connection, video_id)
@@ -86,7 +92,7 @@ def record_recognition_failure(
 
 
 def load_speech(collection: Collection, video_id: int, source: SpeechSource | None = None) -> list[SpeechSegment]:
-    """Return what is said in a video, in order of time; None: the subtitles, or else the transcript."""
+    """Return the speech of a video in order of time; ``source`` None: the subtitles, else the transcript."""
     with collection.catalogue.read() as connection:
         collection.require_video(connection, video_id)
         if source is not None:
@@ -110,7 +116,7 @@ def load_recognitions(collection: Collection, video_id: int) -> dict[Recognition
 
 
 def load_video_text(collection: Collection, video_id: int) -> VideoText:
-    """Return everything that is known of the text of a video."""
+    """Return all texts of a video: subtitles, transcript, text on screen and captions."""
     with collection.catalogue.read() as connection:
         collection.require_video(connection, video_id)
         return video_text.load_video_text(connection, video_id)
@@ -119,9 +125,9 @@ def load_video_text(collection: Collection, video_id: int) -> VideoText:
 def videos_to_recognize(
     collection: Collection, kind: RecognitionKind, model: str, limit: int = 100, after_id: int | None = None
 ) -> list[Video]:
-    """Return the first ``limit`` videos, by id after ``after_id``, that a model has not recognised without failure.
+    """Return the first ``limit`` videos, by id after ``after_id``, that a model has not yet recognised successfully.
 
-    Pictures have no speech, and sound files no screen text.
+    Pictures are left out for speech, and sound files for screen text.
     """
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidInput(f"limit: {limit}; 1 to {MAX_PAGE} was expected")

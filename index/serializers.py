@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from vitascope.client import response_types
 
 _SERVICE_ONLY: Any = None
-"""Value of these fields, which the types of a service's responses do not allow."""
+"""Null value of fields that only a service knows, which the response types do not allow."""
 
 
 def _fields(record: DataclassInstance) -> Any:
-    """Return the fields of a record, as a type that mypy does not compare with those of responses."""
+    """Return the fields of a record as Any, because mypy cannot match them with the response types."""
     return asdict(record)
 
 
 def collection_dict(collection: Collection) -> response_types.Collection:
-    """Return a collection. Raises StorageError."""
+    """Return the JSON object of a collection. Raises StorageError."""
     from index.jobs.recognition_settings import read_recognition_settings
     from index.search.search import search_signals
 
@@ -59,13 +59,13 @@ def collection_dict(collection: Collection) -> response_types.Collection:
 
 
 def video_dicts(collection: Collection, videos: Sequence[Video]) -> list[response_types.Video]:
-    """Return videos without their clips."""
+    """Return the JSON objects of videos, without their clips."""
     missing = collection.media.find_missing(video.path for video in videos)
     return [_video_dict(collection, video, is_missing=video.path in missing) for video in videos]
 
 
 def video_dict(collection: Collection, video: Video) -> response_types.Video:
-    """Return a video without its clips."""
+    """Return the JSON object of a video, without its clips."""
     return video_dicts(collection, [video])[0]
 
 
@@ -89,7 +89,7 @@ def _video_dict(collection: Collection, video: Video, *, is_missing: bool) -> re
 
 
 def clip_dict(collection: Collection, video: Video, clip: Clip) -> response_types.ClipSpan:
-    """Return a clip of a video."""
+    """Return the JSON object of a clip of a video."""
     return {
         "id": str(clip.id),
         "start": clip.start,
@@ -104,7 +104,7 @@ def clip_dict(collection: Collection, video: Video, clip: Clip) -> response_type
 
 
 def result_dicts(collection: Collection, results: Sequence[SearchResult]) -> list[response_types.SearchResult]:
-    """Return search results."""
+    """Return the JSON objects of search results."""
     videos = video_dicts(collection, [result.best.hit.video for result in results])
     return [
         {
@@ -121,7 +121,7 @@ def result_dicts(collection: Collection, results: Sequence[SearchResult]) -> lis
 
 
 def job_dict(job: Job) -> response_types.Job:
-    """Return a job."""
+    """Return the JSON object of a job."""
     from index.jobs.sources.source_types import source_dict
 
     source: Any = source_dict(job.source)

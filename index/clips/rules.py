@@ -30,8 +30,8 @@ class Segmentation:
             long pauses, and videos without subtitles, become windows of ``length``. A job that recognises speech cuts
             videos without subtitles by the sentences of their transcript.
 
-    ``shortest`` is at most half of ``longest``. ``language``: of the subtitles that give clips their text; None: the
-    subtitles without a language, else the first.
+    ``shortest`` is at most half of ``longest``. ``language``: language of the subtitles whose words the clips get;
+    None: the subtitles without a language, else the first.
     """
 
     length: float = 8.0

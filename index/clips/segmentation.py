@@ -30,7 +30,7 @@ _SENTENCE_END = re.compile(r"""[.!?\u2026\u3002\uff01\uff1f]["'\u201d\u2019\u00b
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Spans of a file in order, the words spoken in each, notes for the user, and the cues that the words are from."""
+    """Spans of a file in order, the words spoken in each, notes for the user, and the cues that contain the words."""
 
     spans: list[Span]
     texts: list[str]
@@ -51,10 +51,10 @@ def segment_file(
     Without readable subtitles clips have no text, and a note says why.
 
     Args:
-        file: to segment.
+        file: the media file.
         duration: seconds; 0 for an image, which is one clip.
-        segmentation: the rule.
-        limits: of decoding.
+        segmentation: the rule and its lengths.
+        limits: limits of decoding.
         decoder: finds shots and reads subtitle streams.
         policy: which subtitle files beside the file may be read; None: none.
 
@@ -84,7 +84,7 @@ def segment_file(
 def segment_by_transcript(
     segments: Segments, transcript: Sequence[TimedText], duration: float, segmentation: Segmentation
 ) -> Segments:
-    """Return the segments of a file without subtitles, cut anew by the sentences of its transcript, if it has any."""
+    """Segment a file without subtitles by the sentences of its transcript; return ``segments`` if that is empty."""
     cues = clip_cues([Cue(part.start, part.end, part.text) for part in transcript], duration)
     if not cues:
         return segments
@@ -100,7 +100,7 @@ def _windows_note(segmentation: Segmentation) -> str:
 def _shots_or_windows(
     file: MediaSource, duration: float, segmentation: Segmentation, limits: MediaLimits, decoder: Decoder
 ) -> tuple[list[Span], tuple[str, ...]]:
-    """Return the shots of an edited video and a note that says so, else windows."""
+    """Return the shots of an edited video, or windows for other videos, with a note on the choice."""
     windows = window_spans(duration, segmentation.length, segmentation.overlap, segmentation.shortest)
     if len(windows) == 1:
         return windows, ()
@@ -175,7 +175,7 @@ def split_long(spans: Sequence[Span], longest: float) -> list[Span]:
 
     Raises InvalidInput for more than ``MAX_CLIPS`` parts.
     """
-    # With a tolerance of a billionth: 16.000000001 s are not two clips.
+    # The tolerance absorbs rounding: 16.000000001 s must not become two clips.
     counts = [max(1, math.ceil((end - start) / longest - 1e-9)) for start, end in spans]
     if sum(counts) > MAX_CLIPS:
         raise InvalidInput(f"longest: {longest} s gives {sum(counts)} clips; at most {MAX_CLIPS} were expected")
@@ -217,7 +217,7 @@ def _speech_and_pause(start: float, speech_end: float, pause_end: float, rule: S
 
 
 def _sentences(cues: Sequence[Cue], duration: float, longest: float) -> list[Span]:
-    """Return runs of cues up to the end of a sentence; each cue on its own if none ends a sentence."""
+    """Join cues into sentences; each cue is a sentence if no cue ends with sentence punctuation."""
     has_endings = any(_SENTENCE_END.search(cue.text) for cue in cues)
     spans: list[Span] = []
     is_open = False

@@ -70,9 +70,9 @@ def find_subtitles(
     Args:
         file: the video.
         duration: seconds; later cues are dropped.
-        language: subtitles with this language, then those without any, are tried; None: those without a language, then
-            the others by name.
-        limits: of decoding.
+        language: subtitles in this language are tried first, then those without a language; None: those without a
+            language first, then the others by name.
+        limits: limits of decoding.
         decoder: reads the streams of the container.
         policy: which files beside the video may be read; None: none.
     """
@@ -130,7 +130,7 @@ def _by_preference(sources: list[_Source], language: str | None) -> list[_Source
 
 
 def normalize_language(language: str) -> str:
-    """Return a code in lower case, with hyphens, and ISO 639-1 where that has a code: ``de-at`` for ``GER_AT``."""
+    """Return a language code in lower case with hyphens, as ISO 639-1 if possible: ``de-at`` for ``GER_AT``."""
     first, *rest = language.lower().replace("_", "-").split("-")
     return "-".join([_SHORT_CODES.get(first, first), *rest])
 
@@ -145,14 +145,14 @@ def sidecar_names(file: Path, folder: int | None = None) -> list[str]:
 
 
 def preferred_sidecar(file: Path, language: str | None) -> Path | None:
-    """Return the subtitle file beside a video that `find_subtitles` tries first; None without one. Raises OSError."""
+    """Return the subtitle file beside a video that `find_subtitles` tries first, or None. Raises OSError."""
     with ExitStack() as folder:
         sources = list(_sidecar_sources(file, UNRESTRICTED, folder, []))
     return next((file.with_name(source.name) for source in _by_preference(sources, language)), None)
 
 
 def _name_tags(file: Path, name: str) -> list[str] | None:
-    """Return what stands between the stem of ``file`` and the suffix of a subtitle file; None for other files."""
+    """Return the tags between the stem of ``file`` and the suffix of a subtitle file; None for other files."""
     path = file.with_name(name)
     tags = path.stem[len(file.stem) + 1 :].split(".") if path.stem != file.stem else []
     is_sidecar = path.suffix.lower() in SUFFIXES and len(tags) <= 2 and all(map(_NAME_TAG.fullmatch, tags))

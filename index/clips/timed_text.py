@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vitascope.media.sampling import Span
 
 MAX_OVERLAPPING_CUES = 100
-"""Pieces of text that continue from before a clip: more are not speech, and would slow down every clip of the video."""
+"""Limit of cues that begin before a clip and continue in it. More are not speech, and would slow down every clip."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
@@ -33,7 +33,7 @@ class TimedText(Protocol):
 def text_per_span(cues: Sequence[TimedText], spans: Sequence[Span], separator: str = " ") -> list[str]:
     """Return the text in each span (ascending), at most ``MAX_TEXT_LENGTH`` characters, truncated at a word.
 
-    A cue that reaches no more than ``MAX_CUE_GAP`` s into a span does not belong to it. The span of an image, 0 to 0,
+    A cue that overlaps a span by at most ``MAX_CUE_GAP`` s does not belong to it. The span of an image, 0 to 0,
     has all text.
     """
     texts = []
