@@ -100,7 +100,7 @@ class NewClip:
 class Video:
     """A video of a collection.
 
-    ``duration``: seconds, 0 for an image; ``width``, ``height``: pixels, 0 for a sound file; ``added_at``: Unix seconds.
+    ``duration``: seconds, 0 for an image. ``width``, ``height``: pixels, 0 for a sound file. ``added_at``: Unix time.
     """
 
     id: int

@@ -21,15 +21,15 @@ from index.storage.queries import load_clip_ids, load_embedding_rows
 from index.vectors.interface import VectorSnapshot
 
 MAX_SPOKEN = 1000
-"""Best clips by the words of their speech, screen text and captions that are ranked by words."""
+"""Number of clips that are ranked by the words of their speech, screen text and captions."""
 MAX_NAMED, MAX_NAMED_CLIPS = 100, 20_000
-"""Best videos by the words of their names that are ranked by words, and their clips in all."""
+"""Number of videos whose clips are ranked by the words of the video's name, and number of all these clips."""
 CLIPS_PER_NAME = 3
-"""Clips of each of them, those most similar to the query."""
+"""Clips per video with a matching name: the clips most similar to the query."""
 RANK_DEPTH = 1000
-"""Clips that match words get a rank by similarity up to this one."""
+"""Highest rank by similarity that clips with matching words get."""
 MAX_TIED = 20_000
-"""Clips of one similarity, such as those of a still image, among which ties are resolved."""
+"""Clips of equal similarity, such as those of a still image, among which ties are resolved."""
 
 
 _NO_RANKS: Mapping[SearchSignal, int] = MappingProxyType({})
@@ -40,16 +40,16 @@ class Candidate(NamedTuple):
     """A clip that may become a result. Searches make thousands, which takes far longer with dataclasses.
 
     Args:
-        clip_id: of the clip.
-        similarity: cosine of its embedding and the query's, see ``main_signal``.
-        cosines: by embedding signal that is searched and that the clip has.
-        ranks: from 1, by signal in whose ranking it is.
-        words: weighted score of the query's words in its speech, screen text, caption and name, 0 to 1.
-        word_scores: score of the query's words by signal that has any.
-        sound_fit: weighted evidence that its sound fits, 0 to 1; None: not compared.
-        picture_fits: probabilities that its pictures fit each text of a query with several; empty for other queries.
-        contrasted_fits: such probabilities for each text of positive weight less those of negative weight.
-        sound_fits: evidence that its sound fits each of these, 0 to 1; empty: not compared.
+        clip_id: id of the clip.
+        similarity: cosine of the embeddings of clip and query, by the ``main_signal``.
+        cosines: cosine by signal, for each searched signal of which the clip has an embedding.
+        ranks: rank, from 1, by signal, for each signal whose ranking contains the clip.
+        words: weighted score of the query's words in speech, screen text, caption and name, 0 to 1.
+        word_scores: score of the query's words by signal, for each signal that contains any.
+        sound_fit: weighted evidence that the sound fits, 0 to 1; None: not compared.
+        picture_fits: for a query with several texts, the probability that the pictures fit each; else empty.
+        contrasted_fits: the same for each text of positive weight, minus the texts of negative weight.
+        sound_fits: evidence, 0 to 1, that the sound fits each text of ``contrasted_fits``; empty: not compared.
     """
 
     clip_id: int
@@ -67,7 +67,7 @@ class Candidate(NamedTuple):
 class WordMatch(NamedTuple):
     """A clip that contains words of the query; see ``index.storage.fulltext.WordScore``.
 
-    ``similarity``: cosine, as of a candidate. ``scores``, ``ranks``: by signal that has words of the query.
+    ``similarity``: see ``Candidate``. ``scores``, ``ranks``: by signal, for each signal with words of the query.
     """
 
     clip_id: int
@@ -84,7 +84,7 @@ class CandidateFilter:
 
     Args:
         allowed: True at the ids of allowed clips; None allows all.
-        excluded_ids: clips that are excluded.
+        excluded_ids: ids of excluded clips.
         min_similarity: clips of a lower similarity are excluded.
     """
 
@@ -99,9 +99,9 @@ class CandidateFilter:
 
 
 def main_signal(signals: Iterable[SearchSignal]) -> Signal:
-    """Return the signal whose cosine is a result's ``similarity``: visual, or audio if no pictures are searched.
+    """Return the signal whose cosine is a result's ``similarity``: visual, or audio if only audio is searched.
 
-    It is visual if neither is searched. A clip that lacks it has the cosine of the other.
+    If no embeddings are searched, it is visual. A clip that lacks this signal has the cosine of the other signal.
     """
     searched = set(signals)
     return "audio" if "audio" in searched and "visual" not in searched else "visual"
@@ -110,11 +110,11 @@ def main_signal(signals: Iterable[SearchSignal]) -> Signal:
 def vector_candidates(
     vectors: VectorSnapshot, query: Float32, depth: int, clip_filter: CandidateFilter, signal: Signal = "visual"
 ) -> list[Candidate]:
-    """Return the at most ``depth`` clips most similar to ``query`` (D,) by a signal, best first, ties by id."""
+    """Return at most ``depth`` clips, most similar to ``query`` (D,) by a signal first; ties are ordered by id."""
     excluded = clip_filter.excluded_ids
     k = depth + len(excluded)
-    # Which of equally similar clips an index returns depends on k, and pages of different depth would not fit
-    # together: search until the clips that tie with the k-th are complete.
+    # Among equally similar clips, k decides which the index returns, so that pages of different depth could repeat or
+    # miss clips: search until all clips that tie with the k-th are included.
     limit = k + 1
     cosines, ids = vectors.search(query[None, :], limit, clip_filter.allowed)
     while len(ids[0]) == limit and cosines[0, -1] == cosines[0, k - 1] and limit <= MAX_TIED:
@@ -135,7 +135,7 @@ def vector_candidates(
 def stored_cosines(
     connection: sqlite3.Connection, clip_ids: Iterable[int], query: Float32, signal: Signal
 ) -> dict[int, float]:
-    """Return the cosines of ``query`` (D,) and the embeddings of clips that have the signal, by clip id."""
+    """Return by clip id the cosine of ``query`` (D,) and the clip's embedding, for clips that have the signal."""
     ids, embeddings = load_embedding_rows(connection, clip_ids, len(query), signal)
     # Not a matrix product, in which equal rows may have products that differ in the last bit.
     cosines = np.clip((embeddings * query).sum(axis=1), -1, 1)
@@ -153,18 +153,17 @@ def word_matches(
 ) -> list[WordMatch]:
     """Return the clips that contain words of a query, best first.
 
-    Of the clips of a video whose name matches, those that match by their own words are returned and the
-    ``CLIPS_PER_NAME`` most similar to ``query`` (D,). Ties: first clips with the whole phrase, then by similarity, then
-    by id.
+    If the name of a video matches, its clips that match by their own words are returned, and the ``CLIPS_PER_NAME``
+    clips most similar to ``query``. Ties are ordered by whether a clip has the whole phrase, then similarity, then id.
 
     Args:
-        connection: in a transaction.
-        words: of the query.
-        weights: by signal that is searched for them, 0 to 1.
-        text_weight: that scores are multiplied by besides.
-        query: embedding (D,).
+        connection: a connection with an open transaction.
+        words: words of the query.
+        weights: weights, 0 to 1, of the signals in which the words are searched.
+        text_weight: a further factor of the scores.
+        query: query embedding (D,).
         main: signal of ``similarity``.
-        clip_filter: for all of them.
+        clip_filter: conditions of the returned clips.
     """
     matches = match_words(connection, words, weights)
     accepted = {clip_id: score for clip_id, score in matches.clips.items() if clip_filter.accepts(clip_id)}
@@ -203,7 +202,7 @@ def _scores_by_signal(
     weighed: Mapping[int, WordScore],
     video_of: Mapping[int, int],
 ) -> dict[int, dict[WordSignal, float]]:
-    """Return the word scores of clips by signal; those of partial matches are weighed as the score of all signals."""
+    """Return word scores by clip id and signal; scores of partial matches get the same weight as in the total score."""
     by_clip: dict[int, dict[WordSignal, float]] = {}
     for clip_id, score in scores.items():
         factor = weighed[clip_id].score / score.score if score.score else 1.0
@@ -214,7 +213,7 @@ def _scores_by_signal(
 
 
 def _with_ranks(ordered: list[WordMatch], signals: Iterable[WordSignal]) -> list[WordMatch]:
-    """Return matches with their ranks by each signal; equal scores keep their order."""
+    """Return matches with their rank in each signal; matches with equal scores keep their order."""
     ranks: dict[int, dict[SearchSignal, int]] = {match.clip_id: {} for match in ordered}
     for signal in signals:
         having = sorted((m for m in ordered if signal in m.scores), key=lambda m: -m.scores[signal])

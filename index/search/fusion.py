@@ -22,11 +22,11 @@ from vitascope.scoring import combine_evidence, joint_evidence, similarity_proba
 Float64 = NDArray[np.float64]
 
 UNCALIBRATED_WEIGHT = 0.6
-"""Weight of (1 + similarity) / 2 beside words, where similarity has no calibration: it is high for all clips."""
+"""Weight of (1 + similarity) / 2 relative to words, if similarity has no calibration: it is high for all clips."""
 SAMPLE_SIZE = 100
-"""Clips of a collection that tell how a query's similarities vary."""
+"""Number of sampled clips by which the spread of a query's similarities is measured."""
 MIN_SAMPLE = 10
-"""Fewer clips with sound do not tell it."""
+"""Least number of clips with sound by which their spread is measured."""
 
 
 class Spread(NamedTuple):
@@ -36,17 +36,17 @@ class Spread(NamedTuple):
     deviation: float
 
     def z_scores(self, cosines: Float64) -> Float64:
-        """Return cosines (C,) in standard deviations above the mean."""
+        """Return the z-scores of cosines (C,): standard deviations above the mean."""
         return (cosines - self.mean) / self.deviation
 
 
 def is_calibrated(calibration: Calibration | None) -> bool:
-    """Return whether a calibration gives the probability that pictures of some similarity fit."""
+    """Return whether a calibration maps the similarity of pictures to a probability."""
     return calibration is not None and calibration.similarity_scale is not None
 
 
 class TextEvidence(NamedTuple):
-    """A text of a query with several: its embedding (D,), the exponent of its probability, and how it is compared."""
+    """One of several texts of a query: its embedding (D,), the exponent of its probability, and its evidence."""
 
     embedding: Float32
     exponent: float
@@ -55,14 +55,15 @@ class TextEvidence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """How similarities and words are compared.
+    """Parameters by which similarities and words become comparable.
 
     Args:
-        weights: of the signals, 0 to 1.
-        calibration: of cosines with pictures; None if there is none for the query.
-        spreads: of the query's cosines by embedding signal; without it: not needed or not known.
+        weights: weights of the signals, 0 to 1.
+        calibration: calibration of cosines with pictures; None if the query has none.
+        spreads: spread of the query's cosines by embedding signal; a signal is missing if its spread is not needed or
+            unknown.
         sound_count: number of clips with sound.
-        texts: of a query with several, of positive weight; clips should fit all of them.
+        texts: the texts of positive weight, if the query has several; clips should fit all of them.
     """
 
     weights: Mapping[SearchSignal, float]
@@ -73,32 +74,33 @@ class Evidence:
 
     @property
     def searches_embeddings(self) -> bool:
-        """Return whether embeddings are compared, and not words alone."""
+        """Return whether embeddings are searched, not only words."""
         return not self.weights.keys().isdisjoint(SIGNALS)
 
     def combine(self, pictures: Float64, sounds: Float64) -> Float64:
         """Combine the evidence (C,) of pictures and sound.
 
-        What stands in for a probability is high for all clips that have the signal, so the higher one counts.
+        Without a calibration, the evidence is high for all clips that have the signal, so the maximum is returned.
         """
         if is_calibrated(self.calibration):
             return combine_evidence(pictures, sounds)
         return np.maximum(pictures, sounds)
 
     def of_pictures(self, cosines: Float64) -> Float64:
-        """Return the probabilities (C,) that pictures fit, or what stands in for them without a calibration."""
+        """Return the probabilities (C,) that pictures fit; without a calibration, their scaled cosines."""
         probabilities = None if self.calibration is None else similarity_probability(self.calibration, cosines)
         return UNCALIBRATED_WEIGHT * (1 + cosines) / 2 if probabilities is None else probabilities
 
     def of_sound(self, cosines: Float64, pictures: Float64) -> Float64:
         """Return the evidence (C,) that sound fits, alone or together with pictures.
 
-        Cosines with sound have another mean and spread than those with pictures. Beside calibrated pictures, sound gets
-        what is unlikely by chance; beside others, the evidence of pictures that stand out from others as much.
+        Cosines with sound have another mean and spread than cosines with pictures. If pictures are calibrated, the
+        evidence of sound is how unlikely its cosine is by chance; otherwise it is the evidence of pictures with the
+        same z-score.
 
         Args:
-            cosines: (C,) with sounds.
-            pictures: (C,) with pictures of the same clips, NaN where there is none.
+            cosines: cosines with sounds, (C,).
+            pictures: cosines with the pictures of the same clips, (C,); NaN for clips without pictures.
         """
         if "audio" not in self.spreads:
             return self.of_pictures(cosines)
@@ -122,7 +124,7 @@ def measure_evidence(
     queries: Float32,
     newest_clip: int,
 ) -> list[Evidence]:
-    """Return how searches with these weights compare their signals; ``queries``: an embedding (D,) of each."""
+    """Return the evidence of each query with these weights; ``queries``: their embeddings, one row (D,) each."""
     samples: dict[Signal, Float32] = {}
     if "audio" in weights:
         dim = queries.shape[1]
@@ -132,7 +134,7 @@ def measure_evidence(
 
 
 def _measure_spreads(samples: Mapping[Signal, Float32], query: Float32) -> dict[Signal, Spread]:
-    """Return the spreads of a query's cosines with sampled embeddings (N, D); none of a small sample."""
+    """Return the spread of a query's cosines with sampled embeddings (N, D) by signal; small samples are left out."""
     spreads: dict[Signal, Spread] = {}
     for signal, sample in samples.items():
         cosines = (sample @ query).astype(np.float64)
@@ -151,15 +153,15 @@ def fuse(
 ) -> list[Candidate]:
     """Rank the clips of all rankings together by their combined evidence; return the best ``depth``.
 
-    Ties: first clips with the whole phrase, then by similarity, then by id.
+    Ties are ordered by whether a clip has the whole phrase, then similarity, then id.
 
     Args:
-        connection: in a transaction.
-        query: embedding (D,).
-        rankings: by embedding signal that is searched.
+        connection: a connection with an open transaction.
+        query: query embedding (D,).
+        rankings: ranked clips by searched embedding signal.
         matches: clips that contain words of the query.
         evidence: how the signals are compared.
-        depth: number of candidates.
+        depth: number of candidates to return.
     """
     if not matches and len(rankings) == 1:
         (candidates,) = rankings.values()
@@ -183,7 +185,7 @@ def _merge(
     rankings: Mapping[Signal, Sequence[Candidate]],
     matches: Sequence[WordMatch],
 ) -> list[Candidate]:
-    """Return one candidate for each clip of the rankings and matches, with the cosines that its rankings lack."""
+    """Merge rankings and matches into one candidate per clip; compute cosines that its rankings do not contain."""
     by_signal = {signal: {c.clip_id: c for c in candidates} for signal, candidates in rankings.items()}
     words = {match.clip_id: match for match in matches}
     ids = list(dict.fromkeys([*words, *(clip_id for known in by_signal.values() for clip_id in known)]))
@@ -197,7 +199,7 @@ def _merge(
         own = {signal: values[clip_id] for signal, values in cosines.items() if clip_id in values}
         ranks: dict[SearchSignal, int] = {}
         for signal, known in by_signal.items():
-            # An approximate index ranks deep clips by what it has searched, which differs between pages.
+            # Beyond RANK_DEPTH, ranks of an approximate index depend on the search depth, which differs per page.
             if clip_id in known and (clip_id not in words or known[clip_id].ranks[signal] <= RANK_DEPTH):
                 ranks[signal] = known[clip_id].ranks[signal]
         match = words.get(clip_id)
@@ -219,7 +221,7 @@ def _merge(
 
 
 def with_sound(connection: sqlite3.Connection, candidates: Sequence[Candidate], evidence: Evidence) -> list[Candidate]:
-    """Return candidates with the evidence of their sound, if that is searched."""
+    """Return candidates with the evidence of their sound, if sound is searched."""
     if "audio" not in evidence.weights or not candidates:
         return list(candidates)
     if evidence.texts:

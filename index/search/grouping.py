@@ -17,14 +17,14 @@ from index.search.candidates import Candidate
 from index.storage.queries import ClipSpan
 
 MAX_ROUNDING = 0.001
-"""Seconds between clips that touch; starts and ends are rounded when they are computed."""
+"""Largest gap in seconds between adjacent clips, since starts and ends are rounded."""
 MAX_COSINE_ERROR = 1e-5
-"""Difference of cosines of equal embeddings, which an index and numpy may compute differently."""
+"""Largest difference between cosines of equal embeddings, which an index and NumPy may round differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Clips that form one result, best first. ``start``, ``end``: seconds; None: those of the best clip."""
+    """Clips that form one result, best first. ``start``, ``end``: seconds; None: start and end of the best clip."""
 
     members: Sequence[Candidate]
     start: float | None = None
@@ -42,15 +42,16 @@ def group_by_video(candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan
 def event_thresholds(
     candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan], sample: Float32, query: Float32
 ) -> dict[int, float]:
-    """Return by video id the similarity that clips of an event reach.
+    """Return by video id the least similarity of the clips that form an event.
 
-    It is that of the video's best clip less one standard deviation of the query's similarities over the collection.
+    It is the similarity of the video's best clip, minus one standard deviation of the query's similarities with the
+    sampled clips of the collection.
 
     Args:
-        candidates: of all pages.
+        candidates: candidates of all pages.
         spans: by clip id.
         sample: embeddings (N, D) of clips of the collection.
-        query: embedding (D,).
+        query: query embedding (D,).
     """
     spread = float(np.std(sample @ query)) + MAX_COSINE_ERROR if len(sample) else 0.0
     thresholds: dict[int, float] = {}
@@ -65,8 +66,8 @@ def group_by_event(
 ) -> list[Group]:
     """Return one group per event, and one for each clip outside of events, in the order of their best clips.
 
-    An event is a stretch of a video whose clips reach the video's threshold. Gaps and less similar clips that last no
-    longer than the clip before do not end it; the clips in it belong to it.
+    An event is a stretch of a video whose clips reach the video's threshold. A gap or a less similar clip ends the
+    event only if it lasts longer than the clip before; otherwise the clip belongs to the event.
 
     Args:
         candidates: best first.

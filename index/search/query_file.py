@@ -1,4 +1,4 @@
-"""Embeddings of the files that searches are by.
+"""Embeddings of query files.
 
 Shape letter: D embedding dim.
 """
@@ -16,7 +16,7 @@ from vitascope.media.sampling import resolve_span
 from vitascope.model import Model
 
 GRAPHS: dict[Signal, str] = {"visual": "video", "audio": "audio"}
-"""Graph of a bundle that embeds a file by signal."""
+"""Name of the bundle's embedding graph by signal."""
 _CONTENT: dict[Signal, str] = {"visual": "pictures", "audio": "sound"}
 
 
@@ -33,8 +33,8 @@ def embed_query_file(
         limits: Limits of the decoder.
 
     Raises:
-        InvalidInput: The model does not embed this of the file.
-        MediaError, and as ``embed``.
+        InvalidInput: The model cannot embed this signal, or the file lacks it.
+        MediaError, and the errors of ``embed``.
     """
     graphs = model.bundle.manifest.graphs
     if signal is None and "video" in graphs:
@@ -55,7 +55,7 @@ def embed_query_file(
 
 
 def embed_sound(model: Model, file: Path, start: float | None, end: float | None, limits: MediaLimits) -> Floats:
-    """Return the embedding (1, D) of the sound of a part (s; None: from the beginning, to the end) of a file.
+    """Return the embedding (1, D) of the sound of a file from ``start`` to ``end`` (s; None: its beginning, its end).
 
     Raises TaskMissing, media errors and InvalidInput, also for silence.
     """

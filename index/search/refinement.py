@@ -1,4 +1,4 @@
-"""Refinement of search results: the moment in and around each at which the text of the query is most likely true."""
+"""Refinement of search results: find in and around each result the moment at which the query is most likely true."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MARGIN_SECONDS = 8.0
 """Seconds before and after a result that are also searched for its moment."""
 
 EmbeddedPart = tuple[Sequence[Span], Float32]
-"""The spans of the windows of a part of a video, cut to it, and their embeddings (T, D)."""
+"""Windows of a part of a video: their spans, cut to the part, and their embeddings (T, D)."""
 
 
 def refined_text(model: Model, parts: Sequence[QueryPart]) -> str:
-    """Return the text that results are refined by.
+    """Return the text whose moments are searched in the results.
 
     Raises:
         InvalidInput: the query has no text of positive weight, or several.
@@ -48,15 +48,15 @@ def refine_results(
     """Return the results with their moments.
 
     Args:
-        model: of the collection.
-        text: of ``refined_text``.
-        results: of one page.
-        embed_part: embeds the windows of a part of a video; None: its file cannot be used.
-        max_windows: of all results together.
+        model: model of the collection.
+        text: the text that ``refined_text`` returns.
+        results: results of one page.
+        embed_part: embeds the windows of a part of a video; returns None if its file cannot be used.
+        max_windows: maximum number of windows of all results together; None: no maximum.
 
     Raises:
-        InvalidInput: there are more windows.
-        EngineError and as ``embed_part``.
+        InvalidInput: the results have more than ``max_windows`` windows.
+        EngineError, and the errors of ``embed_part``.
     """
     seconds = model.moment_windows.window_seconds
     parts: list[tuple[Video, Span]] = []

@@ -1,4 +1,4 @@
-"""Relevance: the probability that a clip fits a query, and the conditions of a query that it meets.
+"""Relevance: the probability that a clip fits a query, and which conditions of the query it meets.
 
 Shape letters: C clips, T texts, D embedding dim.
 """
@@ -27,8 +27,8 @@ from vitascope.tokenizer import Tokenizer
 
 _ROUNDING = 1e-6
 GOOD_MATCH = 0.25
-"""Relevance from which a result counts as a good match. It tells best whether the first result is right: on validation
-searches 73% of those that are right reach it, and 16% of those that are wrong; 41% and 2% reach 0.5."""
+"""Least relevance of a good match. It best separates right first results from wrong ones: on validation searches 73%
+of the right ones and 16% of the wrong ones reach it; 41% and 2% reach 0.5."""
 MOST_WORDS = 0.8
 """Word score of a clip that contains nearly all words of a query."""
 
@@ -43,10 +43,10 @@ class SearchWarning:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A text of a query with several.
+    """One of several texts of a query, and whether a clip fits it.
 
-    ``relevance``: probability that the clip fits the text. ``met``: whether it is at least ``GOOD_MATCH``, for a text
-    of negative weight whether it is lower.
+    ``relevance``: probability that the clip fits the text. ``met``: whether the relevance is at least ``GOOD_MATCH``;
+    for a text of negative weight, whether it is lower.
     """
 
     text: str
@@ -56,7 +56,7 @@ class Condition:
 
 
 class Relevance(NamedTuple):
-    """The probability that a clip fits a query, None if unknown; and its conditions, None for queries without any."""
+    """The probability that a clip fits a query (None: unknown), and its conditions (None: the query has none)."""
 
     value: float | None
     conditions: tuple[Condition, ...] | None
@@ -74,11 +74,11 @@ def clip_relevance(
 ) -> dict[int, Relevance]:
     """Return the relevance of clips by id.
 
-    For a single text it is the fused score of a reranked clip, else the calibrated similarity, of pictures or sound.
-    For several it is that of the condition which the clip is least likely to meet. A clip that contains nearly all of
-    the query's words meets the texts with at least its word score. Relevance is unknown for a clip that was not
-    reranked, if the bundle has no calibration of similarity, the query has clips or files, or embeddings are not
-    searched.
+    For a single text, relevance is the fused score of a reranked clip, else the calibrated similarity of pictures or
+    sound. For several texts, it is the relevance of the condition that the clip is least likely to meet. A clip that
+    contains nearly all words of the query meets its texts with at least its word score. The relevance of a clip that
+    was not reranked is unknown if the bundle has no calibration of similarity, if the query has clips or files, or if
+    no embeddings are searched.
     """
     probabilities = _text_probabilities(connection, request, candidates)
     relevance = {}
@@ -107,7 +107,7 @@ def clip_relevance(
 def _text_probabilities(
     connection: sqlite3.Connection, request: SearchRequest, candidates: Sequence[Candidate]
 ) -> dict[int, list[float]]:
-    """Return by clip id the probabilities (T) that it fits each text; empty if they are unknown."""
+    """Return by clip id the probability that the clip fits each of T texts; empty if the probabilities are unknown."""
     if request.calibration is None or not (request.is_text or request.conditions):
         return {}
     known = {candidate.clip_id: list(candidate.picture_fits) for candidate in candidates if candidate.picture_fits}
@@ -126,9 +126,9 @@ def _text_probabilities(
 
 
 def lowest_similarity(request: SearchRequest) -> float:
-    """Return the similarity of pictures below which no clip can become a result by them; -2 if all can.
+    """Return the similarity of pictures below which the request excludes every clip; -2 if it excludes none.
 
-    With reranking, the relevance of a clip may differ from that of its similarity.
+    With reranking, ``min_relevance`` is no bound, as the relevance of a reranked clip depends on its fused score.
     """
     bounds = [-2.0 if request.min_similarity is None else request.min_similarity]
     calibration = request.calibration
@@ -160,9 +160,9 @@ def language_warnings(texts: Iterable[str], known: Sequence[str] | None, tokeniz
     The first text with a word that the tokenizer does not know takes half a second, see ``unknown_language``.
 
     Args:
-        texts: of the query.
+        texts: texts of the query.
         known: ISO 639 codes of the languages that the model knows; None: not stated.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
     """
     if known is None:
         return []
@@ -180,7 +180,10 @@ def language_warnings(texts: Iterable[str], known: Sequence[str] | None, tokeniz
 
 
 def has_several_conditions(request: SearchRequest) -> bool:
-    """Return whether ``condition_candidates`` ranks: several texts of positive weight, a calibration, and no others."""
+    """Return whether ``condition_candidates`` ranks the clips.
+
+    It does if the query consists of texts, several of them of positive weight, and there is a calibration.
+    """
     return is_calibrated(request.calibration) and request.has_texts_only and len(request.texts) > 1
 
 
@@ -193,15 +196,15 @@ def condition_candidates(
     clip_filter: CandidateFilter,
     clip_ids: Sequence[int],
 ) -> list[Candidate]:
-    """Return clips with the probability that they fit all texts of positive weight, best first, ties by id.
+    """Return clips with the probability that they fit all texts of positive weight, best first; ties ordered by id.
 
-    It is the product of the probabilities that they fit each text, with weights as exponents relative to the largest.
-    Texts of negative weight are subtracted from each text. In a sum of embeddings, a clip that fits one text strongly
-    would rank above one that fits all.
+    This probability is the product of the probabilities for each text; the exponent of each is its weight relative to
+    the largest. Texts of negative weight are subtracted from each text. The texts are not compared by the sum of their
+    embeddings, because a clip that fits one text strongly would rank above a clip that fits all.
 
     Args:
         query: sum of the embeddings (D,), for the similarity of the candidates.
-        depth: number of clips, if there are so many, that are complete and in order.
+        depth: the first ``depth`` returned clips are complete and in order; clips may be missing among later ones.
         clip_ids: clips to include, even if they are not near any text.
     """
     texts, contrasts, exponents = contrasted_texts(request.conditions)

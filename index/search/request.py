@@ -1,8 +1,8 @@
 """Search requests and cursors: the parts of a query, the options, the query embedding, and the position of a page.
 
-A cursor holds the ids of what the pages so far have shown, and the next page excludes them. An offset into the results
-would not do: an approximate index finds more the deeper a search goes, an index is rebuilt, and videos are added and
-deleted between two pages, so that ranks shift.
+A cursor contains the ids of the results that the pages so far have shown; the next page excludes these ids. An offset
+into the results is not enough, because ranks shift between two pages: an approximate index finds more in a deeper
+search, an index may be rebuilt, and videos are added and deleted.
 
 Shape letter: D embedding dim.
 """
@@ -51,7 +51,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ClipPart:
-    """A clip of the collection; the stored embedding of its pictures or its sound is used (None: of what it has)."""
+    """A clip of the collection. ``signal``: the stored embedding to use; None: visual, or audio for a clip without."""
 
     clip_id: int
     weight: float = 1.0
@@ -74,11 +74,11 @@ class SearchPosition:
     """The start of the next page of a search.
 
     Args:
-        collection_id: of the collection that the ids belong to.
+        collection_id: id of the collection to which the other ids belong.
         change: number and stamp of the collection's last change at the last page.
         newest_clip: the highest clip id at the first page; later clips do not appear on the pages that follow.
-        shown: ids that the pages have shown, at most ``MAX_K``: of videos where results are videos, else of clips,
-            for an event of all clips in it.
+        shown: ids that the pages have shown, at most ``MAX_K``: video ids if results are videos, else clip ids (for an
+            event, the ids of all its clips).
     """
 
     collection_id: str
@@ -92,24 +92,25 @@ class SearchRequest:
     """A query and its options.
 
     Args:
-        fingerprint: of the bundle that made the embeddings; a search refuses those of another than the collection's.
-        parts: the query embedding is the normalised, weighted sum of their normalised embeddings. A negative weight
-            leads away from its part. Several texts of positive weight are compared one by one, see
+        fingerprint: fingerprint of the bundle that made the embeddings; a search fails if the collection has another.
+        parts: parts of the query. The query embedding is the normalised, weighted sum of their normalised embeddings; a
+            negative weight subtracts its part. Several texts of positive weight are compared one by one, see
             ``condition_candidates``.
         limit: results per page.
         after: where the page begins; None for the first page.
         where: a filter on videos and clips.
         rerank: number of best clips that are rescored with the fusion model and ranked first.
-        signals: what is searched, with weights above 0: the query embedding is compared with those of the pictures and
-            of the sound of clips, the words of the texts of positive weight with their speech, screen text,
-            caption and the name (title and path) of their video. None: all that the collection has, with equal weights.
+        signals: searched signals with weights above 0. For visual and audio, the query embedding is compared with the
+            embeddings of a clip's pictures and sound; for the others, the words of the texts of positive weight are
+            searched in its speech, screen text, caption, and the name (title and path) of its video. None: all signals
+            of the collection, with equal weights.
         group: what a result is: a clip, an event (a stretch of a video, see ``group_by_event``) or a video.
-        candidates: number of best clips that events or videos are made of; None: ``CANDIDATES``.
-        clips_per_result: at most so many clips are listed with an event or a video.
+        candidates: number of best clips that are grouped to events or videos; None: ``CANDIDATES``.
+        clips_per_result: maximum number of clips that are listed with an event or a video.
         min_similarity: exclude clips whose embeddings are all less similar, -1 to 1.
         min_relevance: exclude clips of a lower or unknown relevance, 0 to 1.
         include_query_clips: include the clips of ``ClipPart`` in the results.
-        calibration: of the bundle that made the embeddings; gives the probability that a clip of some similarity fits.
+        calibration: calibration of the bundle that made the embeddings: maps a similarity to the probability of a fit.
     """
 
     fingerprint: str
@@ -145,7 +146,7 @@ class SearchRequest:
 
     @property
     def conditions(self) -> list[TextPart]:
-        """The texts of a query with several: results should fit those of positive weight, and not the others."""
+        """The texts, if the query has several: results should fit those of positive weight, and not the others."""
         parts = [part for part in self.parts if isinstance(part, TextPart)]
         return parts if len(parts) > 1 else []
 
@@ -264,7 +265,7 @@ def _stored_embedding(connection: sqlite3.Connection, index: int, part: ClipPart
 class SearchCursor:
     """A position in the search with this hash (see ``request_hash``).
 
-    ``embedding`` (D,): of the query's file, so that clients need not send the file again for the next page.
+    ``embedding`` (D,): embedding of the query's file, so that clients need not send the file again for the next page.
     """
 
     request_hash: str
@@ -298,7 +299,7 @@ def decode_cursor(text: str, request_hash: str) -> SearchCursor:
     """Decode a cursor of the search with this hash.
 
     Raises:
-        InvalidInput: ``encode_cursor`` did not write it, or for another search.
+        InvalidInput: ``encode_cursor`` did not make the text, or made it for another search.
     """
     try:
         fields = _decompress(text)

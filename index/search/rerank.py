@@ -23,18 +23,18 @@ from vitascope.model import Model
 from vitascope.scoring import combine_evidence, reranked_score
 
 RERANK_BATCH_SIZE = 32
-"""Pairs whose visual tokens are held in memory together."""
+"""Pairs whose visual tokens are in memory at the same time."""
 FIXED_WORDS = 0.2
-"""Reranking does not move clips from this word score on, such as those with a rare word of a query of two."""
+"""Least word score of clips that reranking does not move, such as clips with the rare one of two query words."""
 RERANK_CLIPS_PER_VIDEO = 5
-"""The fusion model scores so many clips of a video, those most similar to the text."""
+"""Number of a video's clips, those most similar to the text, that the fusion model scores."""
 
 
 class PairScores(NamedTuple):
     """Scores of a text and a clip.
 
-    ``match``: calibrated probability that they belong together. ``fused``: the ranking score, 0 to 1. ``has_sound``:
-    both are of pictures and sound.
+    ``match``: calibrated probability that text and clip belong together. ``fused``: the ranking score, 0 to 1.
+    ``has_sound``: whether both scores are by pictures and sound, not by pictures alone.
     """
 
     match: float
@@ -64,8 +64,9 @@ def default_rerank(
 ) -> int:
     """Return the number of clips that a search reranks unless its request sets it: 0 unless it has exactly one text.
 
-    The fusion model compares pictures: 0 where ``signals`` lacks ``visual``. It does not lead away from texts of
-    negative weight. ``has_audio_tokens``: of the collection; then it compares sound, too, where ``signals`` has it.
+    It is also 0 if ``signals`` lacks ``visual``, as the fusion model compares pictures, or if a text has a negative
+    weight, which the fusion model cannot use. ``has_audio_tokens``: whether the collection has audio tokens; the fusion
+    model then compares sound, too, if ``signals`` contains audio.
     """
     if signals is not None and "visual" not in signals:
         return 0
@@ -100,8 +101,8 @@ def rerank(
     """Order the first ``count`` candidates by fused score, word score and sound; ties keep their order.
 
     Clips with a word score of at least ``FIXED_WORDS`` keep their places. Clips stored without visual tokens are
-    ordered by their words and sound alone; clips deleted meanwhile are dropped. If pictures and sound were searched and
-    the bundle states how to rerank by both, clips with audio tokens are matched by both, and their fused score is the
+    ordered by words and sound only; clips deleted meanwhile are dropped. If pictures and sound were searched and the
+    bundle has parameters to rerank by both, clips with audio tokens are matched by both, and their fused score is the
     ``reranked_score`` of the search's ``evidence``.
 
     Returns:

@@ -65,10 +65,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SignalScore:
-    """A clip in the ranking by one signal.
+    """Rank and score of a clip in the ranking of one signal.
 
-    ``rank``: from 1. ``score``: cosine of the embeddings, or score of the query's words, 0 to 1. ``matches``: these
-    words, with the seconds in which they are spoken or shown.
+    ``rank``: from 1. ``score``: cosine of the embeddings, or score of the query's words, 0 to 1. ``matches``: the
+    matching words, with the seconds in which they are spoken or shown.
     """
 
     rank: int
@@ -80,10 +80,10 @@ class SignalScore:
 class RankedHit:
     """A clip of a result with its scores.
 
-    ``relevance``: probability that it fits the query; None: unknown. ``similarity``: cosine of the embeddings.
-    ``match``: calibrated probability by the fusion model. ``fused``: ranking score of reranked hits, 0 to 1. The last
-    two are None for a hit that was not reranked. ``conditions``: None for a query with fewer than two texts, or with a
-    bundle that has no calibration of similarity. ``signals``: those in whose rankings the clip is.
+    ``relevance``: probability that the clip fits the query; None: unknown. ``similarity``: cosine of the embeddings.
+    ``match``: calibrated probability by the fusion model; None if not reranked. ``fused``: ranking score, 0 to 1; None
+    if not reranked. ``conditions``: None for a query with fewer than two texts, or with a bundle that has no
+    calibration of similarity. ``signals``: the signals whose rankings contain the clip.
     """
 
     hit: Hit
@@ -100,12 +100,12 @@ class SearchResult:
     """A clip, an event or a video.
 
     Args:
-        best: its best clip.
-        start: seconds, of the clip or the event.
-        end: seconds, of the clip or the event.
+        best: the best clip of the result.
+        start: start of the clip or the event, in seconds.
+        end: end of the clip or the event, in seconds.
         clips: the clips of an event or a video, best first; empty for a clip.
-        clip_count: number of its clips among the candidates, listed or not.
-        moment: where the text is most likely true; None unless it was refined, and where there is no such span.
+        clip_count: number of the result's clips among the candidates, listed or not.
+        moment: the span in which the text is most likely true; None if not refined, or if there is no such span.
     """
 
     best: RankedHit
@@ -120,8 +120,8 @@ class SearchResult:
 class SearchPage:
     """A page of results.
 
-    ``next_position``: where the next page begins, None on the last page. ``changed``: whether the collection has
-    changed since the page before. ``warnings``: on the first page, without those of ``language_warnings``.
+    ``next_position``: where the next page begins; None on the last page. ``changed``: whether the collection has
+    changed since the page before. ``warnings``: warnings on the first page, except those of ``language_warnings``.
     """
 
     results: list[SearchResult]
@@ -138,25 +138,25 @@ def search(
 ) -> SearchPage:
     """Search a collection with embeddings.
 
-    Clips are ranked by similarity, with several texts of positive weight by how likely they fit all, and by the words
-    of the query: each of ``request.signals`` is independent evidence that a clip fits. A part of a text in double
-    quotes must be said, shown, or in the caption or the name literally. The first ``rerank`` clips are ordered again,
-    with the fused score in place of similarity. A page has the best results that the pages before have not shown, among
-    the clips that existed at the first page and still do.
+    Clips are ranked by similarity (for several texts of positive weight, by the probability that they fit all) and by
+    the words of the query; each of ``request.signals`` is independent evidence that a clip fits. A part of a text in
+    double quotes must occur literally in speech, screen text, caption or name. The first ``rerank`` clips are ordered
+    again, by the fused score instead of similarity. A page has the best results that earlier pages have not shown,
+    among the clips that existed at the first page and still exist.
 
     Args:
-        collection: to search.
+        collection: the collection to search.
         request: query and options.
-        model: reranks; of the collection's bundle.
-        stage: makes the context manager of each of the stages "search" and "rerank".
+        model: model of the collection's bundle; needed only to rerank.
+        stage: returns a context manager for each of the stages "search" and "rerank", for example to measure them.
 
     Raises:
         InvalidInput: the request is invalid.
-        FingerprintMismatch: the embeddings are not of the collection's bundle.
+        FingerprintMismatch: another bundle than the collection's made the embeddings.
         NotFound: a clip of the query does not exist.
-        TaskMissing: reranking with a model that cannot.
-        CursorExpired: ``request.after`` is of a collection that was replaced since.
-        StorageError, and as ``Model.match``.
+        TaskMissing: the request reranks, and the model has no task "matching".
+        CursorExpired: the collection was replaced since the page before ``request.after``.
+        StorageError, and the errors of ``Model.match``.
     """
     collection.require_fingerprint(request.fingerprint)
     check_request(request)
@@ -181,19 +181,19 @@ def search(
     with stage("rerank"):
         text, count = request.texts[0], ranking.rerank_count
         candidates, scores = rerank(collection, model, text, ranking.candidates, count, evidence)
-    # A new transaction, to leave out videos that were deleted while the model ran. Those that were edited are shown as
-    # they were when they matched.
+    # A new transaction, to leave out videos that were deleted while the model ran. Edited videos are shown as they were
+    # when they matched.
     with collection.catalogue.read() as connection:
         return _build_page(connection, request, replace(ranking, candidates=candidates), scores, position, hits)
 
 
 def search_signals(collection: Collection) -> tuple[SearchSignal, ...]:
-    """Return the signals that searches of a collection can use; there may be no speech, screen text or captions yet."""
+    """Return the signals by which a collection can be searched; its speech, screen text and captions may be empty."""
     return (*collection.signals, *WORD_SIGNALS)
 
 
 def signal_weights(collection: Collection, request: SearchRequest) -> dict[SearchSignal, float]:
-    """Return the signals that a request searches, with weights of which the largest is 1.
+    """Return the signals that a request searches, with weights scaled so that the largest is 1.
 
     Raises InvalidInput for a signal that the collection lacks.
     """
@@ -206,7 +206,7 @@ def signal_weights(collection: Collection, request: SearchRequest) -> dict[Searc
 
 
 def _truncate(collection: Collection, part: QueryPart) -> QueryPart:
-    """Return a part with the dimensions of the collection."""
+    """Return the part with its embedding truncated to the dimensions of the collection."""
     if isinstance(part, ClipPart):
         return part
     return replace(part, embedding=collection.truncate(part.embedding))
@@ -215,7 +215,7 @@ def _truncate(collection: Collection, part: QueryPart) -> QueryPart:
 def _start_position(
     collection: Collection, connection: sqlite3.Connection, after: SearchPosition | None
 ) -> SearchPosition:
-    """Return the start of the page in the present state of the collection."""
+    """Return the start of the page, checked against the current state of the collection."""
     collection_id, change = collection.catalogue.meta["collection_id"], last_change(connection)
     if after is None:
         return SearchPosition(collection_id, change, newest_clip(connection), frozenset())
@@ -233,7 +233,7 @@ def _measure_evidence(
     embedding: Float32,
     newest_clip: int,
 ) -> Evidence:
-    """Return how the signals of a request, and of each of its texts if there are several, are compared."""
+    """Return the evidence of a request, including the evidence of each text if there are several."""
     if not has_several_conditions(request):
         calibration = request.calibration if request.is_text else None
         return measure_evidence(connection, weights, calibration, embedding[None], newest_clip)[0]
@@ -266,14 +266,14 @@ def _candidate_filter(
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """The ranked clips.
+    """The ranked clips of a search.
 
     Args:
-        candidates: best first, with those that earlier pages have shown: reranking has one order for all pages.
-        spans: by clip id; empty where results are clips.
-        thresholds: by video id, where results are events, see ``event_thresholds``.
+        candidates: best first, including those that earlier pages have shown, so that all pages are reranked alike.
+        spans: span by clip id; empty if results are clips.
+        thresholds: if results are events, the result of ``event_thresholds``.
         result_ids: by clip id, the id for ``SearchPosition.shown``.
-        rerank_count: so many of the first candidates are to be reranked; 0 where all of them have been shown.
+        rerank_count: number of first candidates to rerank; 0 if earlier pages have shown all of them.
         evidence: how the signals were compared.
     """
 
@@ -298,7 +298,7 @@ def _rank(
     position: SearchPosition,
     evidence: Evidence,
 ) -> _Ranking:
-    """Rank as many clips as the page needs, and ``MAX_K`` if a page that would be the last can be filled by more."""
+    """Rank as many clips as the page needs; rank ``MAX_K`` clips if a page that seems to be the last is not full."""
     matches = _word_matches(connection, embedding, request, clip_filter, evidence)
     depth = request.candidates or CANDIDATES.get(request.group, 0)
     can_go_deeper = request.group == "video" and request.candidates is None
@@ -309,7 +309,7 @@ def _rank(
         if request.min_relevance is not None and (not request.is_text or len(vectors) > 1):
             dropped = RANK_DEPTH
         depth = min(MAX_K, max(len(position.shown) + request.limit + 1 + dropped, request.rerank))
-        # An approximate index misses some clips near the end of its search, which here is the end of all results.
+        # An approximate index misses some clips near the end of its search, here the end of all results.
         has_end = clip_filter.min_similarity >= -1 or lowest_similarity(request) >= -1
         can_go_deeper = has_end and not all(snapshot.is_exact for snapshot in vectors.values())
     while True:
@@ -427,7 +427,7 @@ def _signal_scores(
     candidates: Sequence[Candidate],
     hits: Mapping[int, Hit],
 ) -> dict[int, dict[SearchSignal, SignalScore]]:
-    """Return by clip id the scores of the signals in whose rankings the clip is, and the words that match."""
+    """Return by clip id and signal the rank, score and matching words, for signals whose rankings contain the clip."""
     scores: dict[int, dict[SearchSignal, SignalScore]] = {}
     with ExitStack() as stack:
         matcher: TextMatcher | None = None

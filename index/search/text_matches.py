@@ -16,9 +16,9 @@ from vitascope.screen_text.interface import Box
 from vitascope.speech.interface import SpeechSegment
 
 MAX_MATCHES = 20
-"""Matches of a clip by one signal, the first ones."""
+"""Maximum number of matches of a clip by one signal; the first ones are kept."""
 _WORD = re.compile(rf"{UNSPACED.pattern[:-1]}|(?:(?!{UNSPACED.pattern[:-1]})\S)+")
-"""A character of a script without spaces, or a word with its punctuation."""
+"""Pattern of one word with its punctuation, or of one character of a script without spaces."""
 _EDGES = re.compile(r"^[\W_]+|[\W_]+$")
 _BEGIN, _END = "\x02", "\x03"
 
@@ -28,11 +28,12 @@ class TextMatch:
     """Adjacent words of a query.
 
     Args:
-        text: as they are spoken or written.
-        start: seconds at which they are spoken or shown; those of the piece of text, if times of words are not known,
-            and those of the clip for words of a caption or a name.
-        end: seconds.
-        box: of the line on screen: left, top, right, bottom as shares of width and height; None for other signals.
+        text: the words as they are spoken or written.
+        start: start in seconds: of the words if their times are known, else of the speech segment or screen text; of the
+            clip for words of a caption or a name.
+        end: end in seconds.
+        box: box of the line on screen (left, top, right, bottom as fractions of width and height); None for other
+            signals.
     """
 
     text: str
@@ -52,10 +53,10 @@ class _Word(NamedTuple):
 
 
 class TextMatcher:
-    """Finds the words of a query in texts as the full-text indexes do: by stem, without case and diacritics."""
+    """Finds the words of a query in texts like the full-text indexes: by stem, ignoring case and diacritics."""
 
     def __init__(self, query: WordQuery, stemming: Stemming) -> None:
-        """Prepare to find words with the stemming of a collection, ``close`` afterwards."""
+        """Prepare to find words with the stemming of a collection. Use as a context manager."""
         terms = [f'"{term}"' for term in query.terms if not term.endswith("*")]
         self._expression = " OR ".join([*terms, *(f'"{literal}"' for literal in query.literals)])
         self._prefixes = [f" {fold(term[:-1])}" for term in query.terms if term.endswith("*")]
@@ -69,7 +70,7 @@ class TextMatcher:
         self._connection.close()
 
     def matches(self, connection: sqlite3.Connection, hit: Hit, signal: WordSignal) -> tuple[TextMatch, ...]:
-        """Return the words of the query in a clip, or in the name of its video; ``connection``: to the catalogue."""
+        """Return the query's words in a clip, or in the name of its video. ``connection``: of the catalogue."""
         span = hit.start, hit.end
         texts: list[tuple[list[_Word], str, Box | None]] = []
         if signal in ("caption", "name"):
@@ -129,7 +130,7 @@ def _words(text: str, start: float, end: float) -> Iterator[_Word]:
 
 
 def _spoken_words(segment: SpeechSegment) -> Iterator[_Word]:
-    """Yield the words of a segment with their own times where these are known."""
+    """Yield the words of a segment with their times; words without times get the times of the segment."""
     if not segment.words:
         yield from _words(segment.text, segment.start, segment.end)
         return
