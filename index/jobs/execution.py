@@ -1,4 +1,4 @@
-"""Execution of a job's items: its dependencies, the interface of execution backends, and that of this process."""
+"""Execution of a job's items: dependencies of a run, the interface of execution backends, and the local backend."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class RunContext:
     recognition: JobRecognition = field(default_factory=JobRecognition)
 
     def recognitions(self) -> list[VideoRecognition]:
-        """Return what the job recognises, in the order in which that runs."""
+        """Return the recognition tasks of the job, in the order in which they run."""
         return self.recognition.stages(self.collection, self.job.options, self.limits)
 
     def text_tasks(self) -> list[VideoTextTask]:
-        """Return what the job recognises, and then captions if it generates any."""
+        """Return the recognition tasks of the job, followed by captioning if the job generates captions."""
         if not self.job.options.caption:
             return [*self.recognitions()]
         captioning = VideoCaptioning(self.collection, self.model, self.limits, self.recognition.interruption)
@@ -84,19 +84,20 @@ class Executor(Protocol):
         """Start an item without waiting; the caller limits how many are in flight."""
 
     def results(self, timeout: float) -> list[ItemResult[JobItem]]:
-        """Return new results, whose videos are stored, waiting up to ``timeout`` seconds for the first."""
+        """Wait up to ``timeout`` seconds for results and return them; their videos are stored."""
 
     def progress(self) -> list[ItemProgress[JobItem]]:
-        """Return how far items in progress are, where that is known."""
+        """Return the progress of items, where it is known."""
 
     def cancel(self) -> list[ItemResult[JobItem]]:
-        """Stop as soon as possible; return the results until then."""
+        """Stop as soon as possible; return the results that were ready by then."""
 
 
 class ExecutionBackend(Protocol):
     """A backend that decodes and embeds files.
 
-    ``is_local``: in this process, which a file may kill. An executor of another backend reports that by ``WorkerDied``.
+    ``is_local``: whether it runs in this process, which a damaged file may crash. The executor of any other backend
+    reports a crash as ``WorkerDied``.
     """
 
     @property
@@ -131,7 +132,7 @@ class LocalBackend:
 
 @dataclass(frozen=True, slots=True)
 class _RecognitionStage:
-    """One recognition of a job, or its captions."""
+    """A pipeline stage that runs one recognition task, or captioning, on stored videos."""
 
     context: RunContext
     task: VideoTextTask
@@ -160,7 +161,7 @@ class _RecognitionStage:
 
 
 def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | IngestResult:
-    """Fetch, hash, probe and segment an item's file, or refresh the video that the collection has of this content.
+    """Fetch, hash, probe and segment an item's file; if the collection has its content, refresh that video instead.
 
     Raises InvalidInput, media errors, StorageError, FetchInterrupted.
     """
@@ -179,18 +180,18 @@ def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | I
 def transcribe_if_needed(
     context: RunContext, prepared: PreparedFile, task: TaskContext | None = None
 ) -> PreparedFile | IngestResult:
-    """Segment a file by the sentences of its transcript, where the job's options request both.
+    """Segment a file by the sentences of its transcript, if the job's options request a transcript and this rule.
 
-    A file with subtitles, without sound or in which nothing is heard is returned as it is segmented. One whose equal
-    was stored while it was prepared is closed, and the video of that one is returned.
+    A file with subtitles, without sound or without speech is returned unchanged. If a file with the same content was
+    stored meanwhile, ``prepared`` is closed and the result of that video is returned.
 
     Args:
-        context: of the run.
+        context: dependencies of the run.
         prepared: the file, which is closed on an error.
-        task: its error interrupts recognition; None: a stop request does.
+        task: context whose error interrupts recognition; None: a stop request of the job interrupts it.
 
     Raises:
-        RecognitionDeferred: another run of the job is to do that.
+        RecognitionDeferred: a later run of the job will recognise the speech.
         RecognitionInterrupted, or the error of ``task``.
     """
     description = prepared.description

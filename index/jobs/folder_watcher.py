@@ -1,10 +1,10 @@
-"""Watching of a folder: index complete files, report files that go, and delete their videos if requested.
+"""Watching of a folder: index complete files, report removed files, and delete their videos if requested.
 
-The folder is listed again and again, which works on network drives, too. A file is complete when it has not changed for
-some seconds. Each round of new files is a separate job, so that nothing is lost when the process dies.
+The folder is polled, which also works on network drives. A file is complete when it has not changed for some seconds.
+Each round of new files is a separate job, so that nothing is lost when the process dies.
 
-The catalogue stores for each file (`index.storage.watched_files`) the video that its content is, and its inode, size
-and times. A file whose inode, size or times differ is read again, and its content decides.
+The catalogue stores for each file (`index.storage.watched_files`) the id of its video, and its inode, size and times. A
+file whose inode, size or times have changed is read again; only a change of its content counts as a replacement.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from vitascope.model import Model
 from vitascope.sandbox.recognizers import Recognizers
 
 EventCallback = Callable[[dict[str, Any]], None]
-"""Receives events: ``event``, ``path``, and where they apply ``video`` (its id) and ``reason``."""
+"""Callback for events: ``event`` and ``path``, and where they apply ``video`` (its id) and ``reason``."""
 
 _ITEM_EVENTS = {
     "succeeded": "added",
@@ -58,17 +58,17 @@ _OTHER_DRIVE = "its file system is not mounted, or another one is mounted there"
 
 @dataclass(frozen=True, slots=True)
 class WatchOptions:
-    """A folder to watch, and how.
+    """The folder to watch, and options.
 
     Attributes:
         source: the folder.
-        options: of the jobs.
+        options: options of the jobs that index new files.
         interval: seconds between two scans.
-        quiet_seconds: for how long a file must be unchanged, or lost.
+        quiet_seconds: seconds for which a file must be unchanged to be indexed, or lost for its video to be deleted.
         delete: whether videos whose file is gone or replaced are deleted from the collection.
         max_delete: share of the folder's videos that may be deleted at once, 0 to 1.
-        limits: on media files.
-        recognizers: of speech and screen text.
+        limits: limits on media files.
+        recognizers: recognisers of speech and screen text.
     """
 
     source: FolderSource
@@ -90,11 +90,11 @@ class WatchTotals:
         duplicates: skipped files whose content the collection has.
         notes: files that were added with a note, at most ``MAX_NOTES``.
         gone: videos whose file was deleted or replaced.
-        removed: videos that were deleted for that.
-        remaining: videos that are in the collection although their file is gone or replaced.
-        held: videos that stay now although their file is lost.
-        held_reason: why, where there are too many.
-        unavailable: folders and files that cannot be read now, with the reason.
+        removed: the videos among them that were deleted from the collection.
+        remaining: the videos among them that are still in the collection.
+        held: videos that stay in the collection for now although their file is lost.
+        held_reason: explanation, if they stay because too many files are lost at once.
+        unavailable: reason by path, for folders and files that cannot be read now.
     """
 
     added: int = 0
@@ -137,7 +137,7 @@ class WatchTotals:
 
 
 def watch_folder(collection: Collection, model: Model, options: WatchOptions, on_event: EventCallback) -> WatchTotals:
-    """Watch a folder until KeyboardInterrupt. Raises StorageError and whatever else ends a job."""
+    """Watch a folder until KeyboardInterrupt. Raises StorageError, and other errors that end a job."""
     watcher = FolderWatcher(collection, model, options, on_event)
     try:
         watcher.finish_interrupted()
@@ -150,7 +150,7 @@ def watch_folder(collection: Collection, model: Model, options: WatchOptions, on
 
 @dataclass(slots=True)
 class _SeenFile:
-    """A file as of the last scan: unchanged ``since``; ``is_done`` once it needs no indexing."""
+    """A file at the last scan. ``since``: time of its last change; ``is_done``: whether it needs no indexing."""
 
     status: FileStatus
     since: float
@@ -158,9 +158,10 @@ class _SeenFile:
 
 
 class _FolderState(NamedTuple):
-    """The folder of a missing file: the label of its file system, or None and why it is unavailable.
+    """The folder of a missing file.
 
-    ``path``: the folder to report as unavailable.
+    ``path``: the folder to report if it is unavailable. ``drive``: label of its file system; None if it is
+    unavailable, for this ``reason``.
     """
 
     path: str
@@ -181,16 +182,16 @@ class FolderWatcher:
         self._known: dict[str, WatchedFile] = {}
         """Rows of the catalogue, by path."""
         self._contents: dict[str, int] = {}
-        """The id of the video that a file's content is, by path."""
+        """Id of a file's video, by path of the file."""
         self._expected: set[str] = set()
-        """Paths of videos' files that are, or were, in the folder, and are not reported as gone."""
+        """Paths of videos' files that the folder contains or contained, except files that were reported as gone."""
         self._drives = Drives()
         self._lost = LostVideos(collection, options.source, options.quiet_seconds, options.max_delete)
         self._is_loaded = False
         self.totals = WatchTotals()
 
     def final_totals(self) -> WatchTotals:
-        """Return the totals, with the videos that remain without their file."""
+        """Return the totals, including the number of videos that remain without their file."""
         self.totals.remaining = self._lost.count()
         return self.totals
 
@@ -205,7 +206,7 @@ class FolderWatcher:
                 self._run(job.id)
 
     def poll(self, now: float) -> None:
-        """Scan the folder once, at ``now`` of a clock in seconds, and act on the changes."""
+        """Scan the folder once and handle the changes. ``now``: seconds of a monotonic clock."""
         if not self._is_loaded:
             self._load_known()
             self._is_loaded = True
@@ -258,7 +259,7 @@ class FolderWatcher:
             known, seen = self._known.get(path), self._seen.get(path)
             is_known = known is not None and known.facts == status.facts
             if seen is None or seen.status.facts != status.facts:
-                # A file that had been replaced is read again, to learn whether its video is replaced still.
+                # A file that was reported as replaced is read again: it may have its former content back.
                 is_done = known is not None and is_known and lost_events.get(known.video_id) != "replaced"
                 self._seen[path] = _SeenFile(status, now, is_done)
             else:
@@ -276,7 +277,7 @@ class FolderWatcher:
                 self._on_event({"event": "back", "path": lost.video.path, "video": str(lost.video.id)})
 
     def _on_missing(self, snapshot: FolderSnapshot, now: float) -> None:
-        """Handle files that are gone, and folders that are unavailable with their files."""
+        """Handle missing files, and unavailable folders together with their files."""
         unavailable: dict[str, str] = {}
         gone: list[str] = []
         folders: dict[str, _FolderState] = {}
@@ -323,7 +324,7 @@ class FolderWatcher:
                 self._on_event({"event": "back", "path": path})
 
     def _index(self, paths: list[str]) -> None:
-        """Index complete files. A file that goes or changes meanwhile is handled by the next scan."""
+        """Index complete files. The next scan handles files that disappear or change meanwhile."""
         existing = tuple(path for path in paths if Path(path).is_file())
         if not existing:
             return
@@ -350,7 +351,7 @@ class FolderWatcher:
         )
 
     def _record_contents(self, contents: dict[str, int]) -> None:
-        """Record the videos that files are, and handle the videos that they replace."""
+        """Record the video of each file, and handle the videos whose file was replaced."""
         self._contents.update(contents)
         self._expected |= contents.keys()
         for path, video_id in contents.items():
@@ -376,7 +377,7 @@ class FolderWatcher:
                 self._lost.discard(lost.video.id)
 
     def _relink(self, video: Video) -> bool:
-        """Let a video that has lost its file play from another one of the same content; return whether there is one."""
+        """Point a video that has lost its file to another file with the same content; return whether there is one."""
         paths = [path for path, video_id in self._contents.items() if video_id == video.id]
         path = next((path for path in paths if path in self._seen and self._seen[path].is_done), None)
         if path is None:
@@ -419,7 +420,7 @@ class FolderWatcher:
         self._store([lost.successor for lost in deleted if lost.successor is not None])
 
     def _forget(self, video_ids: set[int]) -> None:
-        """Forget deleted videos. Files of the same content, skipped until now, are to be indexed."""
+        """Forget deleted videos, so that other files with the same content, skipped until now, are indexed."""
         if not video_ids:
             return
         self._known = {path: file for path, file in self._known.items() if file.video_id not in video_ids}

@@ -32,10 +32,10 @@ from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 _log = logging.getLogger(__name__)
 
 DECODE_BATCH_CLIPS = 8
-"""Clips whose frames are in memory together; more cost memory and bring no speed on a CPU."""
+"""Clips whose frames are in memory at the same time; more would take memory and not be faster on a CPU."""
 
 FileStat = tuple[int, int, int, int]
-"""Device, inode, size and modification time, which change when a file does or is replaced."""
+"""Device, inode, size and modification time: they change when a file is changed or replaced."""
 
 
 class ClipSpec(NamedTuple):
@@ -54,9 +54,9 @@ class ClipSound(NamedTuple):
 
 
 class DecodedClips(NamedTuple):
-    """Frames of C clips by stream, each (C, 1, F, H, W, 3) uint8; and by clip, a JPEG thumbnail and its sound.
+    """Frames of C clips by stream, (C, 1, F, H, W, 3) uint8 each, and a JPEG thumbnail and the sound of each clip.
 
-    ``frames`` is empty without pictures. ``sounds``: None for a clip without sound.
+    ``frames``: empty for a file without pictures. ``sounds``: None for a clip without sound.
     """
 
     frames: Mapping[str, NDArray[np.uint8]]
@@ -66,12 +66,12 @@ class DecodedClips(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """The video of a file.
+    """The result of ingesting a file: its video.
 
     Attributes:
-        created: whether it was added now.
-        notes: on its segmentation (unreadable subtitles, for one).
-        changes: of a video that existed: what was refreshed now, in words.
+        created: whether the video was added now; False if it existed.
+        notes: notes on its segmentation, such as unreadable subtitles.
+        changes: for a video that existed: descriptions of the refreshed fields.
     """
 
     video: Video
@@ -92,13 +92,13 @@ class FileDescription:
     metadata: dict[str, Scalar]
     source_uri: str | None = None
     signals: tuple[Signal, ...] = ("visual",)
-    """That are embedded."""
+    """Signals that are embedded."""
     transcription: VideoText = field(default_factory=VideoText)
-    """The transcript by which the file is segmented, if there is one, and its recognition."""
+    """The transcript by which the file is segmented, if any, with the record of its recognition."""
 
     @property
     def duration(self) -> float:
-        """Seconds; 0 of a picture."""
+        """Duration in seconds; 0 for an image."""
         return 0.0 if self.info.kind == "picture" else self.info.duration
 
     def clip_batches(self) -> Iterator[list[ClipSpec]]:
@@ -119,7 +119,7 @@ class HashedFile:
 
 @dataclass(frozen=True, slots=True)
 class PreparedFile:
-    """A file to be decoded: the one that was hashed, open until its clips are stored."""
+    """A segmented file that is ready to be decoded; it stays open until its clips are stored."""
 
     media: MediaFile
     stat: FileStat
@@ -127,9 +127,9 @@ class PreparedFile:
 
 
 def embedded_signals(info: MediaInfo, name: str, collection_signals: Sequence[Signal]) -> tuple[Signal, ...]:
-    """Return those of a collection's signals that a file may have.
+    """Return the signals of a collection for which a file has content.
 
-    Raises MediaUnsupported, with the file's ``name``, for a file that has none of them.
+    Raises MediaUnsupported, with the file's ``name``, if there are none.
     """
     if "audio" not in collection_signals:
         info.require_pictures(name)
@@ -140,7 +140,7 @@ def embedded_signals(info: MediaInfo, name: str, collection_signals: Sequence[Si
 
 
 def hash_file(source: MediaSource, limits: MediaLimits) -> HashedFile:
-    """Open and hash a file. An open ``source`` is taken over, and closed on an error.
+    """Open and hash a file. If ``source`` is an open file, the result owns it; it is closed on an error.
 
     Raises InvalidInput and media errors.
     """
@@ -169,10 +169,15 @@ def prepare_file(
     """Probe and segment a file, which is closed on an error.
 
     Args:
-        title: by default the file's name without its suffix.
+        hashed: the open file and its hash.
+        title: title of the video; None: the file's name without its suffix.
+        metadata: metadata of the video.
+        segmentation: the rule by which the file is cut into clips.
+        limits: limits of decoding.
+        decoder: probes the file, finds shots and reads subtitle streams.
         policy: which subtitle files beside the file may be read; None: they are not looked for.
-        source_uri: URL or archive member that the file is a copy of.
-        signals: of the collection.
+        source_uri: URL or archive member from which the file was copied.
+        signals: signals of the collection.
 
     Raises:
         InvalidInput and media errors.
@@ -237,9 +242,9 @@ def decode_clips(
     *,
     threads: int = DECODING_THREADS,
 ) -> DecodedClips:
-    """Decode the frames and thumbnails of C clips, and decode and embed their sound, part by part.
+    """Decode the frames and thumbnails of C clips; decode and embed their sound, part by part.
 
-    Sound that cannot be decoded is left out of a file with pictures.
+    If the sound of a file with pictures cannot be decoded, the sound is left out.
 
     Raises media errors, TaskMissing, BundleError, EngineError.
     """
@@ -267,7 +272,7 @@ def decode_clips(
 
 
 def embed_clips(model: Model, clips: Sequence[ClipSpec], decoded: DecodedClips) -> list[NewClip]:
-    """Return the clips with embeddings and tokens. Raises TaskMissing, BundleError, EngineError."""
+    """Embed decoded clips; return them with embeddings and tokens. Raises TaskMissing, BundleError, EngineError."""
     vectors: Sequence[Float32 | None] = [None] * len(clips)
     tokens: Sequence[NDArray[np.float16] | None] = [None] * len(clips)
     if decoded.frames:
@@ -285,7 +290,7 @@ def embed_file(
 ) -> list[NewClip]:
     """Decode and embed all clips of a file, batch by batch, and close it.
 
-    Raises media errors, also when the file has changed meanwhile, TaskMissing, BundleError, EngineError.
+    Raises media errors (also if the file has changed meanwhile), TaskMissing, BundleError, EngineError.
     """
     clips: list[NewClip] = []
     with prepared.media:
@@ -296,7 +301,7 @@ def embed_file(
 
 
 def check_unchanged(prepared: PreparedFile) -> None:
-    """Raise MediaError if the open file has changed since it was hashed, or its path leads to another file by now."""
+    """Raise MediaError if the open file has changed since it was hashed, or its path now leads to another file."""
     media = prepared.media
     try:
         stats = {prepared.stat, file_stat(media.status()), file_stat(media.path.stat())}
@@ -307,7 +312,7 @@ def check_unchanged(prepared: PreparedFile) -> None:
 
 
 def store_video(collection: Collection, description: FileDescription, clips: list[NewClip]) -> IngestResult:
-    """Add a video with its clips, durable and searchable, unless its content is indexed already.
+    """Add a video with its clips durably, unless the collection has a video with the same content.
 
     Raises InvalidInput, StorageError, CollectionNotFound, and MediaError for a sound file that is silent throughout.
     """

@@ -1,4 +1,4 @@
-"""Indexing jobs of a collection: create, read, cancel, pause, resume and retry them, and read their events.
+"""Indexing jobs of a collection: functions to create, read, cancel, pause, resume and retry jobs, and read events.
 
 A job lists its source once, then adds the files, several at a time; each outcome is durable. A job that was killed
 resumes where it stopped: added videos stay, files in progress are tried again, and no content is added twice.
@@ -29,8 +29,8 @@ def create_job(
 ) -> Job:
     """Create a queued job that adds the videos of ``source``.
 
-    ``policy``: what the source may name. Raises InvalidInput when the source does not exist or is not allowed,
-    StorageError.
+    ``policy``: folders and URLs that the source may name. Raises StorageError, and InvalidInput when the source does
+    not exist or is not allowed.
     """
     checked_source, checked_options = check_source(source, policy), _check_options(options or JobOptions())
     with collection.catalogue.write() as connection:
@@ -44,13 +44,15 @@ def create_upload_job(
 ) -> Job:
     """Create a queued job that adds an uploaded file, and move the file into the collection.
 
-    When this returns, file and job survive a crash. The job removes the file if no video comes of it.
+    When this function returns, file and job survive a crash. The job removes the file if it does not become a video.
 
     Args:
-        file: the upload, which is moved.
-        suffix: of its format, as "mp4".
-        name: of the file at the client.
-        title: of the video.
+        collection: collection of the job.
+        file: the uploaded file, which is moved.
+        suffix: suffix of its format, such as "mp4".
+        name: name of the file at the client.
+        title: title of the video.
+        options: options of the job.
 
     Raises:
         InvalidInput, CollectionNotFound, StorageError.
@@ -73,7 +75,7 @@ def get_job(collection: Collection, job_id: int) -> Job:
 def list_jobs(
     collection: Collection, limit: int = 100, before_id: int | None = None, state: JobState | None = None
 ) -> list[Job]:
-    """Return at most ``limit`` jobs, newest first, of one state and older than ``before_id`` if given.
+    """Return at most ``limit`` jobs, newest first. ``before_id``: only older jobs. ``state``: only jobs in this state.
 
     Raises InvalidInput.
     """
@@ -86,7 +88,7 @@ def list_jobs(
 def list_items(
     collection: Collection, job_id: int, state: ItemState | None = None, limit: int = 1000, after_position: int = -1
 ) -> list[JobItem]:
-    """Return at most ``limit`` files of a job in order, of one state if given, from after ``after_position``.
+    """Return at most ``limit`` files of a job, in order, after ``after_position``. ``state``: only files in this state.
 
     Raises JobNotFound and InvalidInput.
     """
@@ -205,7 +207,7 @@ def _check_state(state: str | None, states: Sequence[str]) -> None:
 
 
 def last_event_number(collection: Collection, job_id: int) -> int:
-    """Return the number of the job's last event; 0 for a job of an earlier version without any. Raises JobNotFound."""
+    """Return the number of the job's last event; 0 without events (jobs of early versions). Raises JobNotFound."""
     with collection.catalogue.read() as connection:
         return storage.last_event_number(connection, job_id)
 
@@ -224,7 +226,7 @@ def events_after(collection: Collection, job_id: int, number: int, limit: int) -
 
 
 def undelivered_end_events(collection: Collection, limit: int) -> list[StateEvent]:
-    """Return at most ``limit`` ends of jobs that are not marked as delivered, oldest job first."""
+    """Return at most ``limit`` events of finished jobs that are not marked as delivered, oldest job first."""
     with collection.catalogue.read() as connection:
         return storage.undelivered_end_events(connection, limit)
 

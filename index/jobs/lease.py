@@ -1,4 +1,4 @@
-"""Ownership of a running job: a lease in the catalogue that a live owner renews and a dead one loses.
+"""Ownership of a running job: a lease in the catalogue that its owner renews, and that expires if the owner dies.
 
 An expired lease may be taken over. The lease of a process of this machine that no longer exists, or of a run of this
 process that has ended, may be taken over at once, so that a job that was killed and restarted does not wait.
@@ -27,9 +27,9 @@ _ended: set[str] = set()
 
 
 def new_owner(*, is_local: bool = True) -> str:
-    """Return a unique JSON text that names this run of a job and its process.
+    """Return a unique JSON text that identifies this run of a job and its process.
 
-    ``is_local``: whether that process decodes the files, so that a file may kill it.
+    ``is_local``: whether this process decodes the files, so that a damaged file may crash it.
     """
     pid = os.getpid()
     owner = {"host": _host(), "pid": pid, "started": _start_time(pid), "run": uuid.uuid4().hex, "decodes": is_local}
@@ -37,7 +37,7 @@ def new_owner(*, is_local: bool = True) -> str:
 
 
 def owner_decodes_locally(owner: str | None) -> bool:
-    """Return whether the lease owner decoded in its own process, so that a file may have crashed it."""
+    """Return whether the lease owner decodes files in its own process, so that a damaged file may have crashed it."""
     try:
         return bool(json.loads(owner or "{}").get("decodes", True))
     except (ValueError, AttributeError):
@@ -63,7 +63,7 @@ def owner_is_gone(owner: str | None, lease_until: float | None) -> bool:
         host, pid, start_time = fields["host"], int(fields["pid"]), fields["started"]
     except (ValueError, KeyError, TypeError):
         return False
-    # The start time tells the owner from a later process with the same number.
+    # A later process may have the same number, but not the same start time.
     return bool(host == _host() and _start_time(pid) != start_time)
 
 
@@ -96,7 +96,7 @@ class Lease:
 
 
 def _host() -> str:
-    """Return an identifier of the process number space: this machine since its boot, and the container."""
+    """Return an identifier of the namespace in which process numbers are unique: boot of this machine and container."""
     parts = [os.uname().nodename]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -108,7 +108,7 @@ def _host() -> str:
 def _start_time(pid: int) -> str | None:
     """Return the start time of a process in kernel ticks; None if it does not exist."""
     try:
-        # The name in parentheses may hold anything; 20 fields later comes the start time.
+        # The process name, in parentheses, may contain spaces and parentheses; the start time is 20 fields after it.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]  # zombie or dead
     except (OSError, IndexError):

@@ -1,9 +1,9 @@
-"""The pipeline of this process: prepare, decode, embed, store and recognise files concurrently.
+"""Indexing pipeline in this process: prepare, decode, embed, store and recognise files concurrently.
 
-Each stage has its own threads: PyAV, hashing and the graph engines release the interpreter's lock, so they run in
-parallel. Bounded queues lie between them: frames, the only large thing, exist only in the decoders, in a few waiting
-batches and at the model. A long video passes batch by batch, like many short ones. Speech and screen text, which take
-longest, are recognised last, in processes of their own, once the video is searchable.
+Each stage has its own threads: PyAV, hashing and the graph engines release the GIL, so the stages run in parallel.
+Bounded queues between the stages limit memory: frames, the only large data, exist in the decoders, in a few queued
+batches and in the model. A long video is processed batch by batch, like many short ones. Speech and screen text take
+longest; they are recognised last, in separate processes, when the video is already searchable.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
 MAX_DECODED_BATCHES = 4
-"""Decoded batches that wait for the model."""
+"""Maximum number of decoded batches that wait for the model."""
 
 Item = TypeVar("Item")
-"""Identifies a file in the pipeline, which passes it on without reading it."""
+"""Caller's type that identifies a file; the pipeline passes it through unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class PipelineConfig:
     """Concurrency of a pipeline.
 
     Attributes:
-        in_flight: files started and not finished.
-        openers: threads that fetch, hash and probe; with one, the first of two equal files is the one that is indexed.
-        decoders: threads that decode, each with ``decoder_threads`` of the codec's own.
+        in_flight: maximum number of files that are started and not finished.
+        openers: threads that fetch, hash and probe files; with one thread, the first of two equal files is indexed.
+        decoders: threads that decode files; each uses ``decoder_threads`` threads of the codec.
     """
 
     in_flight: int = 8
@@ -72,7 +72,7 @@ class ItemResult(Generic[Item]):
 
 @dataclass(slots=True)
 class _ItemState(Generic[Item]):
-    """An item in the pipeline. Each field is written by one stage at a time."""
+    """State of an item in the pipeline. Only one stage at a time writes a field."""
 
     item: Item
     prepared: PreparedFile | None = None
@@ -82,7 +82,7 @@ class _ItemState(Generic[Item]):
     is_stored: bool = False
     is_done: bool = False
     duplicates: list[_ItemState[Item]] = field(default_factory=list)
-    """Items of the same content, which get the result of this one."""
+    """Items with the same content, which get the result of this item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _Batch(Generic[Item]):
 
 
 class Pipeline(Generic[Item]):
-    """Running stages, as a context manager. One thread submits items and takes their results."""
+    """Pipeline as a context manager that runs the stages. One thread submits items and takes their results."""
 
     def __init__(
         self,
@@ -109,12 +109,16 @@ class Pipeline(Generic[Item]):
         """Create a pipeline.
 
         Args:
-            prepare_item: its first stage.
-            store_item: its last stage, but for recognition.
-            recognition: the stages after that, whose interruption makes ``transcribe_item``, too, raise
-                RecognitionInterrupted soon; started and closed with the pipeline.
-            transcribe_item: may segment a file by its transcript, unless an equal file is stored; called once for
-                equal files in progress.
+            model: embeds the clips.
+            prepare_item: first stage: opens and segments the file of an item.
+            store_item: stage after embedding: stores the video.
+            limits: limits of decoding.
+            config: concurrency.
+            timer: adds up the busy time of each stage.
+            recognition: stages after ``store_item``, started and closed with the pipeline; interrupting them also makes
+                ``transcribe_item`` raise RecognitionInterrupted soon.
+            transcribe_item: segments a file by its transcript if requested; called once for files in progress with the
+                same content.
         """
         self._model = model
         self._prepare_item = prepare_item
@@ -158,12 +162,12 @@ class Pipeline(Generic[Item]):
         self._to_prepare.put(_ItemState(item))
 
     def results(self, timeout: float) -> list[ItemResult[Item]]:
-        """Return new results, waiting up to ``timeout`` seconds for the first."""
+        """Wait up to ``timeout`` seconds for results and return them."""
         first = self._results.get(timeout)
         return [] if first is None else [first, *self._results.drain()]
 
     def progress(self) -> list[ItemProgress[Item]]:
-        """Return how far each file in progress is that has more than one batch, or is recognised."""
+        """Return the progress of files that have more than one batch or are being recognised."""
         stages = 1 + self._recognition.count
         with self._lock:
             embedding = [state for state in self._in_progress.values() if not state.is_stored and state.batch_count > 1]
@@ -173,7 +177,7 @@ class Pipeline(Generic[Item]):
         ]
 
     def cancel(self) -> list[ItemResult[Item]]:
-        """Stop every stage after its current step; return the results until then."""
+        """Stop every stage after its current step; return the results that were ready by then."""
         for queue in (self._to_prepare, self._to_decode, self._to_embed, self._to_store):
             queue.close()
         self._recognition.close()
@@ -222,7 +226,7 @@ class Pipeline(Generic[Item]):
             ready = [(batch, decoded) for batch, decoded in ready if not batch.state.is_done]
             if len(ready) > 1 and self._embed_together(ready):
                 continue
-            for batch, decoded in ready:  # one by one, so that an error concerns one file
+            for batch, decoded in ready:  # one by one, so that an error fails only one file
                 with self._capture_errors(batch.state):
                     with self._timer.measure("embed"):
                         clips = embed_clips(self._model, batch.clips, decoded)
@@ -230,7 +234,7 @@ class Pipeline(Generic[Item]):
             del first, ready
 
     def _drain_ready(self, clip_count: int) -> Iterator[tuple[_Batch[Item], DecodedClips]]:
-        """Yield decoded batches that are ready, as far as they fit into one batch of the model."""
+        """Yield waiting decoded batches that fit together into one batch of the model."""
         while clip_count < self._model.batch_size and (entry := self._to_embed.get_nowait()) is not None:
             clip_count += len(entry[0].clips)
             yield entry
@@ -240,7 +244,7 @@ class Pipeline(Generic[Item]):
         specs = [clip for batch, _ in ready for clip in batch.clips]
         thumbnails = [jpeg for _, decoded in ready for jpeg in decoded.thumbnails]
         sounds = [sound for _, decoded in ready for sound in decoded.sounds]
-        if not all(decoded.frames for _, decoded in ready):  # of sound files, whose embeddings are there already
+        if not all(decoded.frames for _, decoded in ready):  # sound files have no frames
             return False
         try:
             with self._timer.measure("embed"):
@@ -276,7 +280,7 @@ class Pipeline(Generic[Item]):
         self._recognition.submit(state.item, ingested, media, partial(self._finish, state))
 
     def _is_first(self, state: _ItemState[Item], prepared: PreparedFile) -> bool:
-        """Return whether this is the first item of its content; any other waits for the result of that one."""
+        """Return whether this is the first item with its content; any other item will get the result of the first."""
         with self._lock:
             first = self._in_progress.setdefault(prepared.description.content_sha256, state)
             if first is not state:
@@ -288,10 +292,10 @@ class Pipeline(Generic[Item]):
 
     @contextmanager
     def _capture_errors(self, state: _ItemState[Item]) -> Iterator[None]:
-        """Make an exception in the block the result of the item."""
+        """Turn an exception in the block into the result of the item."""
         try:
             yield
-        except BaseException as error:  # an exit, too, is raised again by the thread that takes the results
+        except BaseException as error:  # SystemExit, too, is raised again by the thread that takes the results
             self._finish(state, None, error)
 
     def _finish(self, state: _ItemState[Item], ingested: IngestResult | None, error: BaseException | None) -> None:
@@ -309,4 +313,4 @@ class Pipeline(Generic[Item]):
             if ingested is not None:
                 self._finish(duplicate, IngestResult(ingested.video, created=False), None)
             else:
-                self._to_prepare.put(duplicate)  # may succeed, or fails with its own error
+                self._to_prepare.put(duplicate)  # processed for itself: it may succeed, or fail with its own error

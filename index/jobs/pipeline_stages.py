@@ -1,4 +1,4 @@
-"""Parts of the pipeline of a job: queues, a timer, and the last stages, which recognise stored videos."""
+"""Parts of the indexing pipeline: queues, a timer, and the last stages, which recognise stored videos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 
 class StageTimer:
-    """Adds up the busy seconds of each stage, without waiting times; safe to use from many threads."""
+    """Adds up the busy seconds of each stage, without waiting times; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,7 +29,7 @@ class StageTimer:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Count the time of the block."""
+        """Add the duration of the block to ``stage``."""
         started_at = time.perf_counter()
         try:
             yield
@@ -39,13 +39,13 @@ class StageTimer:
                 self._seconds[stage] = self._seconds.get(stage, 0.0) + elapsed
 
     def seconds(self) -> Mapping[str, float]:
-        """Return seconds by stage, of all its threads together."""
+        """Return busy seconds by stage, summed over its threads."""
         with self._lock:
             return dict(self._seconds)
 
 
 class ClosableQueue(Generic[T]):
-    """A bounded queue that can be closed while threads wait at it; once closed it accepts and returns nothing.
+    """A bounded queue that can be closed while threads wait for it; a closed queue accepts and returns nothing.
 
     ``queue.Queue.shutdown`` exists only from Python 3.13 on.
     """
@@ -68,18 +68,18 @@ class ClosableQueue(Generic[T]):
             return True
 
     def get(self, timeout: float | None = None) -> T | None:
-        """Return the next entry; None after ``timeout`` seconds, and once the queue is closed."""
+        """Return the next entry; None after ``timeout`` seconds or if the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or bool(self._entries), timeout)
             return self._pop()
 
     def get_nowait(self) -> T | None:
-        """Return the next entry if there is one."""
+        """Return the next entry without waiting; None if there is none."""
         with self._changed:
             return self._pop()
 
     def drain(self) -> list[T]:
-        """Return all entries."""
+        """Remove and return all entries."""
         return list(iter(self.get_nowait, None))
 
     def close(self) -> None:
@@ -97,34 +97,34 @@ class ClosableQueue(Generic[T]):
 
 
 class RecognitionStage(Protocol):
-    """Recognises speech or screen text in stored videos."""
+    """A stage that recognises speech or screen text, or generates captions, for stored videos."""
 
     def applies(self, ingested: IngestResult) -> bool:
-        """Return whether there may be something to recognise in a video."""
+        """Return whether the stage has to run for a video."""
 
     def recognize(
         self, ingested: IngestResult, media: MediaFile | None, on_progress: Callable[[float], None]
     ) -> IngestResult:
-        """Recognise a video and return its result, with a note on a failure.
+        """Run the stage for a video and return its result, with a note if recognition failed.
 
-        ``media``: its file, if that is open. Raises RecognitionInterrupted, StorageError and CollectionNotFound.
+        ``media``: the file of the video if it is open. Raises RecognitionInterrupted, StorageError, CollectionNotFound.
         """
 
 
 @dataclass(slots=True, eq=False)
 class _StoredItem(Generic[Item]):
-    """An item whose video is stored. Each field is written by one stage at a time."""
+    """An item whose video is stored. Only one stage at a time writes a field."""
 
     item: Item
     ingested: IngestResult
     media: MediaFile | None
     finish: Callable[[IngestResult | None, BaseException | None], None]
     shares: dict[int, float]
-    """Recognised share, 0 to 1, by number of the stages that apply."""
+    """Progress, 0 to 1, by number of the stage, for stages that have to run."""
 
 
 class RecognitionStages(Generic[Item]):
-    """Stages that recognise stored videos one after the other, each in a thread of its own."""
+    """Stages through which stored videos pass one after the other; each stage has its own thread."""
 
     def __init__(
         self,
@@ -133,12 +133,13 @@ class RecognitionStages(Generic[Item]):
         capacity: int = 0,
         interrupt: Callable[[], None] = lambda: None,
     ) -> None:
-        """Create them.
+        """Create the stages; ``start`` starts their threads.
 
         Args:
-            stages: by name, in order.
+            stages: stages by name, in order.
             timer: adds up their busy time.
-            capacity: of the queue of each; no less than the number of files in flight, so that storing never waits.
+            capacity: capacity of each stage's queue; at least the number of files in flight, so that storing never
+                waits.
             interrupt: makes the stages raise RecognitionInterrupted soon.
         """
         self.count = len(stages)
@@ -165,13 +166,13 @@ class RecognitionStages(Generic[Item]):
         media: MediaFile | None,
         finish: Callable[[IngestResult | None, BaseException | None], None],
     ) -> None:
-        """Recognise a stored video.
+        """Pass a stored video to the stages.
 
         Args:
-            item: whose video it is.
-            ingested: its result so far.
-            media: its file, if that is open; it stays so until ``finish`` is called.
-            finish: called with the result or an error, here if there is nothing to recognise.
+            item: the item of the video.
+            ingested: the result so far.
+            media: the file of the video if it is open; it stays open until ``finish`` is called.
+            finish: called with the result or an error; called at once if no stage has to run.
 
         Raises:
             StorageError, CollectionNotFound.
@@ -183,7 +184,7 @@ class RecognitionStages(Generic[Item]):
         self._pass_on(stored)
 
     def progress(self) -> list[ItemProgress[Item]]:
-        """Return how far each item is, what came before recognition included."""
+        """Return the progress of each item, including the stages before recognition."""
         with self._lock:
             items = list(self._in_progress)
         return [
@@ -192,7 +193,7 @@ class RecognitionStages(Generic[Item]):
         ]
 
     def close(self) -> None:
-        """Stop the stages soon; items that are not finished then never are."""
+        """Stop the stages soon; items that are not finished by then are dropped."""
         for queue in self._queues:
             queue.close()
         self._interrupt()
@@ -200,7 +201,7 @@ class RecognitionStages(Generic[Item]):
             thread.join()
 
     def _pass_on(self, stored: _StoredItem[Item]) -> None:
-        """Pass an item on to the first stage that has not recognised it, or finish it."""
+        """Pass an item to the next stage that has to run, or finish the item."""
         number = next((number for number, share in stored.shares.items() if share < 1), None)
         if number is None:
             self._finish(stored, stored.ingested, None)
@@ -208,7 +209,7 @@ class RecognitionStages(Generic[Item]):
             self._queues[number].put(stored)
 
     def _run(self, number: int, name: str) -> None:
-        """Recognise stored videos by the stage of this number and name."""
+        """Run the stage with this number and name: the main loop of its thread."""
         while (stored := self._queues[number].get()) is not None:
             try:
                 with self._timer.measure(name):
@@ -217,7 +218,7 @@ class RecognitionStages(Generic[Item]):
                     )
             except RecognitionInterrupted as interrupted:
                 self._finish(stored, None, type(interrupted)(stored.ingested))
-            except BaseException as error:  # an exit, too, is raised again by the thread that takes the results
+            except BaseException as error:  # SystemExit, too, is raised again by the thread that takes the results
                 self._finish(stored, None, error)
             else:
                 stored.shares[number] = 1.0
@@ -225,7 +226,7 @@ class RecognitionStages(Generic[Item]):
 
     @staticmethod
     def _report_share(stored: _StoredItem[Item], number: int, share: float) -> None:
-        stored.shares[number] = min(share, 0.999)  # 1 once it is stored
+        stored.shares[number] = min(share, 0.999)  # 1 only once the result is stored
 
     def _finish(self, stored: _StoredItem[Item], ingested: IngestResult | None, error: BaseException | None) -> None:
         with self._lock:

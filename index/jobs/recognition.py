@@ -1,7 +1,7 @@
-"""Recognition of speech and screen text in the videos of a collection: stages of jobs, and of what is indexed.
+"""Recognition of speech and screen text in a collection's videos: as stages of a job, and for videos indexed earlier.
 
-The result, or why there is none, is stored with the video: a video that could not be recognised is searchable all the
-same, and is tried again by the next call. Videos with subtitles get no transcript, whose words would be less exact.
+The result, or the reason for its failure, is stored with the video: a video on which recognition failed is searchable,
+and the next call tries it again. Videos with subtitles get no transcript, as subtitles are more exact.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     from index.jobs.records import JobOptions
 
 PAGE = 100
-"""Videos that are read at a time."""
+"""Number of videos that are loaded from the catalogue at a time."""
 NAMES: dict[RecognitionKind, str] = {"speech": "speech", "screen_text": "screen text", "caption": "captions"}
 _FILE_ERRORS = (MediaError, InvalidInput, EngineError, DecodingUnavailable, Conflict, TaskMissing)
-"""Errors that are stored as the reason why a video is not recognised or captioned."""
+"""Errors that are stored as the reason why recognition or captioning of a video failed."""
 
 
 class RecognitionInterrupted(Exception):
-    """Recognition was interrupted; ``ingested``: the video, which is stored and is to be recognised later."""
+    """Recognition was interrupted. ``ingested``: result of the stored video, which a later run has to recognise."""
 
     def __init__(self, ingested: IngestResult | None = None) -> None:
         super().__init__("interrupted")
@@ -61,11 +61,11 @@ class RecognitionInterrupted(Exception):
 
 
 class RecognitionDeferred(RecognitionInterrupted):
-    """Another run of the job is to recognise the video."""
+    """Recognition of the video is left to a later run of the job."""
 
 
 class Interruption:
-    """Interrupts recognition while it is set; the context of its tasks."""
+    """Task context that interrupts recognition while it is set."""
 
     bulk = True
 
@@ -73,7 +73,7 @@ class Interruption:
         self._event = threading.Event()
 
     def set(self, is_set: bool) -> None:
-        """Interrupt recognition, or let it go on."""
+        """Interrupt recognition (True), or allow it again (False)."""
         if is_set:
             self._event.set()
         else:
@@ -84,9 +84,9 @@ class Interruption:
 
 
 class Outcome(NamedTuple):
-    """The outcome of recognition in a video.
+    """The outcome of recognition for one video.
 
-    ``skipped``: nothing was to be recognised. ``notes``: why it failed, or what was left out.
+    State ``skipped``: there was nothing to do. ``notes``: why recognition failed, or what was left out.
     """
 
     state: Literal["done", "failed", "skipped"]
@@ -94,7 +94,7 @@ class Outcome(NamedTuple):
 
 
 class VideoTextTask(Protocol):
-    """Makes text of one kind for videos of a collection, and stores it."""
+    """A task that makes and stores text of one kind (speech, screen text, captions) for videos of a collection."""
 
     @property
     def collection(self) -> Collection: ...
@@ -113,24 +113,24 @@ class VideoTextTask(Protocol):
         """
 
     def applies(self, video: Video) -> bool:
-        """Return whether there may be something of this kind in a video. Raises VideoNotFound."""
+        """Return whether a video may contain text of this kind. Raises VideoNotFound."""
 
     def make_text(self, video: Video, media: MediaFile | None, on_progress: OnProgress) -> tuple[str, ...]:
-        """Make and store the text of a video, by a model that is ready; return what was left out.
+        """Make and store the text of a video; return notes on what was left out. The model must be ready.
 
-        ``media``: its file, if that is open; otherwise it is opened, and its content is checked.
+        ``media``: the file of the video if it is open; otherwise it is opened, and its content is checked.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRecognition:
-    """Recognition of one kind in videos of a collection.
+    """Recognises speech or screen text in videos of a collection.
 
     Attributes:
-        model: as ``Recognizers.get``.
+        model: model name for ``Recognizers.get``.
         interval: seconds between the frames whose text is read.
         includes_subtitled: whether speech is recognised in videos with subtitles, too.
-        context: of the tasks; its error interrupts them.
+        context: task context; its error interrupts recognition.
     """
 
     collection: Collection
@@ -153,9 +153,9 @@ class VideoRecognition:
         return self.recognizers.get(self.kind, self.model).wait_until_ready(self.context)
 
     def transcribe(self, media: MediaFile, duration: float) -> VideoText:
-        """Return what is said in a file of ``duration`` seconds that is not stored yet, and the recognition.
+        """Transcribe a file of ``duration`` seconds that is not stored yet; return transcript and recognition record.
 
-        Nothing is said where that failed. Raises the error of the context.
+        If recognition failed, the transcript is empty. Raises the error of the context.
         """
         name = self.model
         try:
@@ -172,7 +172,7 @@ class VideoRecognition:
         )
 
     def applies(self, video: Video) -> bool:
-        """Return whether something may be recognised: no text in sound files, no speech in pictures.
+        """Return whether recognition applies: sound files have no screen text, images no speech.
 
         Raises VideoNotFound.
         """
@@ -202,9 +202,10 @@ class VideoRecognition:
 def process_video(
     task: VideoTextTask, video: Video, media: MediaFile | None, on_progress: OnProgress = lambda share: None
 ) -> Outcome:
-    """Make the text of a video unless this model has done so, and store it, or why there is none.
+    """Make and store the text of a video unless the model has done so before; on failure, store the reason.
 
-    ``media`` as for ``make_text``. Raises StorageError, CollectionNotFound and the error of the task's context.
+    ``media``: see ``VideoTextTask.make_text``. Raises StorageError, CollectionNotFound and the error of the task's
+    context.
     """
     name = task.model_name
     try:
@@ -226,7 +227,7 @@ def process_video(
 
 
 def open_unchanged(collection: Collection, video: Video, limits: MediaLimits) -> MediaFile:
-    """Open the file of a video. Raises media errors, also if its content is another than when it was indexed."""
+    """Open the file of a video. Raises media errors, also if its content has changed since it was indexed."""
     with map_os_errors(collection.media_path(video)):
         media = collection.media.open(video.path)
     hashed = hash_file(media, limits)
@@ -238,7 +239,7 @@ def open_unchanged(collection: Collection, video: Video, limits: MediaLimits) ->
 
 @dataclass(frozen=True, slots=True)
 class JobRecognition:
-    """What a job recognises.
+    """Dependencies of the recognition stages of a job.
 
     ``is_deferred``: whether recognition is left to a later run, so that this run ends once its videos are stored.
     """
@@ -248,7 +249,7 @@ class JobRecognition:
     is_deferred: bool = False
 
     def stages(self, collection: Collection, options: JobOptions, limits: MediaLimits) -> list[VideoRecognition]:
-        """Return the recognitions that the options of a job request, in the order in which they run."""
+        """Return the recognition tasks that the options of a job request, in the order in which they run."""
         settings = RecognitionSettings(options.transcribe, options.read_text)
         return [
             VideoRecognition(
@@ -259,7 +260,7 @@ class JobRecognition:
 
 
 def requested_kinds(settings: RecognitionSettings) -> Iterator[tuple[sandbox.RecognitionKind, str, float]]:
-    """Yield the kinds, models and intervals of the recognisers that settings request."""
+    """Yield kind, model and interval (s) of each recogniser that the settings request."""
     if settings.transcribe is not None:
         yield "speech", settings.transcribe, DEFAULT_INTERVAL
     if settings.read_text is not None:
@@ -267,13 +268,13 @@ def requested_kinds(settings: RecognitionSettings) -> Iterator[tuple[sandbox.Rec
 
 
 def check_recognizers(settings: RecognitionSettings, recognizers: Recognizers) -> None:
-    """Raise Conflict or InvalidInput if something is to be recognised for which there is no recogniser here."""
+    """Raise Conflict or InvalidInput if the settings request a recogniser that is not available here."""
     for kind, model, _ in requested_kinds(settings):
         recognizers.resolve(kind, model)
 
 
 class RecognitionSummary(NamedTuple):
-    """Numbers of videos that a call recognised, and those that it failed on, with reasons."""
+    """Number of videos that a call recognised, and the videos on which it failed, with reasons."""
 
     recognized: int
     failed: list[tuple[Video, str]]
@@ -282,17 +283,18 @@ class RecognitionSummary(NamedTuple):
 def recognize_collection(
     recognition: VideoTextTask, on_video: Callable[[float, int, str], None] = lambda *_: None
 ) -> RecognitionSummary:
-    """Recognise or caption the videos of a collection that the model has not done yet, those it failed on included.
+    """Recognise or caption the videos of a collection that the model has not processed, or on which it failed.
 
-    Each video is stored by itself, so that a call that was interrupted is continued by the next one.
+    Each result is stored at once, so the next call continues an interrupted one.
 
     Args:
-        recognition: what to recognise, or to caption.
-        on_video: called with the number of finished videos, parts of long ones included, that of all, and a title.
+        recognition: the task to run.
+        on_video: called with the number of finished videos (parts of long videos count as fractions), the number of all
+            videos, and the title of the current one.
 
     Raises:
         DecodingUnavailable: the model cannot be loaded.
-        Conflict, InvalidInput: none is configured, or it may not be used here.
+        Conflict, InvalidInput: no model is configured, or the model may not be used here.
         TaskMissing: the bundle cannot generate captions.
         CollectionNotFound, StorageError, the error of the context, and what ``on_video`` raises.
     """

@@ -1,4 +1,4 @@
-"""Settings of a collection about recognition and captions, the defaults of its jobs; in the table meta."""
+"""Recognition and caption settings of a collection, which are the defaults of its jobs; stored in the table meta."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from vitascope.screen_text.interface import DEFAULT_INTERVAL, MAX_INTERVAL, MIN_
 
 _MAX_MODEL_LENGTH = 1000
 META_KEYS = ("transcribe", "read_text", "caption")
-"""Keys of the table meta; a key of what is not recognised or generated is missing."""
+"""Keys in the table meta; the key of a setting that is off is missing."""
 
 
 class RecognitionSettings(NamedTuple):
     """What is recognised in new videos, and whether captions are generated.
 
     Attributes:
-        transcribe: speech model, or ``DEFAULT_MODEL`` for the one that is configured where jobs run; None: no speech.
-        read_text: seconds between the frames whose text is read; None: no text.
+        transcribe: speech model; ``DEFAULT_MODEL``: the model configured where the job runs; None: no speech.
+        read_text: seconds between the frames whose text is read; None: no screen text.
         caption: whether the model of the collection generates a caption of each clip.
     """
 
@@ -33,10 +33,10 @@ class RecognitionSettings(NamedTuple):
 
 
 class RecognitionChanges(TypedDict, total=False):
-    """Settings of a request; None: as they are.
+    """Changes of recognition settings in a request; None leaves a setting unchanged.
 
-    ``transcribe``: a model, True for the configured one, False for none. ``read_text``: seconds, True for
-    ``DEFAULT_INTERVAL``, False for none.
+    ``transcribe``: a speech model; True: the configured model; False: off. ``read_text``: seconds; True:
+    ``DEFAULT_INTERVAL``; False: off.
     """
 
     transcribe: str | bool | None
@@ -76,7 +76,7 @@ def copy_recognition_meta(source: sqlite3.Connection, target: sqlite3.Connection
 
 
 def merge_settings(defaults: RecognitionSettings, **changes: Unpack[RecognitionChanges]) -> RecognitionSettings:
-    """Return settings with what a request changes. Raises InvalidInput."""
+    """Return ``defaults`` with the changes of a request. Raises InvalidInput."""
     model, interval, caption = defaults
     if (transcribe := changes.get("transcribe")) is not None:
         from vitascope.sandbox.recognizers import DEFAULT_MODEL  # imports PyAV, which searches do not need

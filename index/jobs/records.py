@@ -13,7 +13,7 @@ from index.video_text import RecognitionKind
 from vitascope.job_states import ItemState, JobState
 
 MAX_NOTES = 1000
-"""Notes of one job that a summary shows: a job may have the same note on each of a million files."""
+"""Maximum number of notes in the summary of a job, which may have the same note on each of a million files."""
 
 Item = TypeVar("Item")
 StopRequest = Literal["cancel", "pause"]
@@ -25,8 +25,8 @@ class JobOptions:
 
     Attributes:
         segmentation: how videos are cut into clips.
-        metadata: of every video of the job; metadata of a single item takes precedence.
-        confined: whether the job may read only what the process that runs it allows.
+        metadata: metadata of every video of the job; metadata of a single item takes precedence.
+        confined: whether the job may read only the folders and URLs that the process running it allows.
         transcribe: speech model, as in ``RecognitionSettings``; None: no speech is recognised.
         read_text: seconds between the frames whose text is read; None: no text is read.
         caption: whether a caption of each clip is generated.
@@ -42,7 +42,7 @@ class JobOptions:
 
 @dataclass(frozen=True, slots=True)
 class RecognitionCounts:
-    """Number of a job's videos that are recognised, and of those on which recognition failed."""
+    """Number of a job's videos on which recognition succeeded and on which it failed."""
 
     done: int = 0
     failed: int = 0
@@ -79,7 +79,7 @@ class JobRate:
     Attributes:
         items: files tried per second; part of a long file counts as that part.
         video_seconds: seconds of video added per second.
-        seconds_left: at this rate; None for a job that is not running.
+        seconds_left: remaining seconds at this rate; None for a job that is not running.
     """
 
     items: float
@@ -91,15 +91,15 @@ class JobRate:
 class Job:
     """An indexing job. Times are Unix seconds.
 
-    A finished job is ``succeeded`` even where files failed: ``counts`` and the items show those.
+    A finished job is ``succeeded`` even if files failed: ``counts`` and the items show the failures.
 
     Attributes:
         error: why the job itself failed, or was paused without a request.
-        requested: what the job does after the files in progress.
-        progress: share that is done, 0 to 1, with parts of long files; 0 before the source is listed.
-        rate: None before the first file, or part of a long one, is done.
-        duplicates: skipped files whose content the collection has.
-        recognitions: by kind (speech, screen_text, caption), for those that the options request.
+        requested: pause or cancel, if requested; it takes effect after the files in progress.
+        progress: share that is done, 0 to 1, including parts of long files; 0 before the source is listed.
+        rate: None until the first file, or part of a long one, is done.
+        duplicates: number of skipped files whose content the collection has.
+        recognitions: counts by kind (speech, screen_text, caption), for the kinds that the options request.
     """
 
     id: int
@@ -125,9 +125,9 @@ class JobItem:
     Attributes:
         path: a path or URI.
         reason: why the file failed, was skipped or quarantined, what was refreshed, or a note on one that was added.
-        attempts: how often it was started.
-        is_final: whether listing the source decided its state, so that there is nothing to retry.
-        crashes: how often the process died while working on it.
+        attempts: how often the file was started.
+        is_final: whether its state was decided while the source was listed, so that there is nothing to retry.
+        crashes: how often the process died while working on the file.
         seconds: duration of the video, once added.
     """
 

@@ -1,4 +1,4 @@
-"""Refresh of a video whose file is indexed again: its path, title, metadata and subtitles, without embedding."""
+"""Refresh of a video whose file is indexed again: update path, title, metadata and subtitles, without embedding."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: Video) -> IngestResult:
-    """Refresh the video of an item whose content the collection has.
+    """Refresh the video of an item whose content the collection already has.
 
-    Only an item that is the video's source states its title, metadata and subtitles; any other file of the same content
-    is a duplicate, unless the file of the video is missing: then this one takes its place.
+    Title, metadata and subtitles are updated only if the item is the video's source. Any other file with the same
+    content is a duplicate, unless the file of the video is missing: then the item's file replaces it.
 
     Args:
-        context: of the job.
-        item: of the job.
-        media: its open file.
-        video: with the same content.
+        context: dependencies of the run.
+        item: the item of the job.
+        media: the open file of the item.
+        video: the video with the same content.
 
     Raises:
         InvalidInput, StorageError, VideoNotFound.
@@ -60,7 +60,7 @@ def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: V
 
 
 def _read_texts(context: RunContext, item: JobItem, media: MediaFile, video: Video) -> tuple[Sequence[str], Subtitles]:
-    """Return the spoken words of each clip, and the subtitles that they are from."""
+    """Return the spoken words of each clip, and the subtitles that contain them."""
     if not video.duration:
         return (), Subtitles([])
     language, fetcher = context.job.options.segmentation.language, context.fetcher
@@ -71,13 +71,13 @@ def _read_texts(context: RunContext, item: JobItem, media: MediaFile, video: Vid
 
 
 def _title_of_file(item: JobItem, video: Video) -> str | None:
-    """Return the title that the name of a file gives; None if the title of the video is not that of its former name."""
+    """Return the title derived from a file's name; None if the video's title was not derived from its former name."""
     former, present = (PurePosixPath(file_name(name)).stem for name in (video.source_uri or video.path, item.path))
     return present if video.title == former else None
 
 
 def _describe(changes: Sequence[str], former: str | None) -> tuple[str, ...]:
-    """Return changes in words; ``former``: where the file of the video was."""
+    """Describe changes for the user. ``former``: former path of the video's file."""
     fields = [name for name in changes if name != "path"]
     moved = "its file was missing" if former is None else f"moved from {former}"
     return (*[moved] * ("path" in changes), *[f"refreshed: {', '.join(fields)}"] * bool(fields))

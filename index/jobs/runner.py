@@ -47,14 +47,14 @@ OnProgress = Callable[[float, int], None]
 """Called with the number of finished files, parts of long files included, and the number of all files."""
 
 REMOTE_OPENERS = 4
-"""Threads that fetch, where items may be URLs."""
+"""Number of threads that fetch files, for sources whose items may be URLs."""
 _POLL_SECONDS = 0.2
-"""Interval at which a run that waits for a file checks whether it is to abort."""
+"""Seconds between two checks of ``should_abort`` while a run waits for results."""
 _PROGRESS_SECONDS = 1.0
 _PROGRESS_SHARE = 0.01
-"""Least interval, and least share of the whole job, between two records of progress within files."""
+"""Least interval in seconds, and least share of the whole job, between two records of progress within files."""
 _MAX_REASON = 2000
-"""Characters of a reason or error that the catalogue stores."""
+"""Maximum length, in characters, of a reason or error in the catalogue."""
 _FATAL_ERRORS = (StorageError, CollectionNotFound, ClusterError, DecodingUnavailable)
 _JOB_ERRORS = (BundleError, TaskMissing)
 
@@ -81,20 +81,29 @@ def run_job(
     """Run a job to its end in this thread and return it; a finished or paused job is returned unchanged.
 
     A running job whose owner died is taken over. A file that cannot be added is recorded with the reason, and the job
-    goes on; the job itself fails when its source cannot be listed or exceeds ``list_limits``, or the bundle cannot
+    continues; the job itself fails if its source cannot be listed or exceeds ``list_limits``, or if the bundle cannot
     embed video.
 
     Args:
-        should_stop: polled before files are started. When true, the files in progress, at most ``config.in_flight``,
-            are finished, except for recognition, which the next run continues; and the job is requeued.
-        should_abort: polled all the time. When true, and on an exception, files in progress are stopped after their
-            current clips, to be tried again.
-        policy: what a confined job may read.
-        max_crashes: files at which the process has died that often are quarantined.
+        collection: collection of the job.
+        model: model of the collection's bundle.
+        job_id: id of the job.
+        on_item: called after each finished file.
+        on_progress: called with the progress, also within long files.
+        should_stop: polled before files are started. If it returns True, the files in progress (at most
+            ``config.in_flight``) are finished, except for recognition, which the next run continues; then the job is
+            requeued.
+        should_abort: polled continuously. If it returns True, and on an exception, files in progress are stopped after
+            their current clips; the next run tries them again.
+        limits: limits on media files.
+        list_limits: limits on file lists and shards.
+        policy: folders and URLs that a confined job may read.
+        config: concurrency; None: the default of the backend.
+        max_crashes: a file is quarantined after the process has died this often while working on it.
         timer: adds up the busy time of each stage.
         backend: where files are decoded and embedded; None: in this process.
-        url_fetcher: fetches public URLs, where ``policy`` allows them.
-        recognition: recognises speech and screen text if the job's options request that. A stop request interrupts it.
+        url_fetcher: fetches public URLs, if ``policy`` allows them.
+        recognition: recognisers for jobs whose options request speech or screen text; a stop request interrupts them.
 
     Raises:
         Conflict: another process runs the job or took it over, or a confined job has no ``policy``.
@@ -148,7 +157,7 @@ class _RunAborted(Exception):
 
 
 class _JobFailed(Exception):
-    """The job cannot go on, for this reason."""
+    """The job cannot continue; the message is the reason."""
 
 
 @dataclass
@@ -165,26 +174,26 @@ class _Run:
     should_abort: Callable[[], bool]
     in_flight: int = 0
     is_exclusive: bool = False
-    """The only file in progress is one at which this process has died before."""
+    """Whether a file that has crashed this process before is in progress; it then runs alone."""
     recorded_progress: float = 0.0
     recorded_at: float = 0.0
-    """Finished files, with parts, when progress was last recorded, and that time (monotonic)."""
+    """Number of finished files, including fractions of long ones, at the last record of progress, and its time."""
     recorded_videos: set[int] = field(default_factory=set)
-    """Videos of unfinished files that were recorded then."""
+    """Ids of the videos of unfinished files in the last record of progress."""
     outcomes: list[JobItem] = field(default_factory=list)
-    """Finished files that are not recorded yet."""
+    """Finished files whose outcome is not recorded yet."""
     interrupted: list[JobItem] = field(default_factory=list)
-    """Files that are not requeued yet: at which a worker process died, or whose recognition was interrupted."""
+    """Files still to be requeued: a worker process died while working on them, or their recognition was interrupted."""
     requested: StopRequest | None = None
-    """The stop request when it was last read."""
+    """The last read value of the stop request."""
     is_deferring: bool = False
-    """Another run is to recognise what this one has stored."""
+    """Whether recognition of the stored videos is left to a later run."""
 
     def __post_init__(self) -> None:
         self.collection, self.job = self.context.collection, self.context.job
 
     def enqueue_items(self, limits: ListLimits) -> bool:
-        """List the source. Returns False if that ended the run: it failed, or the job was paused or cancelled."""
+        """List the source; return False if the run has ended: listing failed, or the job was paused or cancelled."""
         try:
             policy = self.context.policy
             return enqueue_items(self.collection, self.job, self.owner, policy, limits, self.should_stop)
@@ -240,7 +249,7 @@ class _Run:
                 raise _JobFailed(error)
 
     def check_stop_request(self) -> None:
-        """Interrupt recognition, which may take long, if the job is to stop, and fetching if it is to be cancelled."""
+        """If a stop was requested, interrupt recognition, which may take long; if a cancellation, also fetching."""
         with self.collection.catalogue.read() as connection:
             self.requested = job_transitions.check_ownership(connection, self.job.id, self.owner)
         if self.requested == "cancel":
@@ -251,7 +260,7 @@ class _Run:
         self.context.recognition.interruption.set(is_stopping or self.requested is not None)
 
     def record_progress(self, executor: Executor, done: int, total: int) -> None:
-        """Record and report progress within long files, if it is noticeable in the whole job."""
+        """Record and report progress within long files if it has changed noticeably relative to the whole job."""
         if time.monotonic() < self.recorded_at + _PROGRESS_SECONDS:
             return
         progress = executor.progress()
@@ -288,7 +297,7 @@ class _Run:
             job_transitions.requeue_item(connection, item)
 
     def finish(self, is_stopping: bool) -> bool:
-        """Requeue, pause, cancel or finish the job; False when there are items to go on with."""
+        """Requeue, pause, cancel or finish the job; return False if items remain to be run."""
         with self.collection.catalogue.write() as connection:
             requested = job_transitions.check_ownership(connection, self.job.id, self.owner)
             if requested == "cancel":
@@ -304,7 +313,7 @@ class _Run:
             return True
 
     def stop_executor(self, executor: Executor) -> None:
-        """Stop the executor at once and take its results until then."""
+        """Stop the executor at once, and record the results that were ready by then."""
         self.context.fetcher.interrupt()
         self.context.recognition.interruption.set(True)
         with suppress(*_FATAL_ERRORS, _JobFailed):  # the first error is being handled
@@ -325,7 +334,7 @@ class _Run:
             job_transitions.finish(connection, self.job.id, "failed", sanitize_reason(error))
 
     def take_results(self, results: Sequence[ItemResult[JobItem]]) -> None:
-        """Turn results into outcomes. Raises the first error that concerns more than one file, after the others."""
+        """Turn results into outcomes; then raise the first error that does not concern a single file."""
         fault: BaseException | None = None
         for result in results:
             self.in_flight -= 1
@@ -349,7 +358,7 @@ class _Run:
             raise fault
 
     def add_interrupted(self, item: JobItem, interrupted: RecognitionInterrupted) -> None:
-        """Requeue an item whose video is stored and not recognised; of a job to be cancelled, note that."""
+        """Requeue an item whose video is stored but not recognised; if the job is being cancelled, add a note instead."""
         self.is_deferring = self.is_deferring or isinstance(interrupted, RecognitionDeferred)
         if self.requested != "cancel" or interrupted.ingested is None:
             self.interrupted.append(item)
@@ -359,7 +368,7 @@ class _Run:
         self.outcomes.append(item_outcome(result, self.job, self.context.fetcher, self.collection))
 
     def add_crash(self, item: JobItem) -> None:
-        """Count a crash of a worker process against its item, which is quarantined after too many."""
+        """Count a crash of a worker process for its item; quarantine the item after too many."""
         crashed = replace(item, crashes=item.crashes + 1)
         if crashed.crashes < self.max_crashes:
             self.interrupted.append(crashed)
@@ -375,7 +384,7 @@ def item_outcome(result: ItemResult[JobItem], job: Job, fetcher: Fetcher, collec
     if result.ingested is not None:
         video = result.ingested.video
         notes = [note.replace(local_path.name, file_name(item.path)) for note in result.ingested.notes]
-        # Killed between adding the video and recording that: this job added it, in an earlier attempt.
+        # The process was killed between adding the video and recording the outcome: this job added it before.
         is_same = video.path == collection.media.path_of(local_path)
         was_added_before = item.attempts > 1 and is_same and video.added_at >= job.created_at
         if was_added_before:  # or another job that was killed, too
@@ -400,5 +409,5 @@ def item_outcome(result: ItemResult[JobItem], job: Job, fetcher: Fetcher, collec
 
 
 def sanitize_reason(reason: str) -> str:
-    """Return a reason as valid UTF-8 of limited length, which the catalogue can store."""
+    """Make a reason storable in the catalogue: valid UTF-8, and at most ``_MAX_REASON`` characters."""
     return reason.encode("utf-8", "backslashreplace").decode()[:_MAX_REASON]

@@ -1,4 +1,4 @@
-"""Items of a source: listing them, and inserting them into a job once for all its runs."""
+"""Items of a source: list them, and insert them into a job in its first run."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from vitascope.errors import InvalidInput
 from vitascope.media.file import open_folder_beneath
 
 BATCH_ITEMS = 5000
-"""Items inserted in one transaction, so that a long list is not held in memory and others may write in between."""
+"""Items per transaction: a long list is not held in memory, and other writers get their turn in between."""
 BATCH_BYTES = 16 * 1024**2
-"""Bytes of metadata in one transaction."""
+"""Maximum bytes of metadata in one transaction."""
 CHECK_SECONDS = 0.2
-"""Interval, between two rows, at which listing checks whether it is to stop."""
+"""Seconds between two checks whether listing has to stop."""
 
 
 def list_source(
@@ -49,7 +49,7 @@ def list_source(
     limits: ListLimits = DEFAULT_LIST_LIMITS,
     on_row: Callable[[], None] = lambda: None,
 ) -> Iterator[SourceItem]:
-    """Yield every item of a source, each URI once; repeated ones are skipped with that reason.
+    """Yield every item of a source; an item with the same URI as an earlier one has the state "skipped".
 
     ``on_row`` is called for each row of a list and each member of a shard; an exception it raises ends the listing.
     Raises OSError when the source cannot be read, InvalidInput when it is malformed.
@@ -65,7 +65,7 @@ def list_source(
 
 
 def missing_folder_error(source: Source) -> str | None:
-    """Return an error if the source's folder no longer exists, so that nothing more can be indexed; else None."""
+    """Return an error message if the source's folder no longer exists, so that no file can be indexed; else None."""
     if isinstance(source, FolderSource) and not Path(source.folder).is_dir():
         return f"folder {source.folder}: does not exist any more"
     return None
@@ -106,7 +106,7 @@ def _items(
             yield SourceItem(source.file, title=source.title)
         case UrlSource():
             if (problem := policy.url_error(source.url)) is not None:
-                raise InvalidInput(f"url: {problem}")  # allowed when the job was created, and no longer
+                raise InvalidInput(f"url: {problem}")  # the policy has changed since the job was created
             if policy.is_public_url(source.url):
                 yield SourceItem(source.url, title=source.title)  # a single file, requested only when it is fetched
             else:
@@ -114,7 +114,7 @@ def _items(
 
 
 def _walk(top: int, folder: Path, inner: PurePath, root: Path, recursive: bool) -> Iterator[SourceItem]:
-    """Yield the entries of ``inner`` below ``folder``, whose descriptor is ``top`` and whose real path is ``root``."""
+    """Yield the items in ``inner``, a path relative to ``folder``; ``top``: its descriptor, ``root``: its real path."""
     entries = _scan(top, inner)
     if any(entry.name == CATALOGUE_NAME for entry in entries):
         return  # a collection, such as that of a command in the folder of the videos
@@ -162,7 +162,7 @@ def _classify_file(path: Path, entry: os.DirEntry[str], root: Path) -> SourceIte
 
 
 def _skip_reason(path: PurePath) -> str | None:
-    """Return why a file's name rules it out as media; None if it does not."""
+    """Return why a file cannot be media according to its name; None if it may be media."""
     if path.name.startswith("."):
         return "hidden file"
     suffix = path.suffix.lower()
@@ -170,7 +170,7 @@ def _skip_reason(path: PurePath) -> str | None:
 
 
 def _list_url(url: str, policy: AccessPolicy, title: str | None = None) -> Iterator[SourceItem]:
-    """Yield the file at a URL, with the title, all files below it, or those that match a ``*`` in it, by name.
+    """Yield the file at a URL (with ``title``), all files below a folder, or all matches of a pattern with ``*``.
 
     Raises InvalidInput for an unsupported protocol, OSError when the URL cannot be listed.
     """
@@ -206,7 +206,7 @@ def _classify_url(url: str, policy: AccessPolicy) -> SourceItem:
 
 
 class _Stopped(Exception):
-    """The job is to be cancelled, paused or stopped before its source is listed."""
+    """The job has to be cancelled, paused or requeued before its source is completely listed."""
 
 
 def enqueue_items(
@@ -217,10 +217,10 @@ def enqueue_items(
     limits: ListLimits = DEFAULT_LIST_LIMITS,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Insert the items of a job's source unless an earlier run has done so; a partial listing starts again.
+    """Insert the items of a job's source unless an earlier run has done so; an incomplete listing starts again.
 
-    Returns False if the job was cancelled, paused or requeued meanwhile, as requested. Raises OSError and InvalidInput
-    when the source cannot be listed, with no item inserted, and Conflict when another owner has the job.
+    Returns False if listing was stopped because the job was to be cancelled, paused or requeued. Raises OSError and
+    InvalidInput if the source cannot be listed (no item is inserted), and Conflict if another owner has the job.
     """
     with collection.catalogue.read() as connection:
         job_transitions.check_ownership(connection, job.id, owner)
@@ -251,7 +251,7 @@ def enqueue_items(
 
 
 class _StopCheck:
-    """Checks at intervals whether listing is to stop."""
+    """Checks at intervals whether listing has to stop."""
 
     def __init__(self, collection: Collection, job_id: int, owner: str, should_stop: Callable[[], bool]) -> None:
         self._catalogue = collection.catalogue
@@ -260,7 +260,7 @@ class _StopCheck:
         self._next_check = 0.0
 
     def poll(self) -> None:
-        """Raise _Stopped if listing is to stop, Conflict when another owner has the job."""
+        """Raise _Stopped if listing has to stop, Conflict if another owner has the job."""
         now = time.monotonic()
         if now < self._next_check:
             return
@@ -272,7 +272,7 @@ class _StopCheck:
 
 
 def _stop(collection: Collection, job_id: int, owner: str, is_stopping: bool) -> bool:
-    """Cancel, pause or requeue the job, to be listed again later; return whether any of these was requested."""
+    """Cancel, pause or requeue the job, as requested; return False if the request was withdrawn."""
     with collection.catalogue.write() as connection:
         requested = job_transitions.check_ownership(connection, job_id, owner)
         if requested == "cancel":
@@ -291,7 +291,7 @@ def _delete_items(collection: Collection, job_id: int, owner: str) -> None:
 
 
 def _take_batch(items: Iterator[tuple[int, SourceItem]], check: _StopCheck) -> list[tuple[int, SourceItem]]:
-    """Return the next items, as many as go into one transaction."""
+    """Return the next items for one transaction."""
     batch: list[tuple[int, SourceItem]] = []
     size = 0
     for entry in items:

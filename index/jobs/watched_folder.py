@@ -1,4 +1,4 @@
-"""State of a watched folder: its files, the file systems that they lie on, and the videos whose file is lost."""
+"""State of a watched folder: its files, the file systems on which they are, and the videos whose file is lost."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from vitascope.errors import VideoNotFound
 from vitascope.media.subtitles import SUFFIXES
 
 MAX_DELETE = 0.2
-"""Default share of a folder's videos that may be deleted at once. A single video always may."""
+"""Default share of a folder's videos that may be deleted at once. A single video may always be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """``facts``: inode, size and times of a file, and of subtitle files beside it. ``device``: of its folder."""
+    """``facts``: inode, size and times of a file and its subtitle files. ``device``: device number of its folder."""
 
     facts: str
     device: int
@@ -37,9 +37,9 @@ class FolderSnapshot:
     """A folder at one moment.
 
     Attributes:
-        files: the files that may be videos, by path.
-        unreadable: folders and files that exist and cannot be read, with the reason.
-        device: of the folder itself.
+        files: status by path, for files that may be videos.
+        unreadable: reason by path, for folders and files that exist but cannot be read.
+        device: device number of the folder itself.
     """
 
     files: dict[str, FileStatus]
@@ -51,7 +51,7 @@ def scan_folder(folder: Path, recursive: bool) -> FolderSnapshot:
     """List a folder. Raises OSError where it cannot be listed."""
     snapshot = FolderSnapshot({}, {}, _device(folder))
     devices = {str(folder): snapshot.device}
-    subtitles: dict[str, str] = {}  # facts, by every path without suffix that they may belong to
+    subtitles: dict[str, str] = {}  # facts of subtitle files, by path of their video without suffix
     for item in list_folder(folder, recursive):
         if item.uri.lower().endswith(SUFFIXES):
             with suppress(OSError):
@@ -91,16 +91,16 @@ def nearest_folder(path: Path, folder: Path) -> tuple[Path, int]:
 class Drives:
     """Labels of the file systems below a folder.
 
-    Device numbers change when a machine restarts or a drive is plugged in again. So every file system gets a label,
-    which is stored with its files. It is recognised by a file on it that has not changed, else by its number.
+    Device numbers change when a machine restarts or a drive is plugged in again. Therefore every file system gets a
+    label, which is stored with its files. A file system is recognised by an unchanged file on it, else by its number.
     """
 
     def __init__(self) -> None:
         self._labels: dict[int, str] = {}
         self._new: set[int] = set()
-        """Devices with a new label, since no file on them was known."""
+        """Devices that got a new label because no file on them was known."""
         self._absent: set[str] = set()
-        """Labels of former file systems, whose numbers may belong to others by now."""
+        """Labels of former file systems; their device numbers may now belong to other file systems."""
 
     def update(self, snapshot: FolderSnapshot, known: Mapping[str, WatchedFile]) -> None:
         """Forget devices without files, and recognise the others by their files."""
@@ -139,7 +139,7 @@ class Drives:
 
 
 def _facts(path: str) -> str:
-    """Return inode, size, modification and change time, as git's index uses; the change time cannot be set."""
+    """Return inode, size, modification and change time, like git's index; programs cannot set the change time."""
     status = os.stat(path)
     return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
@@ -153,11 +153,11 @@ class LostVideo:
     """A video whose file is gone, or has other content.
 
     Attributes:
-        video: the video as it is in the collection.
+        video: the video, as stored in the collection.
         event: what happened to its file.
-        since: when, in seconds of the caller's clock.
-        successor: the file with the other content, recorded once the video is deleted.
-        is_on_other_drive: whether the successor lies on another file system than the file did: then the video stays.
+        since: time of the event, in seconds of the caller's clock.
+        successor: the file that replaced the video's file, recorded once the video is deleted.
+        is_on_other_drive: whether the successor is on another file system than the file was; then the video stays.
     """
 
     video: Video
@@ -168,18 +168,20 @@ class LostVideo:
 
 
 class LostVideos:
-    """Videos whose file is lost. Where that is requested, they are deleted after some time, unless there are too many.
+    """Videos whose file is lost, to be deleted after some time if requested, unless there are too many of them.
 
     Attributes:
         held: ids of the videos that stay although their file is lost.
-        reason: why videos stay, where there are too many.
+        reason: why videos stay, if there are too many.
     """
 
     def __init__(self, collection: Collection, source: FolderSource, quiet_seconds: float, max_delete: float) -> None:
         """Create the set.
 
         Args:
-            quiet_seconds: for how long a file must be lost.
+            collection: collection of the videos.
+            source: the watched folder.
+            quiet_seconds: seconds for which a file must be lost before its video is deleted.
             max_delete: share of the folder's videos that may be deleted at once, 0 to 1.
         """
         self._collection = collection
@@ -194,7 +196,7 @@ class LostVideos:
         return iter(tuple(self._pending.values()))
 
     def count(self) -> int:
-        """Return how many of these videos are still in the collection."""
+        """Return the number of these videos that are still in the collection."""
         self._discard_deleted()
         return len(self._pending)
 
@@ -206,11 +208,11 @@ class LostVideos:
         self._pending.pop(video_id, None)
 
     def due(self, now: float, known: dict[str, WatchedFile]) -> list[LostVideo]:
-        """Return the videos to be deleted now, by ``delete``.
+        """Return the videos that the caller has to delete now with ``delete``.
 
         Args:
             now: seconds of the caller's clock.
-            known: the watched files by path. A file whose video is held is updated there, and in the catalogue.
+            known: the watched files by path. Files whose video is held are updated here and in the catalogue.
         """
         self._discard_deleted()
         candidates = [lost for lost in self if not lost.is_on_other_drive]
@@ -224,7 +226,7 @@ class LostVideos:
         return due
 
     def delete(self, lost: LostVideo) -> bool:
-        """Delete a video; return whether that was done: its file may be back, or found elsewhere."""
+        """Delete a video unless its file is back or was found elsewhere; return whether it was deleted."""
         self._pending.pop(lost.video.id)
         if lost.event == "gone" and not is_missing(lost.video.path):
             return False
@@ -239,7 +241,7 @@ class LostVideos:
     def _excess_reason(self, lost_videos: list[LostVideo], known: dict[str, WatchedFile]) -> str | None:
         """Return an explanation if there are too many lost files; else None."""
         paths = {lost.video.path for lost in lost_videos}
-        # Videos added after losses were held back must not make these a smaller share.
+        # Videos that were added after videos were held must not reduce the share of the held ones.
         held_since = [
             file.held_since
             for lost in lost_videos
@@ -256,7 +258,7 @@ class LostVideos:
         )
 
     def _record_held(self, lost_videos: list[LostVideo], known: dict[str, WatchedFile]) -> None:
-        """Store since when videos are held, for later runs."""
+        """Store for later runs since when videos are held."""
         now = time.time()
         held = []
         for lost in lost_videos:

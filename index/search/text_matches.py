@@ -29,11 +29,10 @@ class TextMatch:
 
     Args:
         text: the words as they are spoken or written.
-        start: start in seconds: of the words if their times are known, else of the speech segment or screen text; of the
-            clip for words of a caption or a name.
+        start: start in seconds: of the words if their times are known, else of the segment; of the clip for words of a
+            caption or a name.
         end: end in seconds.
-        box: box of the line on screen (left, top, right, bottom as fractions of width and height); None for other
-            signals.
+        box: box of the line on screen: left, top, right, bottom as fractions of width and height; None for others.
     """
 
     text: str

@@ -40,13 +40,13 @@ class AccessPolicy:
     public_urls: bool = False
 
     def path_error(self, path: Path) -> str | None:
-        """Return why a path may not be read; None if it may."""
+        """Return the reason why a path may not be read; None if it may be read."""
         if self.roots is None or is_inside(path, self.roots):
             return None
         return self._outside_roots(path)
 
     def open_file(self, path: Path) -> MediaFile:
-        """Open a file, links followed. Raises MediaError, also where the policy forbids the file."""
+        """Open a file, following links. Raises MediaError, also if the policy forbids the file."""
         if self.roots is None:
             return MediaFile.open(path)
         with map_os_errors(path):
@@ -56,9 +56,9 @@ class AccessPolicy:
                 raise MediaError(self._outside_roots(path)) from error
 
     def open_folder(self, path: Path) -> int:
-        """Open a folder, links followed, and return its descriptor, which the caller closes.
+        """Open a folder, following links, and return its descriptor, which the caller closes.
 
-        Raises OSError, also where the policy forbids the folder.
+        Raises OSError, also if the policy forbids the folder.
         """
         if self.roots is None:
             return os.open(path, FOLDER_FLAGS)
@@ -68,7 +68,7 @@ class AccessPolicy:
             raise PermissionError(errno.EACCES, self._outside_roots(path)) from error
 
     def url_error(self, url: str) -> str | None:
-        """Return why a URL may not be requested; None if it may."""
+        """Return the reason why a URL may not be requested; None if it may be requested."""
         if self._is_allowlisted(url) or self.is_public_url(url):
             return None
         allowed = ", ".join(self.urls or ()) or "none (VITASCOPE_ALLOWED_URLS allows some)"
@@ -76,7 +76,7 @@ class AccessPolicy:
         return f"{url!r} is outside the URLs that jobs may name: {allowed}{hint}"
 
     def is_public_url(self, url: str) -> bool:
-        """Return whether a URL is allowed only as one of a public host, not by ``urls``."""
+        """Return whether a URL is allowed only because of ``public_urls``, not by ``urls``."""
         return self.public_urls and _is_http(url) and not self._is_allowlisted(url)
 
     def _is_allowlisted(self, url: str) -> bool:
@@ -96,10 +96,10 @@ def is_url(text: str) -> bool:
 
 
 def check_url(name: str, url: str) -> str:
-    """Return a URL that can be stored and fetched. Raises InvalidInput with the field's ``name``.
+    """Check that a URL can be stored and fetched, and return it. Raises InvalidInput with the field's ``name``.
 
-    Rejected are chains of file systems (``::``), which lead anywhere; user names and passwords, which would be stored
-    in plain text; and ``..``, which leads out of an allowed folder.
+    Rejects chained file systems (``::``), which could reach any place; user names and passwords, which would be stored
+    in plain text; and ``..``, which could leave an allowed folder.
     """
     check_text(name, url, MAX_URL_LENGTH)
     if not is_url(url):

@@ -1,7 +1,7 @@
 """Fetching of job items: opens local files in place, and copies archive members and URLs into the collection.
 
-Copies go to ``media/job-N/`` in the collection's folder and stay there as long as the video does. A copy appears under
-its name only when it is complete; copies that no video needs are removed when the job ends (index/storage/removals.py).
+Copies are stored in ``media/job-N/`` in the collection's folder as long as the video exists. A copy gets its name only
+when it is complete; copies that no video needs are removed when the job ends (index/storage/removals.py).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
 class FetchInterrupted(Exception):
-    """Copying of an item was interrupted: the item is neither done nor failed."""
+    """Copying of an item was interrupted; the item is neither done nor failed."""
 
 
 UrlFetcher = Callable[[str, BinaryIO, Callable[[], bool]], None]
-"""Writes the content of a public URL to a file. Arguments: the URL, the file, and a function that returns whether to
-stop.
+"""Function that writes the content of a public URL to a file. Arguments: the URL, the file, and a function that
+returns whether to stop.
 
-Raises a VitascopeError that says what was wrong, OSError from the file, and FetchInterrupted soon after the function
-returns True.
+Raises VitascopeError with the reason, OSError from the file, and FetchInterrupted soon after the function returns
+True.
 """
 
 
@@ -62,11 +62,11 @@ class Fetcher:
         """Create a fetcher.
 
         Args:
-            folder: for copies; created with the first one.
-            policy: what may be read.
-            max_bytes: the largest file that is copied.
+            folder: folder for copies; created with the first copy.
+            policy: folders and URLs that may be read.
+            max_bytes: maximum size of a copied file in bytes.
             url_fetcher: fetches public URLs (``AccessPolicy.is_public_url``).
-            upload: the file of the only item, for an upload.
+            upload: for a job with an uploaded file: this file.
         """
         self._interrupted = threading.Event()
         self._folder = folder
@@ -77,7 +77,7 @@ class Fetcher:
         self._shard: ShardReader | None = None
 
     def fetch(self, uri: str, position: int) -> MediaFile:
-        """Open a file with the item's bytes; the caller closes it.
+        """Open an item's file, copying it first if it is a URL or archive member; the caller closes the result.
 
         Raises MediaError, MediaTooLarge, InvalidInput, StorageError, FetchInterrupted.
         """
@@ -149,11 +149,11 @@ class Fetcher:
         self._write_atomic(target, lambda file: self._copy_stream(uri, stream, file))
 
     def _write_atomic(self, target: Path, write: Callable[[BinaryIO], None]) -> None:
-        """Create the file ``target``, complete and durable, from what ``write`` writes."""
+        """Create the file ``target`` atomically and durably with the content that ``write`` writes."""
         part = target.with_name(f"{target.name}.part")
         try:
             try:
-                make_folders(self._folder, levels=2)  # not that of a collection that was dropped
+                make_folders(self._folder, levels=2)  # 2 levels: must not recreate the folder of a dropped collection
                 with part.open("wb") as file:
                     write(file)
                     file.flush()

@@ -11,7 +11,7 @@ from vitascope.errors import InvalidInput
 from vitascope.media.file import MediaFile
 
 MIN_STORED_BYTES = 16 * 1024**2
-"""Bytes that a file of any size may store."""
+"""Bytes that every list or shard may store, however small its file is."""
 SETTINGS = {
     "rows": "VITASCOPE_MAX_LIST_ROWS",
     "columns": "VITASCOPE_MAX_LIST_COLUMNS",
@@ -31,7 +31,7 @@ class ListLimits:
         columns: columns of a list, or keys of one JSON object.
         cell_characters: characters of one text, at most ``MAX_TEXT_LENGTH``.
         stored_bytes: bytes that all rows together store in the catalogue.
-        expansion: the same, as a multiple of the file's size; ``MIN_STORED_BYTES`` bytes are allowed in any case.
+        expansion: maximum stored bytes as a multiple of the file's size; ``MIN_STORED_BYTES`` are always allowed.
     """
 
     rows: int = 1_000_000
@@ -55,7 +55,7 @@ class ListLimits:
             )
 
     def check_text(self, cell: str, value: object) -> None:
-        """Raise InvalidInput for a text that is too long. ``cell``: its file, line and column."""
+        """Raise InvalidInput for a text that is too long. ``cell``: its file, line and column, for the message."""
         if isinstance(value, str) and len(value) > self.cell_characters:
             raise self.text_too_long(cell, f"{len(value)} characters")
 
@@ -70,7 +70,7 @@ DEFAULT_LIST_LIMITS = ListLimits()
 
 
 def read_list_limits(environment: Mapping[str, str]) -> ListLimits:
-    """Return the limits that environment variables set. Raises InvalidInput naming the variable."""
+    """Read the limits from environment variables. Raises InvalidInput that names the variable."""
     values: dict[str, int] = {}
     for field, name in SETTINGS.items():
         maximum = MAX_TEXT_LENGTH if field == "cell_characters" else 2**63 - 1
@@ -103,7 +103,7 @@ class ListUsage:
         self.check_bytes(position, self._read_bytes)
 
     def check_bytes(self, position: str, size: int) -> None:
-        """Raise InvalidInput for more bytes than the file may bring."""
+        """Raise InvalidInput if ``size`` bytes exceed the limits of the file."""
         maximum, setting = min(
             (self._limits.stored_bytes, SETTINGS["stored_bytes"]),
             (self._max_expanded, SETTINGS["expansion"]),

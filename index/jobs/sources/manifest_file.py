@@ -30,19 +30,19 @@ from vitascope.extras import missing_package_message
 from vitascope.media.file import MediaFile
 
 MAX_ROW_CHARACTERS = 4 * 1024**2
-"""Characters of one row of CSV, TSV or JSON Lines."""
+"""Maximum characters of one row of CSV, TSV or JSON Lines."""
 _BATCH_ROWS = 1000
 _BATCH_CELLS = 100_000
 _TEXT_BYTES = 4 * 1024**2
 """Bytes of text decoded at a time, except for a single longer row."""
 _MAX_REASON = 1000
 RESERVED_PREFIX = "source_"
-"""Prefix of a metadata key for a column whose name every video already has, such as ``duration``."""
+"""Prefix added to the metadata key of a column whose name is a field of every video, such as ``duration``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListRow:
-    """A row of a file list: its ``position`` (file and line), and its values by column or the ``problem``."""
+    """A row of a file list: its ``position`` (file and line), and either ``values`` by column or the ``problem``."""
 
     position: str
     values: dict[str, Any] | None
@@ -206,7 +206,7 @@ def _read_header(file: MediaFile, source: ListSource, reader: Iterator[list[str]
 
 
 def _check_column_names(file: object, names: list[str], path_column: str, limits: ListLimits) -> None:
-    """Raise InvalidInput unless these can be the columns of a list, one of them ``path_column``."""
+    """Raise InvalidInput unless the column names are valid and include ``path_column``."""
     limits.check_columns(str(file), len(names))
     if path_column not in names:
         raise InvalidInput(
@@ -232,7 +232,7 @@ def _shorten(name: str) -> str:
 
 
 def _parse_cell(cell: str, is_text: bool) -> Scalar | None:
-    """Return a cell as the number or boolean that JSON reads, else as text; None for an empty one."""
+    """Parse a cell as a JSON number or boolean, else return it as text; None for an empty cell."""
     if not cell.strip():
         return None
     if is_text:
@@ -344,7 +344,7 @@ def _read_batch(name: str, offset: int, batch: Any, limits: ListLimits, usage: L
 
 
 def _slices(row_bytes: npt.NDArray[np.int64], is_separate: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of rows that are decoded together; those ``is_separate`` one by one."""
+    """Yield ranges (start, end) of rows to decode together; a row with ``is_separate`` is a range of its own."""
     start = total = 0
     for row, size in enumerate(row_bytes.tolist()):
         if row > start and (total + size > _TEXT_BYTES or is_separate[row] or is_separate[start]):

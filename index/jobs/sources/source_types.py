@@ -32,7 +32,7 @@ NON_MEDIA_SUFFIXES = frozenset(
 )
 """Suffixes of files that lie beside videos and are never media. All other files are classified by their content."""
 MAX_NAMED = 10_000
-"""Files or shards that a source may name one by one; a file list may hold any number."""
+"""Maximum number of files or shards that a source names one by one; a file list may contain any number."""
 _UPLOAD_NAME = re.compile(r"upload-[0-9a-f]{32}\.[a-z0-9]{1,8}")
 
 
@@ -79,7 +79,7 @@ class ShardsSource:
 class UrlSource:
     """The file at an fsspec URL, all files below a folder, or those that match a pattern with ``*``.
 
-    ``title`` is that of a single file.
+    ``title``: title of the video if the URL is a single file.
     """
 
     kind: ClassVar[str] = "url"
@@ -92,9 +92,9 @@ class UploadSource:
     """One uploaded file.
 
     Attributes:
-        file: its name at the client.
-        stored_name: its name in the collection's media folder.
-        title: of the video.
+        file: name of the file at the client.
+        stored_name: name of the file in the collection's media folder.
+        title: title of the video.
     """
 
     kind: ClassVar[str] = "upload"
@@ -116,7 +116,7 @@ SOURCE_TYPES: dict[str, type[Source]] = {
 
 @dataclass(frozen=True, slots=True)
 class SourceItem:
-    """One video of a source: ``queued`` to be indexed, or final with the ``reason``.
+    """One item of a source. ``state``: ``queued`` to be indexed, or a final state with the ``reason``.
 
     Attributes:
         uri: an absolute path, a URL, or ``tar://MEMBER::ARCHIVE``; for a row that names no video, the row's position.
@@ -132,7 +132,7 @@ class SourceItem:
 
 
 def new_upload_name(suffix: str) -> str:
-    """Return a new name for an uploaded file; ``suffix`` is that of its format, as "mp4"."""
+    """Return a new name for an uploaded file. ``suffix``: suffix of its format, such as "mp4"."""
     return f"upload-{uuid.uuid4().hex}.{suffix}"
 
 
@@ -152,7 +152,7 @@ def member_uri(shard: Path, member: str) -> str:
 
 
 def split_member_uri(uri: str) -> tuple[str, Path] | None:
-    """Return (member, archive) of a member's URI; None for any other."""
+    """Return (member, archive) of the URI of an archive member; None for any other URI."""
     if not uri.startswith("tar://") or "::" not in uri:
         return None
     member, _, shard = uri.removeprefix("tar://").rpartition("::")
@@ -160,20 +160,20 @@ def split_member_uri(uri: str) -> tuple[str, Path] | None:
 
 
 def source_dict(source: Source) -> dict[str, Any]:
-    """Return a source as JSON shows it: ``kind`` and the fields of that kind, without where an upload is stored."""
+    """Return a source as a JSON object for clients: ``kind`` and its fields, without the stored name of an upload."""
     fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(source).items()}
     fields.pop("stored_name", None)
     return {"kind": source.kind, **fields}
 
 
 def source_json(source: Source) -> str:
-    """Return a source in its stored form, in which the name of an upload has the key ``held``."""
+    """Return a source as the JSON text that the catalogue stores; the stored name of an upload has the key ``held``."""
     stored = {"held": source.stored_name} if isinstance(source, UploadSource) else {}
     return json.dumps({**source_dict(source), **stored}, ensure_ascii=False)
 
 
 def read_source(text: str) -> Source:
-    """Return the source of a stored form."""
+    """Parse a source from the text that ``source_json`` returned."""
     fields = json.loads(text)
     source_type: Callable[..., Source] = SOURCE_TYPES[fields.pop("kind")]
     if "held" in fields:

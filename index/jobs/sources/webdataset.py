@@ -1,4 +1,4 @@
-"""WebDataset shards: tar archives in which members of one key (the name up to its first dot) are one sample.
+"""WebDataset shards: tar archives in which the members with the same key (name up to its first dot) form a sample.
 
 A media member is an item; the sample's ``KEY.json`` gives title and metadata, ``KEY.txt`` a caption. Members are read
 with ``tarfile``: the ``webdataset`` package holds every member in memory as a whole, and reads only in sequence.
@@ -24,7 +24,7 @@ from vitascope.tar_headers import CheckedTarInfo
 _TEXT_SUFFIXES = (".json", ".txt")
 _SKIPPED_SUFFIXES = NON_MEDIA_SUFFIXES | {".cls", ".id", ".idx", ".mp3", ".wav", ".flac", ".m4a", ".aac", ".opus"}
 _MAX_TEXT_BYTES = 4 * 1024**2
-"""Bytes of the JSON and text members of one sample."""
+"""Maximum bytes of all JSON and text members of one sample."""
 _MAX_SHOWN = 200
 _READ_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError)
 
@@ -32,7 +32,7 @@ _READ_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError)
 def list_shard(
     shard: Path, policy: AccessPolicy, limits: ListLimits, on_member: Callable[[], None]
 ) -> Iterator[SourceItem]:
-    """Yield an item for each media member, in the archive's order, and a failed one for a damaged archive.
+    """Yield an item for each media member, in the archive's order, and a failed item if the archive is damaged.
 
     ``on_member`` is called with each member; an exception it raises ends the listing. Raises InvalidInput beyond
     ``limits``.
@@ -53,7 +53,7 @@ class ShardReader:
     """An open archive whose members are read in any order; forward is fastest."""
 
     def __init__(self, path: Path, policy: AccessPolicy) -> None:
-        """Open the archive. Raises MediaError where it is none, or ``policy`` forbids it."""
+        """Open the archive. Raises MediaError if it is not a tar archive, or if ``policy`` forbids it."""
         self.path = path
         self._file = policy.open_file(path)
         try:
@@ -64,7 +64,7 @@ class ShardReader:
         self._members: dict[str, tarfile.TarInfo] = {}
 
     def open(self, name: str) -> tuple[IO[bytes], int]:
-        """Return a stream of a member's bytes, and their number. Raises MediaError."""
+        """Return a stream of a member's content, and its size in bytes. Raises MediaError."""
         member = self._find_member(name)
         stream = None if member is None else self._archive.extractfile(member)
         if member is None or stream is None:
@@ -110,7 +110,7 @@ def _items(file: MediaFile, limits: ListLimits, on_member: Callable[[], None]) -
 
 
 class _Sample:
-    """The members of one key."""
+    """The members with the same key."""
 
     def __init__(self, shard: Path, key: str, limits: ListLimits) -> None:
         self.shard = shard
@@ -158,7 +158,7 @@ class _Sample:
                 yield SourceItem(uri, title=title, metadata=metadata)
 
     def _read_texts(self) -> tuple[str | None, dict[str, Scalar]]:
-        """Return (title, metadata). Of the JSON, only numbers, texts and booleans are kept, which filters can use."""
+        """Return (title, metadata). Only numbers, texts and booleans of the JSON are kept: filters can use these."""
         title: str | None = None
         metadata: dict[str, Scalar] = {}
         for name, content in sorted(self._texts.items()):  # .json before .txt
