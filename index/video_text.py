@@ -1,4 +1,4 @@
-"""Records of the text of a video, said, shown and generated, and the validation of new ones."""
+"""Records of the texts of a video (speech, text on screen, captions), and their validation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SPEECH_SOURCES: tuple[SpeechSource, ...] = ("subtitles", "transcript")
 RecognitionKind = Literal["speech", "screen_text", "caption"]
 RECOGNITION_KINDS: tuple[RecognitionKind, ...] = ("speech", "screen_text", "caption")
 MAX_SEGMENTS = 500_000
-"""Segments of speech from one source, spans of screen text, or captions, of a video."""
+"""Maximum number, per video, of speech segments of one source, of spans of screen text, and of captions."""
 MAX_NAME_LENGTH = 1000
-"""Characters of the name of a model."""
+"""Maximum length of a model name in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Recognition:
 
     Args:
         model: name of the recogniser or the model.
-        state: done, or failed.
-        reason: why it failed; None when it is done.
-        at: Unix seconds.
+        state: done or failed.
+        reason: why it failed; None if done.
+        at: time of the run, in Unix seconds.
     """
 
     model: str
@@ -51,9 +51,9 @@ class ClipCaption:
 
 @dataclass(frozen=True, slots=True)
 class VideoText:
-    """What is said and shown in a video, and the captions of its clips, each in order of time; recognitions by kind.
+    """Subtitles, transcript, text on screen and captions of a video, each in order of time; recognitions by kind.
 
-    Subtitles and transcript are kept apart; the text of clips is from subtitles where there are any.
+    Clips get their words from the subtitles; without subtitles, from the transcript.
     """
 
     subtitles: tuple[SpeechSegment, ...] = ()
@@ -64,7 +64,7 @@ class VideoText:
 
     @property
     def speech(self) -> tuple[SpeechSegment, ...]:
-        """The segments that the text of clips is from."""
+        """The segments from which clips get their words: subtitles, else transcript."""
         return self.subtitles or self.transcript
 
 
@@ -74,7 +74,7 @@ def speech_segments(cues: Iterable[TimedText]) -> tuple[SpeechSegment, ...]:
 
 
 def check_speech(segments: Sequence[SpeechSegment]) -> tuple[SpeechSegment, ...]:
-    """Return segments that can be stored, in order of time, without control characters and without empty ones.
+    """Validate speech segments; return them in order of time, without control characters and empty segments.
 
     Raises InvalidInput that names the segment and the field.
     """
@@ -99,7 +99,7 @@ def check_speech(segments: Sequence[SpeechSegment]) -> tuple[SpeechSegment, ...]
 
 
 def check_screen_text(spans: Sequence[TextSpan]) -> tuple[TextSpan, ...]:
-    """Return spans that can be stored, in order of time, without control characters and without empty ones.
+    """Validate spans of screen text; return them in order of time, without control characters and empty spans.
 
     Raises InvalidInput that names the span and the field.
     """
@@ -121,7 +121,7 @@ def check_screen_text(spans: Sequence[TextSpan]) -> tuple[TextSpan, ...]:
 
 
 def check_captions(captions: Sequence[ClipCaption]) -> tuple[ClipCaption, ...]:
-    """Return captions that can be stored, without control characters and without empty ones.
+    """Validate captions; return them without control characters and empty captions.
 
     Raises InvalidInput that names the caption.
     """
@@ -133,7 +133,7 @@ def check_captions(captions: Sequence[ClipCaption]) -> tuple[ClipCaption, ...]:
 
 
 def check_recognition(recognition: Recognition) -> Recognition:
-    """Return a recognition that can be stored. Raises InvalidInput that names the field."""
+    """Return ``recognition`` if it can be stored. Raises InvalidInput that names the field."""
     check_text("model", recognition.model, MAX_NAME_LENGTH)
     if recognition.state not in ("done", "failed"):
         raise InvalidInput(f"state: {recognition.state!r}; done or failed was expected")
@@ -145,7 +145,7 @@ def check_recognition(recognition: Recognition) -> Recognition:
 
 
 def check_video_text(text: VideoText) -> VideoText:
-    """Return the text of a video that can be stored. Raises InvalidInput that names the field."""
+    """Validate all texts of a video; return them in the form to store. Raises InvalidInput that names the field."""
     for kind in text.recognitions:
         if kind not in RECOGNITION_KINDS:
             raise InvalidInput(f"recognitions: {kind!r}; one of {', '.join(RECOGNITION_KINDS)} was expected")

@@ -358,7 +358,7 @@ class _Run:
             raise fault
 
     def add_interrupted(self, item: JobItem, interrupted: RecognitionInterrupted) -> None:
-        """Requeue an item whose video is stored but not recognised; if the job is being cancelled, add a note instead."""
+        """Requeue an item whose video is stored but not recognised; if the job is cancelled, add a note instead."""
         self.is_deferring = self.is_deferring or isinstance(interrupted, RecognitionDeferred)
         if self.requested != "cancel" or interrupted.ingested is None:
             self.interrupted.append(item)

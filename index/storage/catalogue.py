@@ -38,7 +38,7 @@ from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 CATALOGUE_NAME = "catalogue.sqlite3"
 BUSY_SECONDS = 30.0
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
-"""Errors of Python's SQLite module; UnicodeDecodeError if a damaged text, or the message about it, is not UTF-8."""
+"""Errors of Python's sqlite3 module; UnicodeDecodeError: a damaged text, or the message about it, is not UTF-8."""
 IDLE_READERS = 8
 
 
@@ -52,7 +52,7 @@ def create_catalogue(path: Path, meta: Mapping[str, str]) -> None:
             connection.execute("BEGIN IMMEDIATE")
             execute_script(connection, TABLES)
             rows = {**meta, "collection_id": uuid.uuid4().hex}
-            stemming = rows.pop(STEMMING_KEY, "english")  # of the tables as they were created
+            stemming = rows.pop(STEMMING_KEY, "english")  # the stemming with which the tables were created
             connection.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
             set_stemming(connection, stemming)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -77,10 +77,10 @@ class Catalogue:
     """One catalogue file; thread-safe."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
-        """Open the catalogue at ``path``, and upgrade one of an earlier version.
+        """Open the catalogue at ``path``; upgrade it if it has an earlier version.
 
         Args:
-            path: of the file.
+            path: path of the file.
             durable: False for a new catalogue that is filled before it is renamed into place: commits do not wait for
                 the disk, and the caller syncs the file after ``close``.
 
@@ -104,13 +104,13 @@ class Catalogue:
             self.meta = dict(self._writer.execute("SELECT key, value FROM meta"))
             self._inode = os.stat(path).st_ino
         except (*FAULTS, OSError) as error:
-            if not path.exists():  # dropped since a moment ago
+            if not path.exists():  # dropped a moment ago
                 raise CollectionNotFound(missing) from error
             raise StorageError(f"{path}: cannot open the catalogue: {error}") from error
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Open a read transaction: everything read inside is of one state.
+        """Open a read transaction: everything read inside has the same state.
 
         Raises CollectionNotFound once the collection is dropped, StorageError when SQLite fails.
         """
@@ -143,7 +143,7 @@ class Catalogue:
                 connection.execute("BEGIN IMMEDIATE")  # inside try, since Ctrl-C may come just after it
                 self._check_not_dropped(connection)
                 # Folders are renamed within a write transaction: a writer that waited for it must not write to the old
-                # one.
+                # file.
                 if not self.is_file_in_place():
                     raise CollectionNotFound(f"{self.path.parent.name}: dropped or renamed meanwhile; open it anew")
                 yield connection
@@ -161,7 +161,7 @@ class Catalogue:
             connection.execute("INSERT INTO meta VALUES ('dropped', '1')")
 
     def read_meta(self) -> dict[str, str]:
-        """Return the table meta as it is now, also of a dropped catalogue. Raises StorageError."""
+        """Return the current table meta; also works for a dropped catalogue. Raises StorageError."""
         with self._write_lock, self._translate_errors():
             return dict(self._writer.execute("SELECT key, value FROM meta"))
 
@@ -187,7 +187,7 @@ class Catalogue:
 
     def integrity_errors(self) -> list[str]:
         """Return the errors that SQLite's integrity check finds; empty for an intact file. Reads the whole file."""
-        # A new connection: FTS5 compares what it finds with what an older one has cached, whoever has written since.
+        # A new connection: on an older one, FTS5 compares with its cache, which writes of other connections outdate.
         with self._translate_errors(), closing(self._connect()) as connection:
             errors = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
             errors += [f"foreign key: {row}" for row in connection.execute("PRAGMA foreign_key_check")]
@@ -243,7 +243,7 @@ class Catalogue:
             _upgrade(connection, self.path.parent)
 
     def _closed_error(self) -> VitascopeError:
-        """Return the error of a use after ``close``; a dropped collection is closed as well."""
+        """Return the error for use after ``close``; a dropped collection is closed, too."""
         if self._was_replaced or not self.is_file_in_place():
             return CollectionNotFound(f"{self.path.parent.name}: dropped or renamed meanwhile; open it anew")
         return StorageError(f"{self.path}: the collection is closed")
@@ -278,7 +278,7 @@ class Catalogue:
 def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
     """Upgrade the tables in one transaction, unless another process has done it meanwhile.
 
-    ``folder``: of the collection; media files are linked into it.
+    ``folder``: folder of the collection, into which media files are linked.
     """
     connection.create_function("spaced", 1, normalize_for_index, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")

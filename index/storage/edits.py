@@ -1,8 +1,8 @@
 """Edits of stored videos, and refreshes from their sources; each function works in a write transaction.
 
-A refresh stores what the source states now and did not state when it was last read, so an edit stays until its source
-changes. What the source last stated is ``videos.source_values`` for edited fields, and what is stored for all others.
-What the source does not state any more stays.
+A refresh stores a value of the source only if it differs from the source's previous value, so an edit stays until the
+source changes. The previous value of an edited field is in ``videos.source_values``; for any other field it is the
+stored value. A value that the source no longer has stays.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from index.storage.video_text import (
 from vitascope.speech.interface import SpeechSegment
 
 _Subtitles = tuple[list[str], Sequence[SpeechSegment]]
-"""The words of each clip, and where they are from."""
+"""The words of each clip, and the cues that contain them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceStatement:
-    """Title, metadata, words and path that the source of a video states.
+    """Current title, metadata, subtitles and path of a video according to its source.
 
     Attributes:
-        title: None: nothing.
-        metadata: by key.
-        texts: words of subtitles in each clip; without any words: nothing.
-        subtitles: with ``texts``, where they are from; without any they have the times of the clips.
-        path: of the file in the catalogue, if it was moved there.
-        source_uri: with ``path``, the URL or archive member that the file is a copy of.
+        title: the title; None if the source has none.
+        metadata: values by key.
+        texts: words of the subtitles in each clip; empty texts if the source has no subtitles.
+        subtitles: the cues of ``texts``; if empty, the words get the times of the clips.
+        path: new catalogue path of the file, if the file was moved; else None.
+        source_uri: with ``path``, the URL or archive member from which the file was copied.
     """
 
     title: str | None = None
@@ -67,9 +67,9 @@ def edit_video(
     texts: Sequence[str] | None,
     subtitles: Sequence[SpeechSegment],
 ) -> tuple[str, ...]:
-    """Change the title, metadata (None deletes a key) and subtitles of a video; a title or texts of None stay.
+    """Change title, metadata (a value None deletes its key) and subtitles of a video; None keeps title or texts.
 
-    Returns the names of what changed, as `refresh_video`. Raises InvalidInput for what cannot be stored.
+    Returns the names of the changed fields, as `refresh_video`. Raises InvalidInput for values that cannot be stored.
     """
     _check_texts(title, texts or ())
     stored_texts = _load_texts(connection, video.id)
@@ -85,9 +85,9 @@ def edit_video(
 
 
 def refresh_video(connection: sqlite3.Connection, video: Video, statement: SourceStatement) -> tuple[str, ...]:
-    """Store what is new in the statement of the source; return the names of what changed.
+    """Store the values that are new in the source; return the names of the changed fields.
 
-    The names are title, metadata, subtitles and path. Raises InvalidInput for what cannot be stored.
+    The names are title, metadata, subtitles and path. Raises InvalidInput for values that cannot be stored.
     """
     _check_texts(statement.title, statement.texts)
     stored_texts = _load_texts(connection, video.id)
@@ -118,7 +118,7 @@ def refresh_video(connection: sqlite3.Connection, video: Video, statement: Sourc
 def copy_edits(source: sqlite3.Connection, target: sqlite3.Connection, since: int | None) -> None:
     """Repeat the edits of a catalogue in its copy, whose videos and clips have the same ids.
 
-    ``since``: number of the change after which the copy began; None, if it is not known: all videos are compared.
+    ``since``: number of the last change before the copy began; None: unknown, all videos are compared.
     """
     if since is None or not log_covers(source, since):
         rows = source.execute("SELECT id FROM videos").fetchall()
@@ -139,13 +139,13 @@ def copy_edits(source: sqlite3.Connection, target: sqlite3.Connection, since: in
 
 
 def log_edit(connection: sqlite3.Connection, video_id: int) -> None:
-    """Log a change of a video that changes no embeddings."""
+    """Log an edit of a video, which changes no embeddings."""
     clips = load_clips_of_video(connection, video_id)
     log_change(connection, "edit", clips[0].id, 0)
 
 
 def _stated_values(video: Video, stored_texts: Sequence[str]) -> SourceValues:
-    """Return what the source of a video last stated, of every field."""
+    """Return the source's previous value of every field of a video."""
     source = video.source_values
     return SourceValues(
         title=video.title if source.title is None else source.title,
@@ -162,7 +162,7 @@ def _store(
     stored_texts: list[str],
     subtitles: _Subtitles | None,
 ) -> tuple[str, ...]:
-    """Store a changed video, its subtitles, and of the statement of its source what differs from them."""
+    """Store a changed video and its subtitles, and those values of its source that differ from the stored ones."""
     is_equal = metadata_json(after.metadata) == metadata_json(source.metadata or {})
     text_sha256 = _hash_texts(stored_texts if subtitles is None else subtitles[0])
     source_values = SourceValues(
@@ -176,7 +176,7 @@ def _store(
 def _write_changes(
     connection: sqlite3.Connection, before: Video, after: Video, subtitles: _Subtitles | None
 ) -> tuple[str, ...]:
-    """Store a changed video, and its subtitles unless None; return the names of what changed."""
+    """Store a changed video, and its subtitles unless None; return the names of the changed fields."""
     is_changed = {
         "title": after.title != before.title,
         "metadata": metadata_json(after.metadata) != metadata_json(before.metadata),
@@ -211,12 +211,12 @@ def _check_texts(title: str | None, texts: Sequence[str]) -> None:
 
 
 def _has_value(metadata: Mapping[str, Scalar], key: str, value: Scalar) -> bool:
-    """Return whether metadata has this value, of this kind: true is not 1."""
+    """Return whether ``metadata[key]`` equals ``value`` and has its type: true is not 1."""
     return key in metadata and (value_kind(metadata[key]), metadata[key]) == (value_kind(value), value)
 
 
 def _load_texts(connection: sqlite3.Connection, video_id: int) -> list[str]:
-    """Return the words of subtitles in each clip; those of a transcript are not stated by the source."""
+    """Return the words of the subtitles in each clip; words of a transcript are left out, as they have no source."""
     clips = load_clips_of_video(connection, video_id)
     return [clip.text for clip in clips] if has_subtitles(connection, video_id) else [""] * len(clips)
 

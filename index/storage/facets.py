@@ -54,7 +54,7 @@ class MetadataFacet:
 
 @dataclass(frozen=True, slots=True)
 class Facets:
-    """Values that videos can be filtered by. ``speech``, ``screen_text``, ``caption``: number of videos with any."""
+    """Values for filters. ``speech``, ``screen_text``, ``caption``: number of videos that have any."""
 
     folders: list[FacetValue]
     added: list[DateRange]
@@ -66,7 +66,7 @@ class Facets:
 
 
 def read_facets(connection: sqlite3.Connection) -> Facets:
-    """Return the facets of all videos. Only folders of indexed files count, not those of uploads."""
+    """Return the facets of all videos. Folders are those of files read in place, not of uploads and copies."""
     columns = ("text", "screen_text", "caption")
     counts = ", ".join(f"count(DISTINCT iif({column} <> '', video_id, NULL))" for column in columns)
     speech, screen_text, caption = connection.execute(f"SELECT {counts} FROM clips").fetchone()

@@ -85,7 +85,7 @@ Node = Condition | Combination | Not
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A checked filter. ``clip_field``: one that it names; None for a filter on videos alone."""
+    """A checked filter. ``clip_field``: a clip field that the filter names; None if it names fields of videos only."""
 
     root: Node
     clip_field: str | None = None
@@ -93,7 +93,7 @@ class Filter:
 
 @dataclass
 class _Budget:
-    """Counts conditions and values against their limits, and notes a clip field."""
+    """Counts conditions and values against their limits, and remembers a clip field."""
 
     conditions: int = 0
     values: int = 0
@@ -235,7 +235,7 @@ def _resolve_time(label: str, value: Scalar) -> Scalar:
 
 
 def _time_range(label: str, text: str) -> tuple[float, float]:
-    """Return (first, end) in Unix seconds of an ISO 8601 day, or twice the time of a time; UTC without an offset."""
+    """Return (start, end) of an ISO 8601 day in Unix seconds; for a time, the time twice. UTC without an offset."""
     try:
         try:
             day = date.fromisoformat(text)
@@ -345,8 +345,8 @@ def allowed_clips(connection: sqlite3.Connection, where: Filter) -> npt.NDArray[
 
 
 def _allowed_by_clip(connection: sqlite3.Connection, clause: str, parameters: list[Scalar]) -> npt.NDArray[np.bool_]:
-    # In this order (CROSS JOIN) a video that does not pass costs none of its clips, and the clips of one that may are
-    # read in the order on disk. One text of all ids is made and read twice as fast as a row for each.
+    # CROSS JOIN fixes the order: clips of videos that do not pass are not read, and the other clips are read in the
+    # order on disk. One text of all ids is twice as fast as a row per id.
     row = connection.execute(
         "SELECT group_concat(clips.id), max(clips.id) FROM videos CROSS JOIN clips"
         f" ON clips.id >= first_clip AND clips.id < first_clip + clip_count WHERE {clause}",

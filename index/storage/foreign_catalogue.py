@@ -1,8 +1,7 @@
 """Untrusted catalogue files, such as backups.
 
-The file is opened read-only with SQLite's defensive settings, and nothing is read from it before its schema has been
-compared, token for token, with that of its catalogue version. Its full-text indexes are never opened: they are derived
-data.
+The file is opened read-only with SQLite's defensive settings. Before any row is read, its schema is compared, token for
+token, with the schema of its catalogue version. Its full-text indexes are never opened: they are derived data.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from index.storage.transfer import JOB_TABLES, count_clips, insert_rows
 from vitascope.errors import InvalidInput, StorageError
 
 MAX_CELL = 64 * 1024 * 1024
-"""Bytes of one text or blob; the largest that a catalogue needs is the source of a job with 10,000 named files."""
+"""Maximum bytes of one text or blob; the largest of a catalogue is the source of a job with 10,000 named files."""
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: MAX_CELL,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
@@ -51,20 +50,20 @@ _PRAGMAS = (
     "cell_size_check = ON",
     "query_only = ON",
     "mmap_size = 0",
-    "ignore_check_constraints = ON",  # so that integrity_check computes no expression; rows are checked when read
+    "ignore_check_constraints = ON",  # no expressions of the file are evaluated; rows are checked when read
 )
 _FULL_TEXT = (*CLIP_TABLES, "names")
 _SHADOWS = tuple(f"{name}_{part}" for name in _FULL_TEXT for part in ("config", "content", "data", "docsize", "idx"))
-"""Tables of the full-text indexes. Their definitions depend on SQLite's version, and nothing is read from them."""
+"""Tables of the full-text indexes. They are not compared or read, as their definitions depend on SQLite's version."""
 _TOKEN = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\w+|\s+|.", re.DOTALL)
 
 Schema = dict[tuple[str, str], tuple[str, list[str]]]
-"""(type, name) of every entry: the table that it belongs to, and the tokens of its definition."""
+"""Schema entries by (type, name): the table of the entry, and the tokens of its definition."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignCatalogue:
-    """An open catalogue file whose structure and schema are those of ``version``; its rows are not checked."""
+    """An open catalogue file with checked structure and the schema of ``version``; its rows are not checked."""
 
     file: Path
     connection: sqlite3.Connection
@@ -109,7 +108,7 @@ class ForeignCatalogue:
 
     @contextmanager
     def current_job_tables(self) -> Iterator[ForeignCatalogue]:
-        """Yield a catalogue with job tables of the current version; those of earlier ones are copied and upgraded."""
+        """Yield a catalogue with current job tables; tables of an earlier version are copied and upgraded."""
         if self.version == SCHEMA_VERSION:
             yield self
             return
@@ -126,12 +125,12 @@ class ForeignCatalogue:
 
 @contextmanager
 def open_foreign(file: Path) -> Iterator[ForeignCatalogue]:
-    """Open a file and check its structure and schema; SQLite errors in the block become errors about the file.
+    """Open a file and check its structure and schema; SQLite errors in the block are translated.
 
-    Raises InvalidInput where it is no catalogue or has another schema, StorageError where it is damaged.
+    Raises InvalidInput if the file is not a catalogue or has another schema, StorageError if it is damaged.
     """
     try:
-        # immutable: no lock, journal or shared memory is made beside the file, also of one in WAL mode.
+        # immutable: SQLite creates no lock, journal or shared memory next to the file, even in WAL mode.
         uri = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
             _defend(connection)

@@ -1,10 +1,10 @@
 """Full-text indexes of speech, screen text, captions, titles and paths, by SQLite's FTS5, and word scores of a query.
 
-FTS5 splits words at spaces. Chinese, Japanese and Korean are written without spaces, or with endings on every word:
-their characters are indexed one by one and searched in pairs, so that any two adjacent characters match. (FTS5's
-trigrams match nothing shorter than three characters, as most Chinese words are.) English words are stemmed (Porter),
-unless the stemming of the collection is none; case and diacritics are ignored. Titles and paths are also split at
-changes of case and between letters and digits.
+FTS5 splits text into words at spaces. Chinese and Japanese have no spaces between words, and Korean words have endings:
+their characters are indexed one by one and searched in pairs of adjacent characters. (FTS5's trigram tokenizer matches
+nothing shorter than three characters, but most Chinese words are shorter.) English words are stemmed (Porter), unless
+the stemming of the collection is none; case and diacritics are ignored. Titles and paths are also split at changes of
+case and between letters and digits.
 
 A word that ends in an asterisk matches every word that begins with it, and a part of a query in double quotes must be
 matched literally. Both are compared with the indexed text itself, as the index may have stems only.
@@ -37,19 +37,18 @@ TOKENIZERS: Mapping[Stemming, str] = {
     "english": "\"porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'\"",
     "none": "\"unicode61 remove_diacritics 2 categories 'L* M* N* Co'\"",
 }
-"""Of the full-text indexes, as in the definitions of their tables."""
+"""FTS5 tokenizers by stemming, as in the definitions of the full-text tables."""
 MAX_TERMS = 62
-"""Terms of one query that are searched for, the first ones; each is a bit of an SQLite integer."""
+"""Maximum terms of a query; further ones are ignored, as each term is a bit of an SQLite integer."""
 RARE = 5
-"""A word is rare if at most so many clips contain it, or the names of so many videos; in small collections, if at most
-a fifth do."""
+"""A word is rare if at most this number of clips (or video names) contain it; in small collections, at most a fifth."""
 MAX_ORDERED = 100
-"""Best clips with some words of a query in which the order of these words is compared."""
+"""Number of best partially matching clips in which the order of words is compared with the query."""
 MIN_RARITY = 0.2
-"""Words below this rarity are ignored: they say little and are in many clips."""
+"""Words of lower rarity are ignored: they occur in many clips and say little."""
 
 ClipTable = Literal["words", "screen_words", "caption_words"]
-"""Full-text indexes of clips: of speech, of text on screen, and of captions."""
+"""Full-text tables of clips: speech, text on screen, captions."""
 CLIP_TABLES: tuple[ClipTable, ...] = ("words", "screen_words", "caption_words")
 
 _TABLES: Mapping[WordSignal, str] = {**dict(zip(WORD_SIGNALS, CLIP_TABLES, strict=False)), "name": "names"}
@@ -58,10 +57,10 @@ _INDEXED: Mapping[WordSignal, str] = {**dict.fromkeys(WORD_SIGNALS, "text"), "na
 _PREFIX = re.compile(r"(?<!\S)(\w{2,})\*(?!\S)")
 _LITERAL = re.compile('(?<!\\w)["\u201c\u201d\u201e]([^"\u201c\u201d\u201e]+)["\u201c\u201d](?!\\w)')
 STEM_PREFIX = 3
-"""Letters of a prefix that are looked up; the stem of a word may differ from it beyond them."""
+"""Number of letters of a prefix that are looked up in the index; later letters may differ in the stem of a word."""
 EQUAL_WEIGHTS: Mapping[WordSignal, float] = dict.fromkeys(WORD_SIGNALS, 1.0)
 _Expression = tuple[str, str]
-"""An expression of FTS5, and a prefix that the indexed text must have besides; empty: none."""
+"""An FTS5 expression, and a prefix that the indexed text must also contain (empty: none)."""
 UNSPACED = re.compile(
     r"[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
@@ -90,11 +89,11 @@ _letters = _Letters()
 
 @dataclass(frozen=True, slots=True)
 class WordQuery:
-    """Distinct terms of a query, without stop words unless there is nothing else; a prefix ends in an asterisk.
+    """Distinct terms of a query, without stop words unless all are stop words; a prefix ends with an asterisk.
 
-    ``phrase``: all its words in order, in their indexed form; empty for a single word and for several texts.
-    ``pairs``: neighbouring words in lower case, without those of two stop words. ``literals``: the indexed form of the
-    parts in double quotes.
+    ``phrase``: all words in order, in their indexed form; empty for a single word and for several texts. ``pairs``:
+    pairs of adjacent words in lower case, except pairs of stop words. ``literals``: the parts in double quotes, in
+    their indexed form.
     """
 
     terms: Sequence[str]
@@ -106,8 +105,8 @@ class WordQuery:
 class WordScore(NamedTuple):
     """Word score of a clip or of the name of a video, 0 to 1.
 
-    ``has_phrase``: whether the phrase of the query is in it. ``is_partial``: whether words are missing, of more than
-    two, so that their order counts, see ``weigh_order``.
+    ``has_phrase``: whether the text contains the phrase of the query. ``is_partial``: whether the query has more than
+    two words and some are missing; then ``weigh_order`` considers the order of words.
     """
 
     score: float
@@ -117,9 +116,9 @@ class WordScore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WordMatches:
-    """Word scores by clip id, of speech, screen text or caption with the name, and by video id, of names alone.
+    """Word scores: ``clips`` by clip id, from the text of a clip and its video's name; ``names`` by video id.
 
-    ``by_signal``: scores of one signal alone, by clip id, of names by video id; each in ``clips`` or ``names``.
+    ``by_signal``: scores of each signal alone, by clip id (``name``: by video id), for keys of ``clips`` or ``names``.
     """
 
     clips: dict[int, WordScore]
@@ -133,13 +132,13 @@ def normalize_for_index(text: str) -> str:
 
 
 def fold(indexed: str) -> str:
-    """Return a text in its indexed form without case and diacritics."""
+    """Remove case and diacritics from a text in its indexed form."""
     decomposed = unicodedata.normalize("NFD", indexed.lower())
     return "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
 
 
 def parse_words(texts: Sequence[str]) -> WordQuery:
-    """Return the words of the texts of a query."""
+    """Parse the words of all texts of a query."""
     # FTS5 ignores case by itself, but not in newer scripts such as Cherokee, whose capitals are indexed as they are.
     starts = (normalize_for_index(start) for text in texts for start in _PREFIX.findall(text))
     prefixes = {start.lower(): start for start in starts if len(start) > 1}
@@ -161,24 +160,24 @@ def parse_words(texts: Sequence[str]) -> WordQuery:
 
 
 def index_clip_text(connection: sqlite3.Connection, table: ClipTable, clips: Sequence[tuple[int, str]]) -> None:
-    """Index the text of clips (id, text), in place of earlier text; ``table``: ``words`` is of speech."""
+    """Replace the indexed text of clips, given as (id, text). ``table``: see ``CLIP_TABLES``; ``words`` has speech."""
     connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(clip_id,) for clip_id, _ in clips])
     rows = [(clip_id, normalize_for_index(text)) for clip_id, text in clips if text]
     connection.executemany(f"INSERT INTO {table} (rowid, text) VALUES (?, ?)", rows)
 
 
 def delete_clip_text(connection: sqlite3.Connection, first_clip: int, clip_count: int) -> None:
-    """Remove the text of ``clip_count`` clips from ``first_clip`` on from the indexes."""
+    """Remove ``clip_count`` consecutive clips, starting with ``first_clip``, from the indexes."""
     for table in CLIP_TABLES:
         connection.execute(f"DELETE FROM {table} WHERE rowid >= ? AND rowid < ?", (first_clip, first_clip + clip_count))
 
 
 def index_names(connection: sqlite3.Connection, videos: Iterable[tuple[int, str, str]]) -> None:
-    """Index the names of videos, in place of earlier ones.
+    """Replace the indexed names of videos.
 
     Args:
-        connection: in a write transaction.
-        videos: id, title, and path or URL; the path of an owned file is left out.
+        connection: a connection with an open write transaction.
+        videos: id, title, and path or URL of each video; the path of an owned file is not indexed.
     """
     rows = [
         (video_id, _index_name(title), "" if is_owned(path) else _index_name(path)) for video_id, title, path in videos
@@ -192,7 +191,7 @@ def delete_name(connection: sqlite3.Connection, video_id: int) -> None:
 
 
 def check_stemming(value: object) -> Stemming:
-    """Return a stemming. Raises InvalidInput."""
+    """Return ``value`` if it is a stemming. Raises InvalidInput."""
     for stemming in TOKENIZERS:
         if value == stemming:
             return stemming
@@ -235,17 +234,17 @@ def match_words(
 ) -> WordMatches:
     """Return the word scores of all clips and videos that contain words of a query.
 
-    A score is the rarity of the rarest word that matches times m / (m + x^2), where m is the sum of the rarities of
-    the words that match and x that of the others; at least the rarity of the phrase where that matches. Some words of
-    a long description are in many clips by chance, and the absence of the others outweighs them. A clip has
-    the best score of its speech, its screen text and its caption, each together with the name of its video: words that
-    are said here and shown there are seldom what a query means. The rarest word and the phrase are multiplied by the
-    weight of their signal.
+    A score is r * m / (m + x^2), where r is the rarity of the rarest matching word, m the sum of the rarities of the
+    matching words, and x the sum of the rarities of the missing words: some words of a long description occur in many
+    clips by chance, and the missing words outweigh them. If the phrase matches, the score is at least its rarity. A
+    clip gets the best score of its speech, its screen text and its caption, each combined with the name of its video.
+    These texts are not combined with each other: words that are partly spoken and partly shown seldom match the meaning
+    of a query. The rarities of the rarest word and of the phrase are multiplied by the weight of their signal.
 
     Args:
-        connection: in a transaction.
-        query: the words.
-        weights: by signal, 0 to 1; other signals are not searched.
+        connection: a connection with an open transaction.
+        query: the words of the query.
+        weights: weights by signal, 0 to 1; signals without a weight are not searched.
     """
     _define_functions(connection)
     expressions = [_expression(words) for words in [*query.terms, query.phrase] if words]
@@ -290,9 +289,9 @@ def match_words(
 
 
 def literal_clips(connection: sqlite3.Connection, literal: str, signals: Iterable[WordSignal]) -> npt.NDArray[np.bool_]:
-    """Return an array that is True at the id of every clip that has a part in quotes in one of these signals.
+    """Return an array that is True at the id of every clip that contains a literal in one of these signals.
 
-    ``literal``: of ``WordQuery.literals``; case and diacritics are ignored.
+    ``literal``: an element of ``WordQuery.literals``; case and diacritics are ignored.
     """
     _define_functions(connection)
     ids: list[int] = []
@@ -310,11 +309,11 @@ def literal_clips(connection: sqlite3.Connection, literal: str, signals: Iterabl
 def weigh_order(
     connection: sqlite3.Connection, query: WordQuery, scores: Mapping[int, WordScore]
 ) -> dict[int, WordScore]:
-    """Return word scores by clip id, the partial ones multiplied by how many words are neighbours as in the query.
+    """Return word scores by clip id; multiply partial scores by a factor for words that are adjacent as in the query.
 
-    The factor is (1 + n) / (1 + N), where n of the N pairs of the query are in the speech, the screen text or the
-    caption of the clip or the name of its video. It tells a sentence that is remembered in part from a description
-    that has words in common. Beyond the ``MAX_ORDERED`` best clips, n is 0.
+    The factor is (1 + n) / (1 + N): n of the N adjacent pairs of the query occur in the speech, the screen text or the
+    caption of the clip, or in the name of its video. It distinguishes a partly remembered sentence from a description
+    that happens to share words. After the ``MAX_ORDERED`` best clips, n is 0.
     """
     partial = {clip_id: score for clip_id, score in scores.items() if score.is_partial}
     columns = (*(f"{table}.text" for table in CLIP_TABLES), "title", "path")
@@ -334,23 +333,23 @@ def weigh_order(
 
 
 def best_scores(scores: Mapping[int, WordScore], count: int) -> list[tuple[int, WordScore]]:
-    """Return the at most ``count`` best, ties by phrase and id."""
+    """Return the ``count`` best scores, best first; ties are ordered by phrase, then id."""
     return sorted(scores.items(), key=lambda pair: (-pair[1].score, not pair[1].has_phrase, pair[0]))[:count]
 
 
 def _pairs(indexed: str) -> Iterator[tuple[str, str]]:
-    """Return the neighbouring words of a text in its indexed form."""
+    """Yield the pairs of adjacent words of a text in its indexed form."""
     return pairwise(indexed.lower().split())
 
 
 def _expression(words: str) -> _Expression:
-    """Return the expression of FTS5 for a term, which parses no syntax in quotes, and the prefix to compare with."""
+    """Return the FTS5 expression of a term, quoted so that FTS5 parses no syntax in it, and the prefix to check."""
     if not words.endswith("*"):
         return f'"{words}"', ""
     prefix = words[:-1]
     head, third = prefix[:STEM_PREFIX], prefix[2:3].lower()
     expression = f'"{head.rstrip("Yy") or head}" *'  # the stem of "try" is "tri"
-    if third in (prefix[1].lower(), "e", "i"):  # those of "adding", "tied" and "being" are "ad", "ti" and "be"
+    if third in (prefix[1].lower(), "e", "i"):  # the stems of "adding", "tied" and "being" are "ad", "ti" and "be"
         expression += f' OR "{prefix[:2]}"'
     return expression, fold(prefix)
 
@@ -385,7 +384,7 @@ def _count(
 
 
 def _rarities(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.float64]:
-    """Return rarities, 1 up to ``RARE`` of ``total`` rows and then falling like BM25's inverse document frequency."""
+    """Return rarities: 1 for up to ``RARE`` rows, then decreasing like the inverse document frequency of BM25."""
 
     def idf(count: npt.NDArray[np.int64] | int) -> npt.NDArray[np.float64]:
         return np.log1p((np.maximum(total - count, 0) + 0.5) / (np.asarray(count) + 0.5))
@@ -400,7 +399,7 @@ def _select(
     expressions: Sequence[_Expression],
     rarities: npt.NDArray[np.float64],
 ) -> dict[int, int]:
-    """Return by clip id, of names by video id, the sum of the bits of the expressions that match and count."""
+    """Return by clip id (``name``: video id) the bits of matching expressions; too common expressions are ignored."""
     used = np.flatnonzero(rarities).tolist()
     if not used:
         return {}
@@ -419,18 +418,18 @@ def _videos_of(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[
 
 
 def _normalize(text: str) -> str:
-    """Return composed characters in their usual width, with a space for anything but letters, marks and digits."""
+    """Normalise characters (composed, usual width) and replace everything but letters, marks and digits by spaces."""
     return _APOSTROPHE.sub("", unicodedata.normalize("NFKC", text)).translate(_letters)
 
 
 def _index_name(name: str) -> str:
-    """Return the indexed form of a name, and then of the name split where case changes and at digits, if it can be."""
+    """Return the indexed form of a name; append the name split at changes of case and at digits, if it differs."""
     parts = _WORD_BOUNDARY.sub(" ", name)
     return normalize_for_index(name if parts == name else f"{name} {parts}")
 
 
 def _split_terms(text: str) -> list[str]:
-    """Return words, and pairs of adjacent characters in runs without spaces."""
+    """Return the words of a text; runs of a script without spaces become pairs of adjacent characters."""
     terms: list[str] = []
     for word in _normalize(text).split():
         position = 0

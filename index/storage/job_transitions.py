@@ -1,4 +1,4 @@
-"""Changes of state of jobs and their items. Each function works in an open write transaction."""
+"""State transitions of jobs and their items. Each function works in an open write transaction."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from vitascope.errors import Conflict
 from vitascope.job_states import FINAL_JOB_STATES, JobState
 
 MAX_CRASHES = 3
-"""Crashes of the process at a file, after which the file is quarantined."""
+"""Number of crashes of the process while working on a file after which the file is quarantined."""
 
 
 def claim(connection: sqlite3.Connection, job_id: int, owner: str, max_crashes: int = MAX_CRASHES) -> bool:
-    """Make ``owner`` the owner of a job; False for a finished or paused one. Raises JobNotFound and Conflict."""
+    """Make ``owner`` the owner of a job; return False if the job is finished or paused.
+
+    Raises JobNotFound, and Conflict if a live owner has the job.
+    """
     job = read_job(connection, job_id)
     if job.state in FINAL_JOB_STATES or job.state == "paused":
         return False
@@ -58,10 +61,10 @@ def is_abandoned(connection: sqlite3.Connection, job_id: int) -> bool:
 
 
 def requeue_abandoned(connection: sqlite3.Connection, job_id: int) -> None:
-    """Requeue the items of a dead owner.
+    """Requeue the items that a dead owner was processing.
 
-    Their crash count rises only if the owner decoded in its own process, its run had not ended, and the video was not
-    stored yet.
+    The crash count of an item is increased only if the owner decoded in its own process, its run had not ended, and the
+    video was not stored yet.
     """
     (owner,) = connection.execute("SELECT owner FROM jobs WHERE id = ?", (job_id,)).fetchone()
     connection.execute(
@@ -99,7 +102,7 @@ def request_stop(connection: sqlite3.Connection, job_id: int, request: StopReque
 
 
 def requeue(connection: sqlite3.Connection, job_id: int) -> None:
-    """Set a paused or finished job to queued; of a running one, clear the stop request."""
+    """Set a paused or finished job to queued; clear the stop request of a running job."""
     connection.execute(
         "UPDATE jobs SET requested = NULL, error = NULL, finished_at = NULL,"
         " state = iif(state = 'running', state, 'queued') WHERE id = ?",
@@ -109,7 +112,7 @@ def requeue(connection: sqlite3.Connection, job_id: int) -> None:
 
 
 def requeue_failed(connection: sqlite3.Connection, job_id: int) -> int:
-    """Requeue items that failed, were quarantined or cancelled, except final ones; return their number."""
+    """Requeue failed, quarantined and cancelled items, except those with ``is_final``; return their number."""
     requeued = connection.execute(
         "UPDATE job_items SET state = 'queued', reason = NULL, video_id = NULL, seconds = NULL, ended_at = NULL,"
         " event = NULL, crashes = 0"
@@ -128,8 +131,8 @@ def mark_listed(connection: sqlite3.Connection, job_id: int) -> None:
 def claim_items(connection: sqlite3.Connection, job_id: int, count: int, *, max_crashed: int) -> list[JobItem]:
     """Set the first ``count`` queued items to running and return them.
 
-    Items at which a process has died come last, at most ``max_crashed`` of them: a caller that runs them one by one
-    knows which one a next crash belongs to.
+    Items with crashes come last, at most ``max_crashed`` at a time: a caller that processes them one by one knows which
+    item caused the next crash.
     """
     items = _claim_items(connection, job_id, count, "crashes = 0")
     return items or _claim_items(connection, job_id, min(count, max_crashed), "crashes > 0")
@@ -165,7 +168,7 @@ def requeue_item(connection: sqlite3.Connection, item: JobItem) -> None:
 
 
 def record_progress(connection: sqlite3.Connection, job_id: int, progress: Sequence[ItemProgress[JobItem]]) -> None:
-    """Store how much of each item is done, and its video. Takes an event number, so that subscribers read the job."""
+    """Store the progress and the video of each item. Uses an event number, so that subscribers read the job again."""
     connection.executemany(
         "UPDATE job_items SET share = ?, video_id = coalesce(?, video_id)"
         " WHERE job_id = ? AND position = ? AND state = 'running'",
@@ -175,7 +178,7 @@ def record_progress(connection: sqlite3.Connection, job_id: int, progress: Seque
 
 
 def finish(connection: sqlite3.Connection, job_id: int, state: JobState, error: str | None = None) -> None:
-    """End a job and list its unneeded files for removal. Items not tried get the same state, with a reason."""
+    """End a job and list its unneeded files for removal. Items that were not tried get the same state and a reason."""
     if state != "succeeded":
         connection.execute(
             "UPDATE job_items SET state = ?, reason = ? WHERE job_id = ? AND state IN ('queued', 'running')",
@@ -192,13 +195,13 @@ def finish(connection: sqlite3.Connection, job_id: int, state: JobState, error: 
 
 
 def cancel_all(connection: sqlite3.Connection) -> None:
-    """Cancel all unfinished jobs, also running ones, whose runs end at their next write."""
+    """Cancel all unfinished jobs; runs in progress end at their next write."""
     for (job_id,) in connection.execute(f"SELECT id FROM jobs WHERE {UNFINISHED} ORDER BY id").fetchall():
         finish(connection, job_id, "cancelled")
 
 
 def pause(connection: sqlite3.Connection, job_id: int, error: str | None = None) -> None:
-    """Pause a job none of whose files is in progress; ``error``: why, if that was not requested."""
+    """Pause a job without files in progress. ``error``: the reason, if no user requested the pause."""
     connection.execute(
         "UPDATE jobs SET state = 'paused', error = ?, requested = NULL, owner = NULL, lease_until = NULL,"
         " run_ended_at = coalesce(run_ended_at, ?) WHERE id = ?",
@@ -208,7 +211,7 @@ def pause(connection: sqlite3.Connection, job_id: int, error: str | None = None)
 
 
 def pause_all(connection: sqlite3.Connection, reason: str) -> None:
-    """Pause all queued and running jobs, which have no live owner, and cancel those to be cancelled."""
+    """Pause all queued and running jobs, or cancel those whose cancellation was requested; none has a live owner."""
     rows = connection.execute("SELECT id, requested FROM jobs WHERE state IN ('queued', 'running')").fetchall()
     for job_id, request in rows:
         if request == "cancel":

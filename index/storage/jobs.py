@@ -1,8 +1,8 @@
 """Rows of jobs, their items and their events. Each function works in an open transaction.
 
 Events are numbered 1, 2, 3, … per job. An event is a change of the job (state, stop request, listing) or a file that
-reached a final state, written in the transaction of the change. A file that is tried again loses its event and gets
-another. Progress within a file takes a number and is no event: only its latest value matters.
+reached a final state, written in the transaction of the change. A file that is tried again loses its event and gets a
+new one. Progress within a file takes a number but is not stored as an event, as only its latest value matters.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ITEM_COLUMNS = (
     "job_id, position, path, state, reason, video_id, tries, title, metadata, decided, crashes, seconds, ended_at"
 )
 MAX_STATE_EVENTS = 1000
-"""State events kept of one job, the newest: a job that fails and restarts for weeks must not fill the disk."""
+"""Number of newest state events kept per job: a job that fails and restarts for weeks must not fill the disk."""
 _CHANGING = ("state", "error", "requested", "started_at", "finished_at", "progress", "duplicates")
 _UNDELIVERED = "state IN ('succeeded', 'failed', 'cancelled') AND NOT told"  # the condition of a partial index
 
@@ -63,7 +63,7 @@ def read_job(connection: sqlite3.Connection, job_id: int) -> Job:
 
 
 def read_jobs(connection: sqlite3.Connection, limit: int, before_id: int | None, state: JobState | None) -> list[Job]:
-    """Return at most ``limit`` jobs, newest first; ``state`` and ``before_id`` (only older ones) may be None."""
+    """Return at most ``limit`` jobs, newest first; only jobs older than ``before_id`` and in ``state`` unless None."""
     rows = connection.execute(
         f"SELECT {_JOB_COLUMNS} FROM jobs WHERE (?1 IS NULL OR id < ?1) AND (?2 IS NULL OR state = ?2)"
         " ORDER BY id DESC LIMIT ?3",
@@ -75,7 +75,7 @@ def read_jobs(connection: sqlite3.Connection, limit: int, before_id: int | None,
 def read_items(
     connection: sqlite3.Connection, job_id: int, state: ItemState | None, limit: int, after_position: int
 ) -> list[JobItem]:
-    """Return at most ``limit`` files of a job in order; only of ``state`` unless None, after ``after_position``."""
+    """Return at most ``limit`` files of a job, in order, after ``after_position``; only files in ``state`` unless None."""
     rows = connection.execute(
         f"SELECT {ITEM_COLUMNS} FROM job_items WHERE job_id = ? AND position > ? AND (? IS NULL OR state = ?)"
         " ORDER BY position LIMIT ?",
@@ -109,7 +109,7 @@ def delete_items(connection: sqlite3.Connection, job_id: int) -> None:
 
 
 def to_item(row: tuple[Any, ...]) -> JobItem:
-    """Return the record of a row of ``ITEM_COLUMNS``. Raises StorageError."""
+    """Convert a row with ``ITEM_COLUMNS`` to a record. Raises StorageError."""
     job_id, position, path, state, reason, video_id, attempts, title, metadata, is_final, crashes, seconds, end = row
     with corruption_as_storage_error(f"job {job_id}, item {position}"):
         values = {} if metadata is None else json.loads(metadata)
@@ -131,13 +131,13 @@ def to_item(row: tuple[Any, ...]) -> JobItem:
 
 
 def is_added_by_other_job(connection: sqlite3.Connection, job_id: int, video_id: int) -> bool:
-    """Return whether another job has recorded that it added a video."""
+    """Return whether another job added a video, according to its items."""
     query = "SELECT 1 FROM job_items WHERE video_id = ? AND state = 'succeeded' AND job_id <> ? LIMIT 1"
     return connection.execute(query, (video_id, job_id)).fetchone() is not None
 
 
 def options_json(options: JobOptions) -> str:
-    """Return the stored form of options."""
+    """Return job options as the JSON text that the catalogue stores."""
     return json.dumps({**asdict(options), "metadata": dict(options.metadata)}, ensure_ascii=False, sort_keys=True)
 
 
@@ -191,7 +191,7 @@ def _to_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
 def _count_recognitions(
     connection: sqlite3.Connection, job_id: int, options: JobOptions
 ) -> dict[RecognitionKind, RecognitionCounts]:
-    """Return the numbers of a job's videos that are recognised, by kind; of others than requested nothing."""
+    """Count a job's videos by outcome of recognition, for the kinds that its options request."""
     requested: dict[RecognitionKind, str | float | None] = {
         "speech": options.transcribe,
         "screen_text": options.read_text,
@@ -220,7 +220,7 @@ def _to_rate(items: float, video_seconds: float, elapsed: float | None, items_le
 
 
 def next_event_number(connection: sqlite3.Connection, job_id: int) -> int:
-    """Return the number of an event that is being written."""
+    """Return a new event number of the job."""
     row = connection.execute("UPDATE jobs SET events = events + 1 WHERE id = ? RETURNING events", (job_id,)).fetchone()
     return int(row[0])
 
@@ -242,7 +242,7 @@ def append_state_event(connection: sqlite3.Connection, job_id: int) -> None:
 
 
 def last_event_number(connection: sqlite3.Connection, job_id: int) -> int:
-    """Return the number of the job's last event; 0 for a job of an earlier version without any. Raises JobNotFound."""
+    """Return the number of the job's last event; 0 without events (jobs of early versions). Raises JobNotFound."""
     row = connection.execute("SELECT events FROM jobs WHERE id = ?", (job_id,)).fetchone()
     if row is None:
         raise JobNotFound(f"no job {job_id} in this collection")
@@ -267,7 +267,7 @@ def events_after(connection: sqlite3.Connection, job_id: int, number: int, limit
 
 
 def undelivered_end_events(connection: sqlite3.Connection, limit: int) -> list[StateEvent]:
-    """Return at most ``limit`` ends of jobs that are not marked as delivered, oldest job first."""
+    """Return at most ``limit`` events of finished jobs that are not marked as delivered, oldest job first."""
     rows = connection.execute(
         f"SELECT job_id, event, at, job FROM job_states WHERE {_UNDELIVERED} ORDER BY job_id, event LIMIT ?", (limit,)
     ).fetchall()
@@ -288,14 +288,14 @@ def mark_all_delivered(connection: sqlite3.Connection) -> None:
 
 
 def _to_state_events(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[StateEvent]:
-    """Return the events of rows of (job_id, event, at, job)."""
+    """Convert rows of (job_id, event, at, job) to events."""
     jobs = {job_id: read_job(connection, job_id) for job_id in {row[0] for row in rows}}
     events = []
     for job_id, number, at, text in rows:
         with corruption_as_storage_error(f"job {job_id}, event {number}"):
             state = json.loads(text)
             counts = JobCounts(**state["counts"])
-            # Earlier versions stored neither.
+            # Earlier versions did not store these fields.
             state.setdefault("progress", counts.done / counts.total if counts.total else 0.0)
             state.setdefault("duplicates", 0)
             changed = {name: state[name] for name in _CHANGING}

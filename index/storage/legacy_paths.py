@@ -1,9 +1,9 @@
-"""Upgrade of catalogues of version 0.2.0 and before, which name every file by its absolute path.
+"""Upgrade of catalogues of version 0.2.0 and earlier, which name every file by its absolute path.
 
-That version kept uploads in ``<data>/media/<collection>/<sha256>.<suffix>``, and uploads that a job indexed and copies
-that jobs made in ``<data>/collections/<collection>/media/``; a restored collection continued to use the files of its
-original. The upgrade makes such paths relative and links (or copies) the files into the collection's own folder, so
-that nothing is removed. The data folder may have been moved, copied or restored since.
+These versions kept uploads in ``<data>/media/<collection>/<sha256>.<suffix>``. Uploads indexed by a job, and copies made
+by jobs, were in ``<data>/collections/<collection>/media/``; a restored collection still used the files of its original.
+The upgrade makes such paths relative and links (or copies) the files into the collection's own folder; it removes
+nothing. The data folder may have been moved, copied or restored since the files were stored.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class _LegacyPath:
 
 
 def adopt_media_files(connection: sqlite3.Connection, folder: Path) -> None:
-    """Link the files of the collection in ``folder`` into it, in an open write transaction of its catalogue.
+    """Link a collection's files into its ``folder``, in an open write transaction of its catalogue.
 
-    Paths of missing files become relative, too: they are where the file is expected. Raises StorageError.
+    Paths of missing files become relative, too: they show where the file is expected. Raises StorageError.
     """
     rows = connection.execute("SELECT id, content_sha256, path FROM videos WHERE path LIKE '/%'").fetchall()
     try:
@@ -64,14 +64,14 @@ def adopt_media_files(connection: sqlite3.Connection, folder: Path) -> None:
 def adopt_file(folder: Path, path: str, content_sha256: str) -> str | None:
     """Link a file that version 0.2.0 owned into the collection in ``folder``, and return its relative path.
 
-    Returns None for the path of any other file. The caller syncs the folder of media. Raises OSError.
+    Returns None if that version did not own the file. The caller syncs the media folder. Raises OSError.
     """
     legacy = _parse(path, content_sha256)
     return None if legacy is None else _link(folder, legacy, content_sha256)
 
 
 def _parse(path: str, content_sha256: str) -> _LegacyPath | None:
-    """Return what version 0.2.0 meant by a path; None for a file that it did not own."""
+    """Parse a path of version 0.2.0; None for a file that it did not own."""
     if (match := _UPLOAD_PATH.fullmatch(path)) is not None and match["sha256"] == content_sha256:
         return _LegacyPath(Path(path), match["name"], f"{match['sha256']}{match['suffix']}", is_upload=True)
     if (match := _JOB_FILE_PATH.fullmatch(path)) is not None:
@@ -80,9 +80,9 @@ def _parse(path: str, content_sha256: str) -> _LegacyPath | None:
 
 
 def _link(folder: Path, legacy: _LegacyPath, content_sha256: str) -> str | None:
-    """Link a file into the collection's media if it was elsewhere, and return its relative path.
+    """Link a file into the collection's media folder unless it is already there, and return its relative path.
 
-    Returns None for a file that is in no data folder: an external one with a path of the same form.
+    Returns None for a file outside of any data folder: an external file whose path has the same form.
     """
     is_own = legacy.name == folder.name
     own_file = folder / MEDIA / legacy.tail
@@ -101,7 +101,7 @@ def _link(folder: Path, legacy: _LegacyPath, content_sha256: str) -> str | None:
 
 
 def _possible_locations(folder: Path, legacy: _LegacyPath, name: str, is_own: bool) -> Iterator[tuple[Path, bool]]:
-    """Yield where the file may be, and whether it is certain to be the same without comparing its content."""
+    """Yield possible paths of the file, each with whether it is certainly this file without comparing its content."""
     root = folder.parent
     if legacy.is_upload:
         yield root.parent / MEDIA / legacy.name / legacy.tail, is_own
@@ -110,12 +110,12 @@ def _possible_locations(folder: Path, legacy: _LegacyPath, name: str, is_own: bo
     yield root / legacy.name / MEDIA / name, False
     if _is_in_data_folder(legacy):
         yield legacy.path, False
-        if legacy.is_upload:  # where a later version has linked it that opened that data folder before
+        if legacy.is_upload:  # where a later version linked it when it opened that data folder
             yield legacy.path.parents[2] / "collections" / legacy.name / MEDIA / name, False
 
 
 def _is_in_data_folder(legacy: _LegacyPath) -> bool:
-    """Return whether the path leads into a data folder, which may be the original of this one."""
+    """Return whether the path leads into a data folder, perhaps the original of this one."""
     if legacy.is_upload:
         data = legacy.path.parents[2]
         return (data / "collections").is_dir() and (data / "service.lock").is_file()
@@ -123,7 +123,7 @@ def _is_in_data_folder(legacy: _LegacyPath) -> bool:
 
 
 def uploads_of_jobs(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield the names of uploaded files that unfinished jobs are to index, if they are well formed."""
+    """Yield the well-formed names of uploaded files that unfinished jobs have to index."""
     rows = connection.execute(f"SELECT source FROM jobs WHERE {UNFINISHED}").fetchall()
     for (source,) in rows:
         name = json.loads(source).get("held")
@@ -132,7 +132,7 @@ def uploads_of_jobs(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def adopt_upload(folder: Path, name: str) -> None:
-    """Link an uploaded file from the collection of the same store that has it; its name is unique."""
+    """Link an uploaded file, whose name is unique, from another collection of the same store."""
     if (folder / MEDIA / name).exists():
         return
     for other in sorted(folder.parent.iterdir()):

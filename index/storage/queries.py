@@ -1,7 +1,7 @@
 """Videos, clips, embeddings, the table meta and the change log of a catalogue, in an open transaction.
 
-Every video that is added, edited or deleted is a numbered change with a random stamp. Derived indexes follow the log,
-and the stamp tells apart two histories with the same numbers, such as those of a catalogue and its restored backup.
+Adding, editing or deleting a video is a change with a number and a random stamp. Derived indexes replicate the log. The
+stamp distinguishes two histories with the same numbers, such as those of a catalogue and its restored backup.
 
 Shape letters: N clips, D embedding dim.
 """
@@ -47,7 +47,7 @@ VIDEO_COLUMNS = (
     "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count, source_uri,"
     " source_values"
 )
-# The index named, which has no blobs.
+# INDEXED BY: this index contains no blobs.
 _CLIP_COLUMNS = (
     "id, video_id, start, end, text, screen_text, caption,"
     " EXISTS (SELECT 1 FROM audio_vectors INDEXED BY audio_vectors_by_clip WHERE clip_id = clips.id)"
@@ -59,7 +59,7 @@ _TOKEN_TABLES: Mapping[Signal, str] = {"visual": "tokens", "audio": "audio_token
 
 @dataclass(frozen=True, slots=True)
 class ClipRow:
-    """A checked clip in its stored form: span in seconds, and blobs; see the tables of ``index.storage.schema``."""
+    """A checked clip as it is stored: span in seconds, and blobs; see the tables of ``index.storage.schema``."""
 
     span: tuple[float, float]
     text: str
@@ -71,7 +71,7 @@ class ClipRow:
 
 
 class ClipSpan(NamedTuple):
-    """The video of a clip, its start and end in seconds."""
+    """The video id of a clip, and its start and end in seconds."""
 
     video_id: int
     start: float
@@ -82,7 +82,7 @@ class ClipSpan(NamedTuple):
 
 
 def read_video(row: tuple[Any, ...]) -> Video:
-    """Return the record of a row of ``VIDEO_COLUMNS``. Raises StorageError."""
+    """Convert a row with ``VIDEO_COLUMNS`` to a record. Raises StorageError."""
     video_id, content, path, title, duration, width, height, metadata, added_at, clip_count, source_uri, source = row
     with corruption_as_storage_error(f"video {video_id}"):
         values = json.loads(metadata)
@@ -92,7 +92,7 @@ def read_video(row: tuple[Any, ...]) -> Video:
 
 
 def find_video(connection: sqlite3.Connection, key: int | str) -> Video | None:
-    """Return the video with this id (int) or content SHA-256 (str); None without one."""
+    """Return the video with this id (int) or content SHA-256 (str), or None."""
     column = "id" if isinstance(key, int) else "content_sha256"
     row = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {column} = ?", (key,)).fetchone()
     return None if row is None else read_video(row)
@@ -135,13 +135,13 @@ def insert_video(
     """Insert a video and its clips, log the change, and return the video's id.
 
     Args:
-        connection: in a write transaction.
-        video: to insert.
+        connection: a connection with an open write transaction.
+        video: the video.
         first_clip: id of the first clip, above ``newest_clip``; the ids of a video's clips are consecutive.
-        clips: to insert.
-        video_id: the next id by default.
-        added_at: Unix seconds; now by default.
-        text: checked; what the text of the clips is from, see ``insert_video_text``.
+        clips: the clips of the video.
+        video_id: id of the video; None: the next id.
+        added_at: Unix seconds; None: now.
+        text: checked texts of the video, see ``insert_video_text``.
     """
     metadata = check_metadata(video.metadata)
     row = connection.execute(
@@ -179,7 +179,7 @@ def insert_video(
 
 
 def insert_metadata(connection: sqlite3.Connection, video_id: int, metadata: Mapping[str, Scalar]) -> None:
-    """Insert the metadata of a video for filters."""
+    """Insert the metadata of a video into the table that filters use."""
     connection.executemany(
         "INSERT INTO video_metadata VALUES (?, ?, ?, ?)",
         [(video_id, key, value_kind(value), value) for key, value in metadata.items()],
@@ -187,7 +187,7 @@ def insert_metadata(connection: sqlite3.Connection, video_id: int, metadata: Map
 
 
 def delete_video(connection: sqlite3.Connection, video_id: int) -> int | None:
-    """Delete a video and its clips, log the change, and list a file that the collection owns for removal.
+    """Delete a video and its clips, log the change, and list its file for removal if the collection owns it.
 
     Returns the number of its clips; None if there is no such video.
     """
@@ -208,7 +208,7 @@ def delete_video(connection: sqlite3.Connection, video_id: int) -> int | None:
 
 
 def load_clips(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[int, Clip]:
-    """Return clips by id, without those that do not exist."""
+    """Return clips by id; missing ids are left out."""
     rows = _select_by_id(connection, f"SELECT {_CLIP_COLUMNS} FROM clips WHERE id IN", clip_ids)
     return {row[0]: _read_clip(row) for row in rows}
 
@@ -225,13 +225,13 @@ def _read_clip(row: Sequence[Any]) -> Clip:
 
 
 def load_spans(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[int, ClipSpan]:
-    """Return the spans of clips by id, without those that do not exist."""
+    """Return the spans of clips by id; missing ids are left out."""
     rows = _select_by_id(connection, "SELECT id, video_id, start, end FROM clips WHERE id IN", clip_ids)
     return {clip_id: ClipSpan(video_id, start, end) for clip_id, video_id, start, end in rows}
 
 
 def load_hits(connection: sqlite3.Connection, similarities: Sequence[tuple[int, float]]) -> list[Hit]:
-    """Return the hits of (clip id, cosine) pairs in their order, without clips that do not exist."""
+    """Return the hits of (clip id, cosine) pairs in their order; missing clips are left out."""
     clip_ids = [clip_id for clip_id, _ in similarities]
     clips = load_clips(connection, clip_ids)
     video_ids = {clip.video_id for clip in clips.values()}
@@ -258,7 +258,7 @@ def load_thumbnail(connection: sqlite3.Connection, clip_id: int) -> tuple[bytes 
 
 
 def load_thumbnail_at(connection: sqlite3.Connection, video_id: int, second: float) -> bytes | None:
-    """Return the JPEG thumbnail of the clip whose middle is at ``second``, to six digits; None without one."""
+    """Return the JPEG thumbnail of the clip whose middle is at ``second`` (rounded to 6 decimals), or None."""
     row = connection.execute(
         "SELECT jpeg FROM clips JOIN thumbnails ON clip_id = id"
         " WHERE video_id = ? AND abs((start + end) / 2 - ?) <= ? ORDER BY abs((start + end) / 2 - ?) LIMIT 1",
@@ -270,7 +270,7 @@ def load_thumbnail_at(connection: sqlite3.Connection, video_id: int, second: flo
 def load_token_blobs(
     connection: sqlite3.Connection, clip_ids: Iterable[int], signal: Signal
 ) -> dict[int, bytes | None]:
-    """Return encoded tokens by clip id: None for a clip without any, no entry for one that does not exist."""
+    """Return encoded tokens by clip id; None for a clip without tokens, no entry for a missing clip."""
     table = _TOKEN_TABLES[signal]
     query = f"SELECT id, {table}.tokens FROM clips LEFT JOIN {table} ON clip_id = id WHERE id IN"
     return dict(_select_by_id(connection, query, clip_ids))
@@ -291,7 +291,7 @@ def lacks_audio_tokens(connection: sqlite3.Connection) -> bool:
 
 
 def load_clip_ids(connection: sqlite3.Connection, video_ids: Iterable[int], limit: int) -> dict[int, range]:
-    """Return the ids of the clips of videos by video id, for the first videos that have at most ``limit`` together."""
+    """Return clip ids by video id, for the first videos that together have at most ``limit`` clips."""
     ids = list(video_ids)
     rows = _select_by_id(connection, "SELECT id, first_clip, clip_count FROM videos WHERE id IN", ids)
     spans = {video_id: range(first, first + count) for video_id, first, count in rows}
@@ -305,7 +305,7 @@ def load_clip_ids(connection: sqlite3.Connection, video_ids: Iterable[int], limi
 def iter_embeddings(
     connection: sqlite3.Connection, dim: int, first_clip: int = 0, signal: Signal = "visual"
 ) -> Iterator[tuple[npt.NDArray[np.int64], Float32]]:
-    """Yield (clip ids (N,), embeddings (N, D)) of every clip from ``first_clip`` on, by id, some thousands at a time.
+    """Yield (clip ids (N,), embeddings (N, D)) of the clips from ``first_clip`` on, in order of id, in batches.
 
     Raises StorageError for an embedding of another dim.
     """
@@ -350,7 +350,8 @@ def sample_embeddings(
 ) -> Float32:
     """Return at most ``count`` embeddings (N, D) of clips spread evenly over the ids up to ``newest_clip``.
 
-    Parts of these ids may have no clips with the signal, such as deleted ones: then the others are divided further.
+    Ranges of ids without clips of the signal (deleted clips, for example) are skipped; other ranges are sampled more
+    densely instead.
     """
     table = _EMBEDDING_TABLES[signal]
     first_clip = f"SELECT min(clip_id) FROM {table} WHERE clip_id BETWEEN value AND ?"
@@ -399,7 +400,7 @@ def write_meta(connection: sqlite3.Connection, key: str, value: str | None) -> N
 
 
 def log_change(connection: sqlite3.Connection, kind: str, first_clip: int, clip_count: int) -> None:
-    """Append a change of one video to the log; ``kind``: add or delete of its clips, or edit of none."""
+    """Append a change of one video to the log. ``kind``: add, delete, or edit (with ``clip_count`` 0)."""
     connection.execute(
         "INSERT INTO changes (kind, first_clip, clip_count) VALUES (?, ?, ?)", (kind, first_clip, clip_count)
     )
@@ -418,7 +419,7 @@ def change_stamp(connection: sqlite3.Connection, change: int) -> int | None:
 
 
 def has_change(connection: sqlite3.Connection, change: int, stamp: int) -> bool:
-    """Return whether a change may belong to the catalogue's history: the oldest entries of the log are deleted."""
+    """Return whether a change may belong to the catalogue's history; True if the log no longer has its number."""
     return change <= last_change(connection)[0] and change_stamp(connection, change) in (None, stamp)
 
 
@@ -448,7 +449,9 @@ def deleted_since(connection: sqlite3.Connection, change: int) -> list[int]:
 
 def count_embeddings(connection: sqlite3.Connection, signal: Signal) -> int:
     """Return the number of clips with an embedding of the signal."""
-    query = "SELECT coalesce(sum(clip_count), 0) FROM videos WHERE width > 0"  # clips of pictures have one each
+    query = (
+        "SELECT coalesce(sum(clip_count), 0) FROM videos WHERE width > 0"  # each clip of a video with pictures has one
+    )
     if signal == "audio":
         query = "SELECT count(*) FROM audio_vectors"
     return int(connection.execute(query).fetchone()[0])

@@ -1,8 +1,8 @@
-"""Owned media files of a collection, and the list of those to be removed; functions work in an open transaction.
+"""Owned media files of a collection, and the list of files to remove. Functions work in an open transaction.
 
 An entry is written in the transaction that makes a file unneeded, or before the file is moved into place. It is
-executed after the commit and again when the collection is next opened: the file is removed unless a video or an
-unfinished job needs it by then. Paths are those of ``videos.path``.
+processed after the commit, and again when the collection is next opened: the file is removed unless a video or an
+unfinished job needs it. Paths have the form of ``videos.path``.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import re
 import sqlite3
 
 MEDIA = "media"
-"""Folder of owned files, in that of the collection."""
+"""Folder of owned files within the collection's folder."""
 UNFINISHED = "state IN ('queued', 'running', 'paused')"
 """SQL condition of jobs that may still need their files."""
 _JOB_FOLDER = re.compile(rf"{MEDIA}/job-(\d{{1,18}})/")
 
 
 def is_owned(path: str) -> bool:
-    """Return whether a path of the catalogue is that of an owned file, not of an external one."""
+    """Return whether a catalogue path is the path of an owned file, not of an external file."""
     top, *parts = path.split("/")
     return top == MEDIA and bool(parts) and not any(part in ("", ".", "..") for part in parts) and "\0" not in path
 
 
 def is_job_copy(path: str) -> bool:
-    """Return whether a path is that of a file in the folder of a job."""
+    """Return whether a catalogue path leads into the folder of a job's copies."""
     return is_owned(path) and _JOB_FOLDER.match(path) is not None
 
 
@@ -50,12 +50,12 @@ def is_listed(connection: sqlite3.Connection, path: str) -> bool:
 
 
 def listed_removals(connection: sqlite3.Connection) -> list[str]:
-    """Return all paths on the list; those of folders end in a slash."""
+    """Return all paths on the list; paths of folders end with a slash."""
     return [path for (path,) in connection.execute("SELECT path FROM removals ORDER BY path")]
 
 
 def is_needed(connection: sqlite3.Connection, path: str) -> bool:
-    """Return whether a video uses this file, or an unfinished job is to index it or has copied it."""
+    """Return whether a video uses this file, or an unfinished job has to index it or has copied it."""
     if has_video(connection, path):
         return True
     job = _JOB_FOLDER.match(path)

@@ -245,12 +245,12 @@ def create_tables(connection: sqlite3.Connection, version: int) -> None:
 
 
 def upgrade_tables(connection: sqlite3.Connection, version: int) -> None:
-    """Upgrade the tables of a catalogue version, with their rows, to the present one. Raises sqlite3.Error."""
+    """Upgrade the tables of a catalogue version, with their rows, to the current version. Raises sqlite3.Error."""
     _upgrade(connection, version, SCHEMA_VERSION)
 
 
 def execute_script(connection: sqlite3.Connection, script: str) -> None:
-    """Execute the statements of a script in the open transaction, which ``executescript`` would commit."""
+    """Execute the statements of a script in the open transaction; ``executescript`` would commit it."""
     for statement in script.split(";\n"):
         connection.execute(statement)
 

@@ -106,7 +106,7 @@ CREATE VIRTUAL TABLE words USING fts5(
 INSERT INTO words (rowid, title, text)
     SELECT clips.id, spaced(videos.title), spaced(clips.text) FROM clips JOIN videos ON videos.id = video_id;
 """,
-    # New collections encode tokens otherwise, which an earlier version would neither read nor go on with.
+    # New collections use another token encoding, which earlier versions can neither read nor write.
     """
 INSERT OR IGNORE INTO meta VALUES ('token_encoding', 'float16');
 """,
@@ -184,7 +184,7 @@ CREATE INDEX job_ends_untold ON job_states (job_id, event)
     """
 ALTER TABLE job_items ADD COLUMN share REAL;
 """,
-    # And the paths of owned files become relative: index/storage/legacy_paths.py.
+    # Python code also makes the paths of owned files relative: index/storage/legacy_paths.py.
     """
 CREATE INDEX videos_by_path ON videos (path);
 CREATE TABLE removals (
@@ -270,7 +270,7 @@ CREATE TABLE audio_vectors (
 );
 CREATE INDEX audio_vectors_by_clip ON audio_vectors (clip_id);
 """,
-    # Words of clips become subtitles with the times of the clips, as those of the cues are not known.
+    # Words of clips become subtitles with the times of the clips, as the times of the cues are unknown.
     """
 ALTER TABLE clips ADD COLUMN screen_text TEXT NOT NULL DEFAULT '';
 CREATE TABLE speech (

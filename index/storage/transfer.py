@@ -18,13 +18,13 @@ from index.storage.removals import MEDIA, is_owned
 COPY_PAGES = 2048
 """Pages copied at a time (8 MiB); an interruption is noticed in between."""
 JOB_TABLES = ("jobs", "job_items", "job_states")
-_IS_OWNED = f"path >= '{MEDIA}/' AND path < '{MEDIA}0'"  # uses the index of paths: 0 follows the slash
+_IS_OWNED = f"path >= '{MEDIA}/' AND path < '{MEDIA}0'"  # a range of the index of paths: in ASCII, 0 follows the slash
 
 
 def copy_database(
     source: sqlite3.Connection, target: Path, on_progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Copy a database to a single file and have SQLite verify it. Raises sqlite3.Error."""
+    """Copy a database to a single file and let SQLite verify the copy. Raises sqlite3.Error."""
 
     def progress(status: int, remaining: int, total: int) -> None:
         if on_progress is not None:
@@ -32,7 +32,7 @@ def copy_database(
 
     with closing(sqlite3.connect(target, isolation_level=None)) as copy:
         source.backup(copy, pages=COPY_PAGES, progress=progress)
-        # No write-ahead log, so that the file is complete by itself, also on a disk that cannot be written to.
+        # No write-ahead log, so that the single file is complete, and readable on a read-only disk.
         copy.execute("PRAGMA journal_mode = DELETE")
         result = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     if result != "ok":
@@ -67,26 +67,26 @@ def count_clips(connection: sqlite3.Connection) -> int:
 
 
 def video_hashes(connection: sqlite3.Connection, first: int = 0, last: int = 2**63 - 1) -> dict[int, str]:
-    """Return the SHA-256 of the content of videos by id, from ``first`` to ``last``."""
+    """Return the content SHA-256 by video id, for ids from ``first`` to ``last``."""
     return dict(
         connection.execute("SELECT id, content_sha256 FROM videos WHERE id BETWEEN ? AND ?", (first, last)).fetchall()
     )
 
 
 def owned_videos(connection: sqlite3.Connection) -> list[Video]:
-    """Return the videos whose file is the collection's own, by id."""
+    """Return the videos whose file the collection owns, in order of id."""
     rows = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {_IS_OWNED} ORDER BY id")
     return [read_video(row) for row in rows]
 
 
 def owned_files(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Return (SHA-256, path) of every video whose file is the collection's own."""
+    """Return (SHA-256, path) of every video whose file the collection owns."""
     rows = connection.execute(f"SELECT content_sha256, path FROM videos WHERE {_IS_OWNED}").fetchall()
     return [row for row in rows if is_owned(row[1])]
 
 
 def set_sequences(connection: sqlite3.Connection, sequences: Mapping[str, int]) -> None:
-    """Continue the ids of tables after these, and after the largest that exists."""
+    """Set the last used ids of tables; the ids of existing rows count as used, too."""
     for table, last in sequences.items():
         connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
         connection.execute(
@@ -105,7 +105,7 @@ def insert_rows(
 
 
 def copy_jobs(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
-    """Copy all jobs from one catalogue to another of the same version, replacing those of an earlier copy."""
+    """Copy all jobs from one catalogue to another of the same version; jobs of an earlier copy are replaced."""
     for table in JOB_TABLES:
         rows = source.execute(f"SELECT * FROM {table}").fetchall()
         if rows:

@@ -1,4 +1,4 @@
-"""Speech, screen text, captions and recognitions of videos, and the text of clips; in an open transaction."""
+"""Rows of speech, screen text, captions and recognitions of videos. Functions work in an open transaction."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SCREEN_TEXT_COLUMNS = ("start", "end", "text", "box", "confidence")
 CAPTION_COLUMNS = ("start", "end", "caption")
 RECOGNITION_COLUMNS = ("kind", "model", "state", "reason", "at")
 _INDEXES: Mapping[str, ClipTable] = {"text": "words", "screen_text": "screen_words", "caption": "caption_words"}
-"""Full-text index of a column of clips."""
+"""Full-text table by column of clips."""
 _RowValue = str | float | None
 
 
 def load_speech(connection: sqlite3.Connection, video_id: int, source: SpeechSource) -> tuple[SpeechSegment, ...]:
-    """Return what is said in a video according to a source, in order of time."""
+    """Return the subtitles or the transcript of a video, in order of time."""
     query = f"SELECT {', '.join(SPEECH_COLUMNS)} FROM speech WHERE video_id = ? AND source = ? ORDER BY start, end, id"
     with corruption_as_storage_error(f"speech of video {video_id}"):
         return tuple(read_segment(row) for row in connection.execute(query, (video_id, source)))
 
 
 def load_screen_text(connection: sqlite3.Connection, video_id: int) -> tuple[TextSpan, ...]:
-    """Return the text that is shown in a video, in order of time."""
+    """Return the text on screen of a video, in order of time."""
     query = f"SELECT {', '.join(SCREEN_TEXT_COLUMNS)} FROM screen_text WHERE video_id = ? ORDER BY start, id"
     with corruption_as_storage_error(f"screen text of video {video_id}"):
         return tuple(read_text_span(row) for row in connection.execute(query, (video_id,)))
@@ -45,7 +45,7 @@ def load_captions(connection: sqlite3.Connection, video_id: int) -> tuple[ClipCa
 def load_speech_between(
     connection: sqlite3.Connection, video_id: int, start: float, end: float
 ) -> tuple[SpeechSegment, ...]:
-    """Return what is said in a part of a video (s), by its subtitles, or else by its transcript."""
+    """Return the speech from ``start`` to ``end`` (s) of a video, from its subtitles, else from its transcript."""
     source = "subtitles" if has_subtitles(connection, video_id) else "transcript"
     query = (
         f"SELECT {', '.join(SPEECH_COLUMNS)} FROM speech WHERE video_id = ? AND source = ? AND start <= ? AND end >= ?"
@@ -58,7 +58,7 @@ def load_speech_between(
 def load_screen_text_between(
     connection: sqlite3.Connection, video_id: int, start: float, end: float
 ) -> tuple[TextSpan, ...]:
-    """Return the text that is shown in a part of a video (s); all of it for a picture, 0 to 0."""
+    """Return the text on screen from ``start`` to ``end`` (s) of a video; for 0 to 0, an image, all of it."""
     query = (
         f"SELECT {', '.join(SCREEN_TEXT_COLUMNS)} FROM screen_text WHERE video_id = ? AND (start <= ? OR ? = 0)"
         " AND end >= ? ORDER BY start, id"
@@ -74,7 +74,7 @@ def load_recognitions(connection: sqlite3.Connection, video_id: int) -> dict[Rec
 
 
 def load_video_text(connection: sqlite3.Connection, video_id: int) -> VideoText:
-    """Return everything that is known of the text of a video."""
+    """Return all texts of a video with their recognitions."""
     return VideoText(
         load_speech(connection, video_id, "subtitles"),
         load_speech(connection, video_id, "transcript"),
@@ -85,21 +85,21 @@ def load_video_text(connection: sqlite3.Connection, video_id: int) -> VideoText:
 
 
 def read_segment(row: Sequence[_RowValue]) -> SpeechSegment:
-    """Return the segment of a row with ``SPEECH_COLUMNS``. Raises ValueError and TypeError for a damaged one."""
+    """Convert a row with ``SPEECH_COLUMNS`` to a segment. Raises ValueError and TypeError for a damaged row."""
     start, end, text, language, confidence, words = row
     spoken = tuple(SpokenWord(*word) for word in json.loads(str(words))) if words else ()
     return SpeechSegment(start, end, text, language, confidence, spoken)  # type: ignore[arg-type]
 
 
 def read_text_span(row: Sequence[_RowValue]) -> TextSpan:
-    """Return the span of a row with ``SCREEN_TEXT_COLUMNS``. Raises ValueError and TypeError for a damaged one."""
+    """Convert a row with ``SCREEN_TEXT_COLUMNS`` to a span. Raises ValueError and TypeError for a damaged row."""
     start, end, text, box, confidence = row
     left, top, right, bottom = json.loads(str(box))
     return TextSpan(text, start, end, (left, top, right, bottom), confidence)  # type: ignore[arg-type]
 
 
 def write_screen_text(connection: sqlite3.Connection, video_id: int, spans: Sequence[TextSpan]) -> None:
-    """Store the text that is shown in a video, and in its clips, in place of what was stored before."""
+    """Replace the text on screen of a video and its clips."""
     connection.execute("DELETE FROM screen_text WHERE video_id = ?", (video_id,))
     connection.executemany(
         f"INSERT INTO screen_text (video_id, {', '.join(SCREEN_TEXT_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)",
@@ -110,7 +110,7 @@ def write_screen_text(connection: sqlite3.Connection, video_id: int, spans: Sequ
 
 
 def write_captions(connection: sqlite3.Connection, video_id: int, captions: Sequence[ClipCaption]) -> None:
-    """Store the captions of the clips of a video in place of earlier ones; those of other spans are left out."""
+    """Replace the captions of a video's clips; captions whose span is not that of a clip are left out."""
     clip_ids, clip_spans = _load_clips(connection, video_id)
     by_span = {(caption.start, caption.end): caption.text for caption in captions}
     _write_clip_column(connection, "caption", clip_ids, [by_span.get(span, "") for span in clip_spans])
@@ -127,10 +127,10 @@ def write_recognition(
 
 
 def insert_video_text(connection: sqlite3.Connection, video_id: int, text: VideoText) -> None:
-    """Store everything that is known of the text of a new video, except for the words of its clips.
+    """Store all texts of a new video, except the words of its clips, which are already stored.
 
-    Words of clips that nothing accounts for become subtitles with the times of the clips: those of older catalogues,
-    backups and exports, which had no others.
+    If clips have words but ``text`` has no speech, the words become subtitles with the times of the clips: older
+    catalogues, backups and exports have words of clips only.
     """
     subtitles = text.subtitles if text.speech else _clip_segments(connection, video_id)
     _write_segments(connection, video_id, "subtitles", subtitles)
@@ -144,7 +144,7 @@ def insert_video_text(connection: sqlite3.Connection, video_id: int, text: Video
 
 
 def replace_video_text(connection: sqlite3.Connection, video_id: int, text: VideoText, texts: Sequence[str]) -> None:
-    """Store everything that is known of the text of a video, and the words of its clips, in place of earlier text."""
+    """Replace all texts of a video and the words of its clips."""
     for table in ("speech", "screen_text", "recognitions"):
         connection.execute(f"DELETE FROM {table} WHERE video_id = ?", (video_id,))
     clip_ids, _ = _load_clips(connection, video_id)
@@ -157,13 +157,13 @@ def replace_video_text(connection: sqlite3.Connection, video_id: int, text: Vide
 def write_subtitles(
     connection: sqlite3.Connection, video_id: int, texts: Sequence[str], segments: Sequence[SpeechSegment]
 ) -> None:
-    """Store subtitles in place of earlier ones, and the words of the clips; without any, those of the transcript.
+    """Replace the subtitles of a video and the words of its clips; without subtitles, clips get the transcript's words.
 
     Args:
-        connection: in a write transaction.
-        video_id: of the video.
+        connection: a connection with an open write transaction.
+        video_id: id of the video.
         texts: words of each clip.
-        segments: what they are from; without any, the subtitles have the times of the clips.
+        segments: the cues of ``texts``; if empty, the words get the times of the clips.
     """
     clip_ids, spans = _load_clips(connection, video_id)
     if any(texts):
@@ -178,7 +178,7 @@ def write_subtitles(
 def write_speech(
     connection: sqlite3.Connection, video_id: int, source: SpeechSource, segments: Sequence[SpeechSegment]
 ) -> None:
-    """Store what is said in a video in place of what the same source said before, and the words of its clips."""
+    """Replace the subtitles or the transcript of a video, and the words of its clips."""
     _write_segments(connection, video_id, source, segments)
     clip_ids, spans = _load_clips(connection, video_id)
     spoken = load_speech(connection, video_id, "subtitles") or load_speech(connection, video_id, "transcript")
@@ -186,7 +186,7 @@ def write_speech(
 
 
 def has_subtitles(connection: sqlite3.Connection, video_id: int) -> bool:
-    """Return whether the words of a video's clips are from subtitles."""
+    """Return whether a video has subtitles, from which its clips then get their words."""
     query = "SELECT 1 FROM speech WHERE video_id = ? AND source = 'subtitles' LIMIT 1"
     return connection.execute(query, (video_id,)).fetchone() is not None
 
@@ -196,7 +196,7 @@ def pending_videos(
 ) -> list[int]:
     """Return the ids of the first ``limit`` videos after ``after_id`` that the model has not recognised.
 
-    Pictures have no speech, and sound files no screen text.
+    Images are left out for speech, and sound files for screen text.
     """
     has_signal = {"speech": "duration > 0", "screen_text": "width > 0", "caption": "TRUE"}[kind]
     rows = connection.execute(
@@ -210,7 +210,7 @@ def pending_videos(
 def _write_segments(
     connection: sqlite3.Connection, video_id: int, source: SpeechSource, segments: Sequence[SpeechSegment]
 ) -> None:
-    """Store what is said in a video in place of what the same source said before."""
+    """Replace the subtitles or the transcript of a video."""
     connection.execute("DELETE FROM speech WHERE video_id = ? AND source = ?", (video_id, source))
     connection.executemany(
         f"INSERT INTO speech (video_id, source, {', '.join(SPEECH_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -18,12 +18,12 @@ class WatchedFile:
     """A file of a watched folder and the video with its content.
 
     Attributes:
-        path: absolute.
-        video_id: of the video with the file's content, which may use another file.
-        facts: those of its ``FileStatus``; a file with the same facts is not read again.
-        drive: label of the file system that the file is on.
-        device: its device number when it was last seen.
-        held_since: when the removal of its video was first deferred, in Unix seconds; None if it is not.
+        path: absolute path.
+        video_id: id of the video with the file's content; the video may play from another file.
+        facts: ``FileStatus.facts`` of the file; a file with the same facts is not read again.
+        drive: label of the file's file system.
+        device: device number of the file system when the file was last seen.
+        held_since: when the removal of its video was first deferred, in Unix seconds; None if it was not deferred.
     """
 
     path: str
@@ -35,7 +35,7 @@ class WatchedFile:
 
 
 def read_watched_files(connection: sqlite3.Connection, folder: str, recursive: bool) -> dict[str, WatchedFile]:
-    """Return the files in ``folder``, and if ``recursive`` below it, by path."""
+    """Return the files in ``folder``, with ``recursive`` also in its subfolders, by path."""
     rows = connection.execute(
         f"SELECT path, video_id, facts, drive, device, held_since FROM watched_files WHERE {_BELOW}",
         _bounds(folder, recursive),
@@ -53,13 +53,13 @@ def write_watched_files(connection: sqlite3.Connection, files: Iterable[WatchedF
 
 
 def video_paths(connection: sqlite3.Connection, folder: str, recursive: bool) -> list[str]:
-    """Return the paths of all videos whose file is in ``folder``, and if ``recursive`` below it."""
+    """Return the paths of all videos whose file is in ``folder``, with ``recursive`` also in its subfolders."""
     rows = connection.execute(f"SELECT path FROM videos WHERE {_BELOW}", _bounds(folder, recursive))
     return [row[0] for row in rows]
 
 
 def videos_at(connection: sqlite3.Connection, paths: Iterable[str]) -> dict[str, list[Video]]:
-    """Return the videos whose file is, or was, at one of the paths, by path; an empty list for none."""
+    """Return by path the videos whose catalogue path is this path; an empty list for a path without a video."""
     videos: dict[str, list[Video]] = {path: [] for path in paths}
     query = f"SELECT {VIDEO_COLUMNS} FROM videos WHERE path IN (SELECT value FROM json_each(?)) ORDER BY id"
     for row in connection.execute(query, (json.dumps(list(videos)),)):
@@ -69,7 +69,7 @@ def videos_at(connection: sqlite3.Connection, paths: Iterable[str]) -> dict[str,
 
 
 def count_files(connection: sqlite3.Connection, folder: str, recursive: bool, added_before: float | None = None) -> int:
-    """Count the files that ``video_paths`` returns, if ``added_before`` only those added before that Unix time."""
+    """Count the files of ``video_paths``; with ``added_before``, only those added before this Unix time."""
     row = connection.execute(
         f"SELECT count(DISTINCT path) FROM videos WHERE {_BELOW} AND (?5 IS NULL OR added_at < ?5)",
         (*_bounds(folder, recursive), added_before),
@@ -78,12 +78,12 @@ def count_files(connection: sqlite3.Connection, folder: str, recursive: bool, ad
 
 
 def existing_videos(connection: sqlite3.Connection, video_ids: Collection[int]) -> set[int]:
-    """Return the ids that are those of videos."""
+    """Return the ids for which a video exists."""
     query = "SELECT id FROM videos WHERE id IN (SELECT value FROM json_each(?))"
     return {row[0] for row in connection.execute(query, (json.dumps(list(video_ids)),))}
 
 
 def _bounds(folder: str, recursive: bool) -> tuple[str, str, bool, int]:
-    """Return the parameters of ``_BELOW``: paths below a folder lie between these two, as 0 follows / in ASCII."""
+    """Return the parameters of ``_BELOW``: the range of paths below a folder ends at 0, which follows / in ASCII."""
     stem = folder.rstrip("/")
     return f"{stem}/", f"{stem}0", recursive, len(stem) + 2

@@ -3,4 +3,4 @@
 from collections.abc import Callable
 
 ProgressCallback = Callable[[int, int], None]
-"""Called with how much is done, and how much there is: pages, clips or parts."""
+"""Callback with the number of finished units and their total; units are pages, clips or parts."""

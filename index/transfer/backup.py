@@ -1,7 +1,7 @@
 """Backup of a collection in use as one file, and restore of a collection from such a file.
 
-The file is a catalogue of one moment, which SQLite opens. Restore copies it row by row into a new catalogue, as an
-import does: a backup may come from anywhere.
+The file is an SQLite database: a consistent copy of the catalogue. Restore checks and copies it row by row into a new
+catalogue, as backups are untrusted.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _HEADER_BYTES = 100
 
 
 def backup_collection(collection: Collection, file: Path, on_progress: ProgressCallback | None = None) -> int:
-    """Write the collection as it is at this moment to ``file`` and return the bytes written.
+    """Write a consistent snapshot of the collection to ``file`` and return the bytes written.
 
-    Concurrent writes go on and are not in the file. The file is verified by SQLite and durable before it gets its name;
-    an earlier backup there is replaced at that moment. Raises InvalidInput where ``file`` is something other than a
-    backup, CollectionNotFound and StorageError.
+    Concurrent writes are possible and are not in the file. The file gets its name, and replaces an earlier backup, when
+    it is verified by SQLite and durable. Raises InvalidInput if ``file`` exists and is not a backup, CollectionNotFound
+    and StorageError.
     """
     check_target(file)
     try:
-        # The read transaction holds one moment from the first page to the last: without it SQLite would start again
-        # at every write of another process, and never end under a steady writer.
+        # The read transaction keeps one state from the first page to the last: without it, SQLite would start again
+        # at every write of another process, and never finish under a steady writer.
         with atomic_path(file) as temp_path, collection.catalogue.read() as source:
             try:
                 copy_database(source, temp_path, on_progress)
-            except sqlite3.Error as error:  # of the catalogue or of the copy: SQLite does not say
+            except sqlite3.Error as error:  # SQLite does not tell whether the catalogue or the copy failed
                 raise OSError(str(error)) from error
             size = temp_path.stat().st_size
     except OSError as error:
@@ -64,22 +64,26 @@ def restore_collection(
     trust_backend: bool = False,
     media: Path | None = None,
 ) -> Collection:
-    """Create the collection ``name`` with everything in the backup ``file``, ids included.
+    """Create the collection ``name`` from the backup ``file``; all ids are kept.
 
-    A backup has no media files: those that the original owned come from ``media``, a folder with a copy of them, or
-    from collections of the library that own the same content; ``missing_media`` lists the others. Jobs that were queued
-    or running are paused, and all jobs are confined to what a service allows.
+    A backup has no media files: files that the original owned are taken from ``media``, a folder with copies, or from
+    collections of the library that own the same content; ``missing_media`` lists the others. Jobs that were queued or
+    running are paused, and all jobs may read only what a service allows. After an error, no collection exists.
 
     Args:
-        allowed: where the media files may lie that the videos name by absolute paths.
-        vectors: where embeddings are searched, if not where those of the original were.
-        trust_backend: search where the file says; else it must be FAISS, the library's backend, or ``vectors``.
-        media: a folder with the files of the original's folder of that name.
+        library: store in which the collection is created.
+        file: the backup.
+        name: name of the new collection.
+        on_progress: called with the number of copied clips and their total.
+        allowed: folders that may contain media files that videos name by absolute paths.
+        vectors: vector backend of the new collection; None: the backend in the backup.
+        trust_backend: accept any backend in the backup; otherwise it must be FAISS, the library's or ``vectors``.
+        media: a copy of the folder ``media`` of the original collection.
 
     Raises:
-        InvalidInput: ``file`` is no backup or in use, has another schema, or a row is wrong; the message names it.
-        CollectionExists: there is a collection of this name.
-        StorageError: the file is damaged, or the collection cannot be written. There is none of this name then.
+        InvalidInput: ``file`` is not a backup, is in use, has another schema, or has an invalid row, which is named.
+        CollectionExists: a collection of this name exists.
+        StorageError: the file is damaged, or the collection cannot be written.
     """
     _check_source(file)
     backend = None if vectors is None else check_backend(vectors)
@@ -106,13 +110,13 @@ def restore_collection(
 
 
 def check_no_link(path: Path) -> None:
-    """Raise InvalidInput for a link or a special file, whose content may lie outside of the backup."""
+    """Raise InvalidInput for a link or a special file, whose content may be outside of the backup."""
     if path.is_symlink() or not (path.is_dir() or path.is_file()):
         raise InvalidInput(f"copy: {str(path)!r} is a link or a special file; a regular file or a folder was expected")
 
 
 def check_target(file: Path) -> None:
-    """Raise InvalidInput where ``file`` is something other than a backup, or no backup can be there."""
+    """Raise InvalidInput if ``file`` exists and is not a backup, or if no backup can be written there."""
     if not file.parent.is_dir():
         raise InvalidInput(f"file: {str(file.parent)!r} is not a folder; a file in an existing folder was expected")
     if (file.parent / CATALOGUE_NAME).exists():
@@ -133,7 +137,7 @@ def _check_source(file: Path) -> None:
 
 
 def _header_problem(file: Path) -> str | None:
-    """Return why ``file`` is no catalogue that this version reads; None if its header is one."""
+    """Return why this version cannot read ``file`` as a catalogue, according to its header; None if it can."""
     try:
         with open(file, "rb") as opened:
             header = opened.read(_HEADER_BYTES)
@@ -162,7 +166,7 @@ def _copy_media(media: Path, folder: Path) -> None:
 
 
 def _finish(catalogue: Catalogue, foreign: ForeignCatalogue) -> None:
-    """Continue the id sequences, pause jobs, and mark their earlier ends as delivered to webhooks."""
+    """Continue the id sequences, pause jobs, and mark events of finished jobs as delivered to webhooks."""
     with catalogue.write() as connection:
         set_sequences(connection, read_sequences(foreign))
         job_transitions.pause_all(connection, PAUSED_AFTER_RESTORE)

@@ -1,7 +1,7 @@
-"""Backups of a whole data folder in use, of which the last few are kept, and restore of a data folder.
+"""Backup of a whole data folder in use, with rotation of old backups, and restore of a data folder.
 
 A backup has the layout of a data folder: one catalogue for each collection, the databases and records of the service,
-and the media files that the data folder owns. It has no vector index, which is rebuilt, and no unfinished work.
+and the media files that the data folder owns. It has no vector indexes, which are rebuilt, and no unfinished work.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from vitascope.file_lock import file_lock
 COLLECTIONS = "collections"
 _STAMP = "%Y-%m-%dT%H-%M-%SZ"
 _POLL_SECONDS = 0.05
-"""Interval at which a backup waits for the next second if this one has a backup already."""
+"""Seconds between two checks while a backup waits for a new second, as backups are named after the second."""
 _BACKUP_NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
 _UNFINISHED_NAME = re.compile(rf"\.{_BACKUP_NAME.pattern}-[0-9a-f]{{32}}")
 _LOCK = ".lock"
 _IDEMPOTENCY_NAME = "answers.sqlite3"
-"""Not backed up: it would replay responses to requests whose effect came after the copies of the catalogues."""
+"""Not backed up: it may contain responses to requests whose effects are not in the copies of the catalogues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ class DataBackup:
     """A backup that was made.
 
     Attributes:
-        folder: with the backup.
-        collections: names of the collections in it.
-        media_files: number of media files in it.
-        bytes: size of all its files.
-        failures: name and reason of each collection that is not in it.
+        folder: folder of the backup.
+        collections: names of the backed up collections.
+        media_files: number of backed up media files.
+        bytes: total size of the files in the backup.
+        failures: name and reason of each collection that could not be backed up.
         removed: older backups that were removed.
     """
 
@@ -64,16 +64,19 @@ class DataBackup:
 def backup_data(data: Path, folder: Path, keep: int, on_progress: ProgressCallback | None = None) -> DataBackup:
     """Back up ``data`` to a new folder in ``folder``, named after the time (UTC), and remove the oldest backups there.
 
-    The service goes on. Each catalogue is of one moment, verified by SQLite, and no older than the start; a media file
-    that the backup before has already is not stored twice where the file system has hard links. The backup appears when
-    all of it is durable.
+    The service may run meanwhile. Each catalogue is a consistent copy, verified by SQLite and taken after the start. A
+    media file that the previous backup has is stored as a hard link if the file system supports it. The backup gets its
+    name when all its files are durable.
 
     Args:
-        keep: number of backups that stay; none is removed while a collection could not be backed up.
-        on_progress: counts collections, databases and one part for all media files.
+        data: the data folder.
+        folder: existing folder for backups.
+        keep: number of backups to keep; none is removed if a collection could not be backed up.
+        on_progress: called with the number of finished parts and their total; a part is a collection, a database, or
+            all media files.
 
     Raises:
-        InvalidInput, also where another process makes a backup in ``folder``; StorageError.
+        InvalidInput, also if another process makes a backup in ``folder``; StorageError.
     """
     if keep < 1:
         raise InvalidInput(f"keep: {keep}; at least 1 was expected")
@@ -105,20 +108,22 @@ def list_backups(folder: Path) -> list[Path]:
 def restore_data(
     backup: Path, data: Path, allowed: AllowedPaths, on_progress: ProgressCallback | None = None
 ) -> list[str]:
-    """Restore a backup into ``data``, which is made if missing and has no collections yet.
+    """Restore a backup into ``data``, which is created if missing and must have no collections.
 
-    Collections are restored as by ``restore_collection``: checked row by row, unfinished jobs paused. No existing file
-    is replaced.
+    Collections are restored by ``restore_collection``: rows are checked and unfinished jobs are paused. No existing
+    file is replaced. After an error, no collection exists.
 
     Args:
-        allowed: where media files may lie outside of the data folder.
+        backup: folder of the backup.
+        data: the data folder.
+        allowed: folders outside of the data folder that may contain media files.
+        on_progress: called with the number of finished parts and their total.
 
     Returns:
         The names of the collections.
 
     Raises:
-        InvalidInput, also for a link in the backup; CollectionExists; StorageError where something is damaged. No
-        collection exists then.
+        InvalidInput, also for a link in the backup; CollectionExists; StorageError, also for a damaged file.
     """
     if not (backup / COLLECTIONS).is_dir():
         raise InvalidInput(
@@ -155,7 +160,7 @@ def _restore_collections(backup: Path, data: Path, allowed: AllowedPaths, advanc
     is_new = not (data / MEDIA).exists()
     with CollectionStore(data / COLLECTIONS) as library:
         try:
-            for file in _files_below(backup / MEDIA):  # version 0.2.0 kept uploads there; they go to the collections
+            for file in _files_below(backup / MEDIA):  # uploads of version 0.2.0, which are moved to the collections
                 check_no_link(file)
                 _link_or_copy(file, data / file.relative_to(backup), [])
             advance()
@@ -263,7 +268,7 @@ def _files_below(top: Path) -> Iterator[Path]:
 
 
 def _copy_media(path: Path, data: Path, temp_path: Path, earlier: Path | None) -> bool:
-    """Put a media file into the backup; return False if it was deleted meanwhile."""
+    """Link or copy a media file into the backup; return False if it was deleted meanwhile."""
     relative = path.relative_to(data)
     # A backup by version 0.2.0 has uploads elsewhere.
     candidates = [] if earlier is None else [earlier / relative, earlier / MEDIA / path.parents[1].name / path.name]
@@ -292,7 +297,7 @@ def _link_or_copy(path: Path, target: Path, candidates: Sequence[Path]) -> bool:
 
 
 def _is_unchanged(path: Path, earlier: Path) -> bool:
-    """Return whether size and time of change are equal: these files are written once, and copied with their times."""
+    """Compare size and modification time, which suffice: media files are written once and copied with their times."""
     if not earlier.is_file():
         return False
     stat, earlier_stat = path.stat(), earlier.stat()

@@ -1,4 +1,4 @@
-"""The header of the Parquet files of an export, which states the collection and the bundle that they are from."""
+"""The header of the Parquet files of an export: the exported collection and its bundle."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class ExportHeader:
     """The schema metadata of both files, under keys that begin with ``vitascope.``.
 
     Attributes:
-        export: an id, the same in the two files of one export.
+        export: id of the export, equal in both files.
         collection: name of the collection.
         bundle: name of the bundle that computed the embeddings.
-        fingerprint: of that bundle.
-        vector_width: D.
+        fingerprint: fingerprint of the bundle.
+        vector_width: D, embedding dim.
         visual_tokens: V, visual tokens of a clip.
         visual_width: W, width of a visual token.
-        audio_tokens: T, audio tokens of a clip with sound; 0, also in exports of earlier versions: none are stored.
+        audio_tokens: T, audio tokens of a clip with sound; 0 (also in exports of earlier versions): not stored.
         audio_width: A, width of an audio token.
-        token_encoding: of the tokens.
+        token_encoding: encoding of the tokens.
         exported_at: Unix seconds.
-        stemming: of words in searches; exports of earlier versions state none.
+        stemming: stemming of words in searches; missing in exports of earlier versions.
     """
 
     export: str
@@ -52,7 +52,7 @@ class ExportHeader:
 
     @classmethod
     def from_metadata(cls, file: str, metadata: dict[bytes, bytes] | None) -> Self:
-        """Return the header in the schema metadata of ``file``. Raises InvalidInput naming the key."""
+        """Parse the header from the schema metadata of ``file``. Raises InvalidInput that names the key."""
         pairs = (metadata or {}).items()
         stored = {f"{_PREFIX}stemming": "english", f"{_PREFIX}audio_tokens": "0", f"{_PREFIX}audio_width": "0"}
         stored |= {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in pairs}

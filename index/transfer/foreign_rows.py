@@ -1,7 +1,7 @@
-"""Rows of an untrusted catalogue: videos, clips and jobs, with the type of every value checked.
+"""Rows of an untrusted catalogue: videos, clips and jobs. The type of every value is checked.
 
-Every job becomes a confined one: its source, its files and its file list may name anything, so it runs only at a
-service, within the service's access policy.
+Every job becomes confined, as its source, files and file list may name any path: only a service may run it, within its
+access policy.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _BATCH_ROWS = 10_000
 
 
 class _Record(BaseModel):
-    """A row of a table: a field for each column, with the type of its values."""
+    """A row of a table: one typed field per column."""
 
     model_config = ConfigDict(strict=True)
 
@@ -140,7 +140,7 @@ AnyRecord = TypeVar("AnyRecord", bound=_Record)
 
 
 def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
-    """Return the table meta of a catalogue, without its identity. Raises InvalidInput naming the key."""
+    """Return the table meta of a catalogue without its ``collection_id``. Raises InvalidInput that names the key."""
     table = f"{foreign.file}: table meta"
     stored = dict(foreign.rows("meta", ("key", "value")))
     if "dropped" in stored:
@@ -244,7 +244,7 @@ def _read_clips(foreign: ForeignCatalogue, video: ForeignRow, width: int) -> Ite
 
 
 def _check_types(record: type[AnyRecord], table: str, number: object, values: tuple[Any, ...]) -> AnyRecord:
-    """Return the record of a row, whose values are in the order of its fields; those at the end may be missing.
+    """Convert a row to a record. Values are in the order of the fields; values at the end may be missing.
 
     Raises InvalidInput naming row and column.
     """

@@ -1,7 +1,7 @@
-"""Media files of a collection that was made of a backup or export: which paths it may name, and which files it gets.
+"""Media files of a collection created from a backup or export: check paths, link files, list missing files.
 
-Neither a backup nor an export has media files in it. Files that the new collection is to own are linked (or copied)
-from collections of the same library that own the same content; the others are reported as missing.
+Backups and exports contain no media files. Files that the new collection should own are linked (or copied) from
+collections of the same library that own the same content; the others are reported as missing.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AllowedPaths:
-    """Folders in which the media files of an imported or restored collection may lie.
+    """Folders that may contain the media files of an imported or restored collection.
 
-    A relative path is that of a file in the ``media`` folder of the new collection. An absolute path must lead, all
-    links resolved, below one of ``roots``, and never into the data folder, which has media files of other collections
-    and the keys; only its ``incoming`` is for files from outside.
+    A relative path names a file in the ``media`` folder of the new collection. An absolute path, with all links
+    resolved, must be below one of ``roots``. It must not be in the data folder, which has the API keys and the media
+    files of other collections, except below ``incoming``.
 
     Attributes:
         roots: allowed folders for absolute paths.
         data: the data folder; below it, only ``incoming`` is allowed.
         folder: the folder of the new collection.
-        is_legacy: whether absolute paths may be of files that version 0.2.0 owned.
+        is_legacy: whether absolute paths may name files that version 0.2.0 owned.
     """
 
     roots: Sequence[Path]
@@ -48,14 +48,14 @@ class AllowedPaths:
     is_legacy: bool = False
 
     def for_collection(self, folder: Path, *, is_legacy: bool) -> AllowedPaths:
-        """Return the same for the new collection in ``folder``, with links resolved."""
+        """Return a copy for the new collection in ``folder``, with links in the folders resolved."""
         roots, data = [Path(os.path.realpath(root)) for root in self.roots], Path(os.path.realpath(self.data))
         return replace(self, roots=roots, data=data, folder=folder, is_legacy=is_legacy)
 
     def check(self, name: str, path: str, content_sha256: str) -> str:
-        """Return the path by which the new collection is to name a file.
+        """Check the path of a file and return the path for the new catalogue.
 
-        A file that version 0.2.0 owned becomes one of the new collection. Raises InvalidInput, with the field's
+        A file that version 0.2.0 owned is linked into the new collection. Raises InvalidInput, with the field's
         ``name``, for a path that is not allowed; StorageError.
         """
         if self.is_legacy:
@@ -105,7 +105,7 @@ class OwnedMedia:
 
 
 def link_media(library: CollectionStore, folder: Path, catalogue: Catalogue) -> None:
-    """Link the files that the new collection in ``folder`` owns and lacks, as far as the library has them.
+    """Link missing owned files of the new collection in ``folder`` from other collections with the same content.
 
     Raises StorageError.
     """
@@ -131,7 +131,7 @@ def link_media(library: CollectionStore, folder: Path, catalogue: Catalogue) -> 
 
 
 def missing_media(collection: Collection) -> Iterator[Video]:
-    """Yield the videos whose files the collection should own and does not have. Raises StorageError."""
+    """Yield the videos whose owned file is missing. Raises StorageError."""
     with collection.catalogue.read() as connection:
         videos = owned_videos(connection)
     return (video for video in videos if not is_regular_file(collection.media_path(video)))
@@ -148,7 +148,7 @@ def describe_missing_media(library: CollectionStore, names: Iterable[str]) -> li
 
 
 def owned_media(collection: Collection) -> OwnedMedia:
-    """Count the media files that the collection owns, which no backup or export of it has. Raises StorageError."""
+    """Count the media files that the collection owns; its backups and exports lack them. Raises StorageError."""
     with collection.catalogue.read() as connection:
         paths = [path for _, path in owned_files(connection)]
     sizes = []
@@ -159,7 +159,7 @@ def owned_media(collection: Collection) -> OwnedMedia:
 
 
 def _files_of(library: CollectionStore, name: str) -> list[tuple[str, Path]]:
-    """Return (SHA-256, file) of every file that a collection owns; none for one that cannot be opened."""
+    """Return (SHA-256, file) of every file that a collection owns; empty if the collection cannot be opened."""
     try:
         collection = library.open(name)
         with collection.catalogue.read() as connection:

@@ -1,4 +1,4 @@
-"""Catalogue of a new collection, filled with checked videos and clips of an export or a backup."""
+"""Creation of a catalogue from the videos and clips of an export or a backup, which are checked."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from vitascope.visual_token_codec import TokenEncoding, check_stored
 
 BATCH_CLIPS = 4096
 BATCH_BYTES = 32 * 1024 * 1024
-"""Approximate clips, and bytes of their blobs, in one transaction."""
+"""Approximate number of clips, and bytes of their blobs, per transaction."""
 MAX_ID = 2**62
 _UNIT_TOLERANCE = 1e-6
-_YEAR_3000 = 32_503_680_000  # Unix seconds; dates of SQLite and Python end in the year 9999
+_YEAR_3000 = 32_503_680_000  # Unix seconds; a safe limit, as dates of SQLite and Python end in the year 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ForeignRow:
 class ClipFormat:
     """Format of a collection's blobs.
 
-    Embeddings of ``vector_width``, of its ``signals``, and tokens of ``token_shapes`` by signal.
+    ``vector_width``: embedding dim. ``signals``: signals with embeddings. ``token_shapes``: shape of tokens by signal.
     """
 
     vector_width: int
@@ -82,7 +82,7 @@ class CheckedVideo:
 
 @contextmanager
 def new_catalogue(folder: Path, meta: Mapping[str, str]) -> Iterator[Catalogue]:
-    """Create a catalogue in ``folder``, to be filled within the block; it is durable when the block ends.
+    """Create a catalogue in ``folder`` to fill within the block; it is durable when the block ends.
 
     Raises StorageError and OSError.
     """
@@ -103,10 +103,10 @@ def write_videos(
     clip_count: int,
     on_progress: ProgressCallback | None,
 ) -> None:
-    """Write all videos into the catalogue in ``folder``, some thousand clips to a transaction.
+    """Write all videos into the catalogue in ``folder``, some thousand clips per transaction.
 
-    No other process opens the catalogue before its folder has a name. ``clip_count``: of all videos, for
-    ``on_progress``. Raises InvalidInput naming the row, StorageError.
+    No other process opens the catalogue before its folder gets its final name. ``clip_count``: total number of clips,
+    for ``on_progress``. Raises InvalidInput that names the row, and StorageError.
     """
     done = 0
     for batch in _batches(videos):
@@ -120,7 +120,7 @@ def write_videos(
 
 
 def touch_folder(folder: Path) -> None:
-    """Update the time of a new collection's folder, so that it does not count as abandoned. Raises StorageError."""
+    """Update the time of a new collection's folder, so that it is not removed as abandoned. Raises StorageError."""
     try:
         os.utime(folder)
     except OSError as error:
@@ -225,7 +225,7 @@ def _batches(videos: Iterator[CheckedVideo]) -> Iterator[list[CheckedVideo]]:
 
 
 def _normalized_bytes(vector: Any, width: int, name: str) -> bytes | None:
-    """Return the bytes of an embedding (D,); one of length 1 stays the same to the last bit."""
+    """Return the bytes of an embedding (D,), normalised; an embedding of length 1 is not changed by a single bit."""
     if vector is None:
         return None
     length = float(np.linalg.norm(vector.astype(np.float64)))

@@ -1,7 +1,7 @@
-"""Parquet export of a collection in use, and import of a new collection, with every row checked and all ids kept.
+"""Parquet export of a collection in use, and import as a new collection: all rows are checked, all ids are kept.
 
-``videos.parquet`` has one row for each video, by ``video_id``; ``clips.parquet`` one for each clip, by ``clip_id``,
-which is the order of the videos. Needs the extra ``parquet``.
+``videos.parquet`` has one row per video, in order of ``video_id``; ``clips.parquet`` one row per clip, in order of
+``clip_id``, and therefore of the videos. Needs the extra ``parquet``.
 
 Shape letters: D embedding width, V visual tokens, W their width.
 """
@@ -50,10 +50,10 @@ VIDEOS_NAME, CLIPS_NAME = "videos.parquet", "clips.parquet"
 VECTORS = ("vector", "audio_vector")
 """Columns of embeddings."""
 ROW_GROUP_BYTES = 32 * 1024 * 1024
-"""Approximate size of a row group; some of it is in memory several times."""
+"""Approximate size of a row group; some of its data are in memory several times."""
 IMPORT_BATCH_ROWS = 1024
 _FETCH_ROWS = 128
-"""Rows converted to Arrow at a time, while no other thread runs."""
+"""Rows converted to Arrow at a time; the conversion holds the GIL."""
 
 
 class ClipColumns(NamedTuple):
@@ -101,9 +101,9 @@ def video_fields() -> list[Any]:
 def clip_fields(width: int, *, audio: bool, tokens: bool, audio_tokens: bool, thumbnails: bool) -> list[Any]:
     """Return the columns of ``clips.parquet``.
 
-    The span is in seconds, ``vector`` float32 (D,) of length 1; optional are ``audio_vector`` (of the sound, in the
-    same form), ``tokens`` and ``audio_tokens`` (encoded) and ``thumbnail`` (JPEG), which are null for a clip without.
-    With ``audio`` ``vector`` is null for a clip without pictures.
+    ``start`` and ``end`` are in seconds, ``vector`` is float32 (D,) of length 1. Optional columns are ``audio_vector``
+    (embedding of the sound, in the same form), ``tokens`` and ``audio_tokens`` (encoded) and ``thumbnail`` (JPEG); they
+    are null for a clip without them. With ``audio``, ``vector`` is null for a clip without pictures.
     """
     embedding = pa.list_(pa.field("element", pa.float32(), nullable=False), width)
     fields = [
@@ -133,17 +133,21 @@ def export_collection(
     thumbnails: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> ExportResult:
-    """Write the collection as it is at this moment into the new ``folder``.
+    """Write a consistent snapshot of the collection into the new ``folder``.
 
-    Concurrent reads and writes go on. The folder appears when both files are complete and durable. Memory does not grow
-    with the collection.
+    Concurrent reads and writes are possible. The folder gets its name when both files are complete and durable. Memory
+    use does not depend on the size of the collection.
 
     Args:
+        collection: the collection to export.
+        folder: folder to create.
         tokens: include visual and audio tokens, without which an imported collection cannot rerank.
         thumbnails: include thumbnails.
+        on_progress: called with the number of written clips and their total.
 
     Raises:
-        InvalidInput where ``folder`` exists or its parent does not, CollectionNotFound and StorageError.
+        InvalidInput: ``folder`` exists, or its parent does not.
+        CollectionNotFound, StorageError.
     """
     if folder.exists():
         raise InvalidInput(f"folder: {str(folder)!r} exists; a new folder was expected")
@@ -202,11 +206,11 @@ def _write_clips(
     vectors: int,
     on_progress: ProgressCallback | None,
 ) -> int:
-    """Write the clips, of which ``vectors`` have embeddings of pictures; return their number. Raises StorageError."""
+    """Write the clips and return their number. ``vectors``: expected visual embeddings. Raises StorageError."""
     schema = pa.schema(clip_fields(header.vector_width, **columns._asdict()), metadata=header.to_metadata())
     total, missing = count_clips(connection), vectors
     count = 0
-    # No dictionaries of embeddings and encoded tokens, which hardly repeat.
+    # No dictionary encoding of embeddings and tokens, which hardly repeat.
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["text"]) as writer:
         width = header.vector_width
         for group in _row_groups(
@@ -245,7 +249,7 @@ def _clip_batch(rows: Sequence[tuple[Any, ...]], schema: Any, width: int) -> Any
 
 
 def _row_groups(cursor: sqlite3.Cursor, batch_of: Callable[[list[tuple[Any, ...]]], Any]) -> Iterator[Any]:
-    """Yield tables of about ``ROW_GROUP_BYTES``, converted in batches so that other threads run in between."""
+    """Yield tables of about ``ROW_GROUP_BYTES``, converted in batches so that other threads get the GIL in between."""
     batches: list[Any] = []
     size = 0
     while rows := cursor.fetchmany(_FETCH_ROWS):
@@ -270,18 +274,23 @@ def import_collection(
     *,
     allowed: AllowedPaths,
 ) -> Collection:
-    """Create the collection ``name`` with everything that was exported to ``folder``.
+    """Create the collection ``name`` from the export in ``folder``.
 
-    Clips without visual tokens are found by similarity and not reranked. Media files are not part of an export.
+    Clips without visual tokens are found by similarity, but not reranked. An export contains no media files. After an
+    error, no collection exists.
 
     Args:
-        manifest: of the bundle in use.
-        allowed: where the media files may lie that the videos name.
+        library: store in which the collection is created.
+        folder: folder of the export.
+        name: name of the new collection.
+        manifest: manifest of the bundle in use.
+        on_progress: called with the number of imported clips and their total.
+        allowed: folders that may contain the media files that the videos name.
 
     Raises:
-        InvalidInput: a row is wrong; the message names file, row (from 1) and field.
+        InvalidInput: a row is invalid; the message names file, row (from 1) and field.
         FingerprintMismatch: another bundle computed the embeddings.
-        CollectionExists, StorageError. There is no collection of this name then.
+        CollectionExists, StorageError.
     """
     with _open_parquet(folder / VIDEOS_NAME) as videos, _open_parquet(folder / CLIPS_NAME) as clips:
         header = _read_header(videos, clips)
@@ -366,7 +375,7 @@ def _check_videos(
     clip_format: ClipFormat,
     allowed: AllowedPaths,
 ) -> Iterator[CheckedVideo]:
-    """Yield each video with its clips, checked. Both files must be in the order of ids, a video's clips in a row."""
+    """Check and yield each video with its clips. Both files must be ordered by id, with a video's clips consecutive."""
     last_video = last_clip = 0
     for row in videos:
         video_id, count = row.values["video_id"], row.values["clip_count"]
@@ -427,7 +436,7 @@ def _read_rows(name: str, file: Any) -> Iterator[ForeignRow]:
 
 
 def _to_vectors(array: Any) -> Any:
-    """Return an embedding (D,) float32 or None for each row; nulls within one become NaN, which is refused later."""
+    """Return an embedding (D,) float32 or None for each row; nulls within an embedding become NaN, rejected later."""
     present = array.is_valid().to_numpy(zero_copy_only=False)
     rows = iter(
         array.flatten()

@@ -1,8 +1,9 @@
-"""Re-embedding of a collection by another bundle, from the original files, while the old collection goes on serving.
+"""Re-embedding of a collection by another bundle, from the original files, while the old collection serves searches.
 
-The new collection grows as NAME-next, with the same videos, clips, ids and texts. When it is complete, it takes the old
-one's name, in one write transaction of the old: no video can be added or deleted in between. If the process is killed
-before that, the same call continues; if it is killed during that, the library completes it when it is next opened.
+The new collection is built as NAME-next, with the same videos, clips, ids and texts. When it is complete, it replaces
+the old collection in one write transaction of the latter, so that no video can be added or deleted in between. If the
+process is killed before the replacement, the same call continues the work; if it is killed during the replacement, the
+library completes the replacement when it is next opened.
 """
 
 from __future__ import annotations
@@ -51,17 +52,17 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
 PAGE = 500
-"""Videos of the old collection that are read at a time."""
+"""Number of videos of the old collection that are loaded at a time."""
 _POLL_SECONDS = 1.0
 _MAX_PREFIX = 58
-"""Characters of a name to which "-next" can be added."""
+"""Maximum length of a collection name to which "-next" can be appended."""
 _BEGAN_AT = "reembed_began_at"
-"""Key of the new collection's table meta: the last change of the old one when this was created."""
+"""Key in the table meta of the new collection: the old collection's last change when the new one was created."""
 _COPY_OF_ID = "reembed_of_id"
-"""Key beside ``COPY_OF_KEY``: the id of the old collection, which another one of its name does not have."""
+"""Key in addition to ``COPY_OF_KEY``: id of the old collection, as a later collection may have the same name."""
 
 OnVideo = Callable[[int, int, str], None]
-"""Called with the number of embedded videos, the number of all, and the title of the last."""
+"""Callback with the number of embedded videos, the number of all videos, and the title of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,9 @@ class ReembedResult:
     """The result of ``reembed``.
 
     Attributes:
-        replaced: whether the new collection has taken the name.
-        embedded: number of videos embedded by this call.
-        failed: videos that the new collection lacks.
+        replaced: whether the new collection has replaced the old one.
+        embedded: number of videos that this call embedded.
+        failed: videos that could not be embedded.
     """
 
     replaced: bool
@@ -99,17 +100,22 @@ def reembed(
 ) -> ReembedResult:
     """Embed all videos of collection ``name`` with ``model`` and replace the collection by the result.
 
-    Truncated embeddings keep their dimensions if those of ``model`` can have them; otherwise they are not truncated.
+    Truncated embeddings keep their number of dimensions if ``model`` supports it; otherwise they are not truncated.
 
     Args:
-        skip_missing: leave out videos whose file is gone, has changed or cannot be read. Otherwise the old collection
-            keeps its name while there are such videos.
-        config: concurrency; ``config.in_flight`` videos are in progress at a time.
+        library: store of the collection.
+        name: name of the collection.
+        model: model of the new bundle.
+        skip_missing: leave out videos whose file is missing, has changed or cannot be read. Otherwise such videos
+            prevent the replacement.
+        limits: limits on media files.
+        config: concurrency; ``config.in_flight`` videos are processed at a time.
+        on_video: called after each video.
 
     Raises:
-        InvalidInput: ``model`` filled the collection already, and no clip with sound lacks audio tokens.
-        FingerprintMismatch: NAME-next belongs to a third bundle.
-        Conflict: NAME-next is no unfinished copy of the collection.
+        InvalidInput: the collection's bundle is already that of ``model``, and no clip with sound lacks audio tokens.
+        FingerprintMismatch: NAME-next was begun with a third bundle.
+        Conflict: NAME-next is not an unfinished copy of the collection.
         CollectionNotFound, TaskMissing, EngineError, StorageError.
     """
     old = library.open(name)
@@ -139,9 +145,9 @@ def reembed(
 
 
 def can_reembed(collection: Collection, model: Model) -> bool:
-    """Return whether another model filled the collection, or clips lack audio tokens that this one matches them by.
+    """Return whether re-embedding is useful: the collection has another bundle, or clips lack audio tokens.
 
-    Clips of earlier versions have none. Raises CollectionNotFound and StorageError.
+    Clips that earlier versions stored have no audio tokens. Raises CollectionNotFound and StorageError.
     """
     if collection.fingerprint != model.bundle.fingerprint:
         return True
@@ -216,10 +222,10 @@ class _Reembedding:
     def embed_all(
         self, videos: Iterator[Video], config: PipelineConfig
     ) -> Generator[tuple[Video, str | None], None, None]:
-        """Yield every video once it is added, or with the reason why it cannot be.
+        """Yield every video with None once it is added, or with the reason why it cannot be added.
 
-        One that is deleted, or whose file is moved, while it is embedded is left out.
-        Videos are embedded concurrently and added in their order, so that clip ids grow with the log of changes.
+        A video that is deleted, or whose file is moved, while it is embedded is left out.
+        Videos are embedded concurrently and added in their order, so that clip ids increase in the change log.
         """
         in_flight: deque[Video] = deque()
         errors: dict[int, BaseException | None] = {}
@@ -247,7 +253,7 @@ class _Reembedding:
                     yield video, None
 
     def _prepare(self, video: Video) -> PreparedFile:
-        """Open the file of a video, to be embedded in the clips of the old collection."""
+        """Open the file of a video; its clips have the spans of the old collection."""
         with map_os_errors(self.old.media_path(video)):
             media = self.old.media.open(video.path)
         hashed = hash_file(media, self.limits)
@@ -271,7 +277,7 @@ class _Reembedding:
         return IngestResult(video, created=True)
 
     def _add(self, video: Video, error: BaseException | None) -> None:
-        """Add a video that left the pipeline. Raises its ``error``."""
+        """Add a video whose processing has ended, or raise its ``error``."""
         clips = self.clips.pop(video.id, [])
         if error is not None:
             raise error
@@ -287,7 +293,7 @@ class _Reembedding:
 
 
 def _replace(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:
-    """Give the new collection the old one's name; return False if videos were added to the old one meanwhile."""
+    """Replace the old collection by the new one; return False if videos were added to the old one meanwhile."""
 
     def is_complete(connection: sqlite3.Connection) -> bool:
         old_ids = video_hashes(connection).keys()
@@ -298,7 +304,7 @@ def _replace(library: CollectionStore, old: Collection, new: Collection, skipped
         for video_id in new_ids - old_ids:
             new.delete_video(video_id)
         with new.catalogue.write() as new_connection:
-            copy_jobs(connection, new_connection)  # again after a failed attempt: jobs may have gone on since
+            copy_jobs(connection, new_connection)  # also after a failed attempt, since jobs may have changed since then
             began_at = read_meta(new_connection, _BEGAN_AT)
             copy_recognition_meta(connection, new_connection)
             last_ids = connection.execute("SELECT name, seq FROM sqlite_sequence WHERE name IN ('videos', 'clips')")
@@ -313,7 +319,7 @@ def _replace(library: CollectionStore, old: Collection, new: Collection, skipped
 
 
 def _link_files(folder: Path, new_folder: Path) -> None:
-    """Link or copy every file of ``folder`` that ``new_folder`` lacks: those of jobs. Raises StorageError."""
+    """Link or copy every file of ``folder`` that ``new_folder`` lacks, such as files of jobs. Raises StorageError."""
     try:
         for parent, _, names in os.walk(folder):
             target = new_folder / Path(parent).relative_to(folder)

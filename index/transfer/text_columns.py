@@ -20,7 +20,7 @@ _TEXT = TypeAdapter(VideoText)
 
 
 def text_columns(text: VideoText) -> tuple[str | None, ...]:
-    """Return the JSON of ``TEXT_COLUMNS``; None where there is nothing."""
+    """Return the JSON of ``TEXT_COLUMNS``; None for an empty column."""
     values = _TEXT.dump_python(text, mode="json")
     return tuple(json.dumps(values[name], ensure_ascii=False) if values[name] else None for name in TEXT_COLUMNS)
 

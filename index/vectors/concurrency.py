@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 IsCancelled = Callable[[], bool]
-"""Returns whether a task should end soon, unfinished."""
+"""Function that returns whether a task should be cancelled."""
 
 
 class ReadWriteLock:
@@ -56,10 +56,10 @@ class ReadWriteLock:
 
 
 class BackgroundTask:
-    """Runs a function in a thread when triggered; triggered while it runs, once more afterwards."""
+    """Runs a function in a thread when triggered. If triggered while it runs, it runs once more afterwards."""
 
     def __init__(self, function: Callable[[IsCancelled], None], name: str) -> None:
-        """``function`` handles its own errors and checks often whether it is cancelled. ``name``: of the thread."""
+        """``function`` handles its own errors and polls often whether it is cancelled. ``name``: name of the thread."""
         self._function = function
         self._name = name
         self._condition = threading.Condition()
@@ -70,13 +70,13 @@ class BackgroundTask:
         _tasks.add(self)
 
     def trigger(self) -> None:
-        """Have the function run, and return at once; does nothing after ``stop``."""
+        """Start the function in the background; does nothing after ``stop``."""
         with self._condition:
             if self._is_stopped:
                 return
             self._is_triggered = True
             if self._thread is None:
-                # A daemon does not keep a process alive that forgot to close the collection; `_stop_all` waits for it.
+                # Daemon: a process that did not close the collection can exit; `_stop_all` waits for the thread.
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
 
@@ -89,12 +89,12 @@ class BackgroundTask:
                 self.trigger()
 
     def wait(self) -> None:
-        """Wait until no run is going on or triggered."""
+        """Wait until no run is in progress or triggered."""
         with self._condition:
             self._condition.wait_for(lambda: self._thread is None)
 
     def stop(self) -> None:
-        """Cancel the run that is going on, wait for its end, and ignore triggers from now on."""
+        """Cancel the run in progress, wait for its end, and ignore later triggers."""
         with self._condition:
             self._is_stopped = True
             self._condition.wait_for(lambda: self._thread is None)

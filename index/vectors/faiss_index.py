@@ -1,12 +1,12 @@
 """FAISS index of a collection in memory, kept current with the catalogue.
 
-The catalogue numbers its changes. Before a search the number is compared (one look-up in SQLite) and later changes are
-applied, whichever process wrote them. A search holds the vectors and one read transaction of the same change together:
-it sees exactly one state of the collection.
+The catalogue numbers its changes. Before a search, the number is compared (one SQLite query) and later changes of any
+process are applied. During a search, the vectors and the read transaction have the same last change: the search sees
+exactly one state of the collection.
 
-When enough has changed since the last snapshot, or another kind of index is due, a background thread builds a new
-snapshot from the catalogue, opens it, applies later changes and swaps it in between two searches. Without a valid
-snapshot, the vectors are read from the catalogue and searched exactly until then.
+When enough clips have changed since the last snapshot, or another kind of index is due, a background thread builds a
+new snapshot from the catalogue, opens it, applies later changes and swaps it in between two searches. Without a valid
+snapshot, the vectors are read from the catalogue and searched exactly until the build has finished.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from vitascope.errors import VitascopeError
 
 _log = logging.getLogger(__name__)
 
-SNAPSHOT_AT_CLOSE = 50_000  # clips, below which every closing writes a snapshot
-REBUILD_RATIO = 0.25  # of the clips: when so many have changed, a rebuild is due,
-MAX_RECENT = 20_000  # or when so many have, which a search compares one by one beside a graph or lists,
-MIN_CHANGED = 1000  # but not before so many
+SNAPSHOT_AT_CLOSE = 50_000  # clips: smaller collections write a snapshot at every close
+REBUILD_RATIO = 0.25  # a rebuild is due when this share of the clips has changed,
+MAX_RECENT = 20_000  # or this number of clips, which each search compares one by one in addition to the graph or lists,
+MIN_CHANGED = 1000  # but not before this number of clips has changed
 CHANGES_KEPT = 10_000  # changes before the one in the snapshot that are kept for other processes
 SHARED_ATTEMPTS = 3
 RETRY_SECONDS = 10.0  # after a background run, in which searches do not trigger another one
@@ -52,7 +52,7 @@ class FaissIndex:
     """Vectors of one signal of a catalogue, loaded at the first use; thread-safe."""
 
     def __init__(self, catalogue: Catalogue, folder: Path, dim: int, signal: Signal = "visual") -> None:
-        """``folder``: of the collection. ``dim``: of its embeddings. ``signal``: of the embeddings that it has."""
+        """``folder``: folder of the collection. ``dim``: embedding dim. ``signal``: which embeddings are indexed."""
         self._catalogue = catalogue
         self._signal = signal
         self._path = folder / SNAPSHOT_NAMES[signal]
@@ -77,7 +77,7 @@ class FaissIndex:
                     return
             with self._lock.exclusive(), self._catalogue.read() as connection:
                 self._catch_up(connection)
-        # Other processes write faster than this thread gets the lock: search once while holding it exclusively.
+        # Other processes write faster than this thread gets the shared lock: search while holding the exclusive lock.
         with self._lock.exclusive(), self._catalogue.read() as connection:
             yield connection, self._catch_up(connection)
 
@@ -92,7 +92,7 @@ class FaissIndex:
         return header.kind, changed_since(connection, header.change)
 
     def on_write(self, clips: int) -> None:
-        """See ``VectorIndex.on_write``; every so many clips a rebuild is considered."""
+        """See ``VectorIndex.on_write``. After every ``MIN_CHANGED`` clips, check whether a rebuild is due."""
         self._background.add_pending(clips, MIN_CHANGED)
 
     def request_rebuild(self) -> None:
@@ -116,7 +116,7 @@ class FaissIndex:
     # In memory; the lock is held exclusively
 
     def _catch_up(self, connection: sqlite3.Connection) -> SegmentedVectors:
-        """Return the vectors with every change of the catalogue. Raises StorageError."""
+        """Return the vectors with every change of the catalogue applied. Raises StorageError."""
         current = self._current
         if current is not None and current.change == last_change(connection):
             return current
@@ -128,7 +128,7 @@ class FaissIndex:
         return current
 
     def _load_snapshot(self, connection: sqlite3.Connection) -> SegmentedVectors | None:
-        """Open the snapshot, at the first use or where another process has built a later one."""
+        """Open the snapshot if none is loaded, or if another process has built a later one."""
         try:
             collection_id = self._catalogue.meta["collection_id"]
             self._current = SegmentedVectors.from_snapshot(
@@ -148,7 +148,7 @@ class FaissIndex:
             current.apply_changes(connection)
         except ChangeLogTruncated:
             return None
-        # Only now: vectors that an exception leaves inconsistent are discarded.
+        # Assigned last: after an exception, inconsistent vectors are discarded.
         self._current = current
         return current
 
@@ -161,7 +161,7 @@ class FaissIndex:
     # On disk
 
     def _rebuild_if_due(self, is_cancelled: IsCancelled) -> None:
-        """Write a snapshot if one is due, and swap in a later one, whichever process wrote it."""
+        """Write a snapshot if one is due, and swap in a later snapshot of any process."""
         faiss.omp_set_num_threads(max(1, min(faiss.omp_get_max_threads(), (os.cpu_count() or 1) // 2)))
 
         def should_end() -> bool:
@@ -184,7 +184,7 @@ class FaissIndex:
             truncate_change_log(connection, header.change - CHANGES_KEPT)
 
     def _swap_in(self) -> None:
-        """Replace the vectors in memory by the snapshot on disk if that is later."""
+        """Replace the vectors in memory by the snapshot on disk if the snapshot is later."""
         header = self._read_header()
         with self._lock.shared():  # not while changes are being applied
             old = self._current
@@ -204,7 +204,7 @@ class FaissIndex:
             self._trigger_if_due(connection, fresh)  # much may have been written during the build
 
     def _kind_due(self) -> str | None:
-        """Return the kind of the snapshot that is due; None if none is."""
+        """Return the kind of the snapshot that has to be built; None if none is due."""
         header = self._read_header()
         with self._catalogue.read() as connection:
             clips, changed, kind = self._plan(connection, header)
@@ -223,13 +223,13 @@ class FaissIndex:
         return clips < SNAPSHOT_AT_CLOSE or is_rebuild_due(changed, clips, kind, header)
 
     def _plan(self, connection: sqlite3.Connection, header: SnapshotHeader | None) -> tuple[int, int, str]:
-        """Return the number of clips, of those changed since the snapshot, and the kind to build."""
+        """Return the number of clips, the number of clips changed since the snapshot, and the kind to build."""
         clips = count_embeddings(connection, self._signal)
         changed = clips if header is None else changed_since(connection, header.change)
         return clips, changed, kind_to_build(read_requested_kind(connection), clips, header.kind if header else None)
 
     def _read_header(self) -> SnapshotHeader | None:
-        """Return the header of the snapshot on disk unless it is known to be invalid or of another collection."""
+        """Return the header of the snapshot on disk; None if it is known to be invalid or of another collection."""
         try:
             header = None if self._snapshot_invalid else read_header(self._path)
         except SnapshotDamaged:
@@ -239,7 +239,7 @@ class FaissIndex:
 
     @contextmanager
     def _failures_logged(self) -> Iterator[None]:
-        """Log failures, which cost only time: the catalogue has everything, and the old index serves."""
+        """Log failures. They cost only time: the catalogue has all vectors, and the old index still serves searches."""
         try:
             yield
         except BuildCancelled:
@@ -249,7 +249,7 @@ class FaissIndex:
 
 
 def is_rebuild_due(changed: int, clips: int, kind: str, header: SnapshotHeader | None) -> bool:
-    """Return whether enough clips changed, or another kind than that of the snapshot is to be built."""
+    """Return whether enough clips changed, or a kind other than the snapshot's has to be built."""
     if header is not None and header.kind != kind and clips >= MIN_CLIPS[HNSW]:
         return True
     limit = REBUILD_RATIO * clips if kind == FLAT else min(REBUILD_RATIO * clips, MAX_RECENT)

@@ -1,8 +1,8 @@
 """Kinds of FAISS index, and the search parameters of each.
 
-``flat`` compares with every vector and is exact. ``hnsw`` walks a graph of neighbours. ``ivfpq`` looks into the nearest
-of many lists, at codes of one byte per eight dimensions, and compares the best of them with the vectors themselves. All
-return inner products of unit vectors, which are cosines: scores are never estimates.
+``flat`` compares every vector and is exact. ``hnsw`` traverses a graph of neighbours. ``ivfpq`` compares codes of one
+byte per eight dimensions in the nearest inverted lists, then refines the best with the full vectors. All kinds return
+exact inner products of unit vectors, which are cosines.
 
 Search parameters follow from the size of the index, from k and from how many vectors are allowed. They are passed with
 each call, so that searches with different filters run concurrently.
@@ -32,14 +32,14 @@ _faiss: Any = faiss
 
 AUTO, FLAT, HNSW, IVFPQ = "auto", "flat", "hnsw", "ivfpq"
 INDEX_KIND_KEY = "index_kind"
-"""In a catalogue's table meta."""
+"""Key in the table meta of a catalogue."""
 INDEX_KINDS = (AUTO, FLAT, HNSW, IVFPQ)
 
 # Numbers of clips from which `auto` builds the next kind: docs/nearest.md has the measurements.
 HNSW_FROM = 25_000
 IVFPQ_FROM = 400_000
-DOWNGRADE_RATIO = 0.5  # of that size, below which a built kind is replaced by the simpler one
-# Clips below which a requested kind brings nothing and flat is built instead.
+DOWNGRADE_RATIO = 0.5  # below this share of the threshold, the next simpler kind is built again
+# Number of clips below which a requested kind has no advantage, so that flat is built instead.
 MIN_CLIPS = {FLAT: 0, HNSW: 1000, IVFPQ: 10_000}
 
 HNSW_M = 32  # links of a vector in the graph
@@ -50,7 +50,7 @@ _MIN_CODE_BYTES = 32
 _TRAINING_ROUNDS = 10
 _BLOCK_SIZE = 1024  # vectors added between two checks for cancellation: at most half a second of a busy processor
 
-# Cost of a search in comparisons of whole vectors, to choose exact search where it costs less.
+# Cost of a search, in comparisons of full vectors: exact search is chosen if it costs less.
 _COST_OF_GRAPH_STEP = 16
 _COST_OF_CODE = 0.15
 
@@ -77,7 +77,7 @@ def read_requested_kind(connection: sqlite3.Connection) -> str:
 def kind_to_build(requested: str, clips: int, current: str | None = None) -> str:
     """Return the kind to build for a number of clips.
 
-    ``current``: the kind that is built now; `auto` keeps it while the size lies between two thresholds.
+    ``current``: the kind of the existing index; `auto` keeps it between the two thresholds of a kind.
     """
     if requested != AUTO:
         return requested if clips >= MIN_CLIPS[requested] else FLAT
@@ -95,7 +95,7 @@ def index_kind(index: Index) -> str:
 
 
 def flat_index(index: Index) -> Index:
-    """Return the flat index of the vectors that every kind holds; it lives as long as ``index``."""
+    """Return the flat index of full vectors that every kind contains; it is valid as long as ``index`` exists."""
     kind = index_kind(index)
     if kind == HNSW:
         return _faiss.downcast_index(index.storage)
@@ -129,7 +129,7 @@ def _fill(index: Index, blocks: Iterable[Float32], is_cancelled: Callable[[], bo
 
 
 def _train(flat: Index, is_cancelled: Callable[[], bool]) -> Index:
-    """Return empty lists of codes, trained on a reproducible sample of the vectors."""
+    """Return an empty IVFPQ index, trained on a reproducible sample of the vectors."""
     total, dim = flat.ntotal, flat.d
     lists = max(1, min(round(2 * total**0.5), total // 40))
     codes = next(n for n in range(max(dim // 8, min(dim, _MIN_CODE_BYTES)), 0, -1) if dim % n == 0)
@@ -163,7 +163,7 @@ def _centroids(sample: Float32, lists: int, is_cancelled: Callable[[], bool]) ->
 
 
 class IdSelection:
-    """Positions that a search may return, in the forms that FAISS takes, each made when first needed."""
+    """Positions that a search may return, converted lazily to the types that FAISS needs."""
 
     def __init__(self, mask: Mask) -> None:
         """``mask`` (N,): True at allowed positions."""
@@ -172,12 +172,12 @@ class IdSelection:
 
     @cached_property
     def bitmap(self) -> Any:
-        """Selector for graphs and lists, which test one position after the other."""
+        """Selector for graphs and inverted lists, which test positions one by one."""
         return _faiss.IDSelectorBitmap(np.packbits(self._mask, bitorder="little"))
 
     @cached_property
     def flat_parameters(self) -> Any:
-        """Parameters of an exact search, which computes only the allowed positions."""
+        """Parameters of an exact search that computes only allowed positions."""
         return _faiss.SearchParameters(sel=_faiss.IDSelectorArray(np.flatnonzero(self._mask)))
 
 
@@ -188,11 +188,11 @@ def search_index(
 
     Args:
         index: any kind of index.
-        queries: (Q, D).
-        k: K is ``k``, or less where fewer positions are allowed.
+        queries: query embeddings, (Q, D) float32.
+        k: number of results; K is smaller if fewer positions are allowed.
         selection: allowed positions; None allows all.
-        kind: as ``index_kind`` returns it.
-        flat: as ``flat_index`` returns it.
+        kind: ``index_kind`` of the index.
+        flat: ``flat_index`` of the index.
 
     Returns:
         cosines (Q, K) and positions (Q, K).
@@ -204,8 +204,8 @@ def search_index(
         return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     exact_parameters = None if selection is None else selection.flat_parameters
     parameters = None if kind == FLAT else _approximate_parameters(index, kind, total, allowed, k, selection)
-    # FAISS spreads queries over threads. For one query the others would only be woken up, which costs 10 ms and more
-    # on a busy machine. The number of threads belongs to the calling thread alone.
+    # FAISS distributes queries over threads. For a single query it would only wake up the other threads, which takes
+    # 10 ms and more on a busy machine. The OpenMP setting applies to the calling thread only.
     threads = faiss.omp_get_max_threads()
     if len(queries) == 1:
         faiss.omp_set_num_threads(1)
@@ -214,7 +214,7 @@ def search_index(
             cosines, positions = flat.search(queries, k, params=exact_parameters)
             return cosines, positions
         cosines, positions = index.search(queries, k, params=parameters)
-        # Rarely the graph or the lists lead to fewer than k: then every vector is compared.
+        # In rare cases the graph or the lists yield fewer than k results: then every vector is compared.
         if len(missing := np.flatnonzero(positions[:, -1] < 0)):
             cosines[missing], positions[missing] = flat.search(queries[missing], k, params=exact_parameters)
     finally:
@@ -225,7 +225,7 @@ def search_index(
 def _approximate_parameters(
     index: Index, kind: str, total: int, allowed: int, k: int, selection: IdSelection | None
 ) -> Any:
-    """Return search parameters for the ``k`` best of ``allowed`` positions; None where exact search costs less."""
+    """Return search parameters for the ``k`` best of ``allowed`` positions; None if exact search costs less."""
     share = allowed / total
     if kind == HNSW:
         ef = int(max(ef_search(total), 1.5 * k) / share)
@@ -236,7 +236,7 @@ def _approximate_parameters(
         return _faiss.SearchParametersHNSW(efSearch=ef, sel=selection.bitmap)
     lists = _faiss.downcast_index(index.base_index).nlist
     refined = k * k_factor(k)
-    # Enough lists for three times the vectors to be refined, were they spread evenly.
+    # If vectors were distributed evenly, these lists would contain three times the vectors to refine.
     probes = min(lists, int(max(nprobe(total), 3 * refined * lists / total) / share))
     if prefer_exact(lists + probes / lists * total * _COST_OF_CODE + refined, allowed):
         return None
@@ -263,13 +263,13 @@ def nprobe(total: int) -> int:
 
 
 def k_factor(k: int) -> int:
-    """Return FAISS's k_factor: for each of ``k`` results so many vectors are compared as a whole."""
+    """Return FAISS's k_factor: the number of full vectors to compare per result."""
     return max(4, min(24, 2400 // k))
 
 
 @lru_cache(maxsize=1024)
 def _hnsw_parameters(ef: int) -> Any:
-    return _faiss.SearchParametersHNSW(efSearch=ef)  # shared between searches, which do not change it
+    return _faiss.SearchParametersHNSW(efSearch=ef)  # cached: searches do not modify it
 
 
 @lru_cache(maxsize=1024)

@@ -1,8 +1,8 @@
-"""Searches on an NVIDIA GPU, with a FAISS that is built for one.
+"""Searches on an NVIDIA GPU, with a FAISS built for GPUs.
 
-Searches of all vectors run there; those that exclude vectors (filters, deleted clips) stay on the CPU, as FAISS's GPU
-indexes take no selector. FAISS cannot move an HNSW graph: built with cuVS, the GPU makes a graph of its own kind
-(CAGRA) from the same vectors; else the graph stays on the CPU.
+Searches that exclude vectors (filters, deleted clips) run on the CPU, as FAISS's GPU indexes support no selector; all
+other searches run on the GPU. FAISS cannot copy an HNSW graph to the GPU: if FAISS is built with cuVS, a CAGRA graph is
+built from the same vectors on the GPU, else the HNSW graph is searched on the CPU.
 
 Shape letters: Q queries, D embedding dim.
 """
@@ -50,7 +50,7 @@ class GpuIndex:
         return k * (k_factor(k) if self._kind == IVFPQ else 1) <= _MAX_K
 
     def search(self, queries: Float32, k: int) -> tuple[Float32, Int64]:
-        """Return cosines and positions (Q, k) nearest to queries (Q, D), best first; position -1 where none is."""
+        """Return (cosines, positions), both (Q, k), nearest to queries (Q, D), best first; missing results are -1."""
         parameters = None
         if self._kind == IVFPQ:
             parameters = ivfpq_parameters(nprobe(self._index.ntotal), k_factor(k))
@@ -63,7 +63,7 @@ class GpuIndex:
 
 
 def copy_to_gpu(index: Index) -> GpuIndex | None:
-    """Return a copy of ``index`` on the first GPU; None without one, or where FAISS cannot copy it."""
+    """Return a copy of ``index`` on the first GPU; None without a GPU, or if FAISS cannot copy the index."""
     kind = index_kind(index)
     if not index.ntotal or faiss.get_num_gpus() == 0:
         return None
@@ -74,7 +74,7 @@ def copy_to_gpu(index: Index) -> GpuIndex | None:
             return GpuIndex(_build_cagra(flat_index(index)), kind)
         if kind != IVFPQ:
             return GpuIndex(_faiss.index_cpu_to_gpu(_resources(), 0, index), kind)
-        # Lists and codes go to the GPU; the few vectors that are then compared as a whole stay on the CPU.
+        # Lists and codes are copied to the GPU; full vectors, of which few are compared, stay on the CPU.
         lists = _faiss.index_cpu_to_gpu(_resources(), 0, _faiss.downcast_index(index.base_index))
         refined = _faiss.IndexRefine(lists, flat_index(index))
         refined.referenced_objects = [lists, index]

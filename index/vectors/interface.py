@@ -1,6 +1,6 @@
-"""The interface of vector indexes, and the backends behind it: FAISS in this process, or a Milvus server.
+"""Interface of vector indexes, and choice of the backend: FAISS in this process, or a Milvus server.
 
-With either backend SQLite holds the vectors, and the index is derived from it.
+With both backends, SQLite stores the vectors, and the index is derived from them.
 
 Shape letters: Q queries, D embedding dim.
 """
@@ -21,28 +21,28 @@ from vitascope.errors import InvalidInput
 
 FAISS = "faiss"
 SIGNALS_KEY = "signals"
-"""In a catalogue's table meta, separated by commas; a catalogue without it has the visual signal alone."""
+"""Key in the table meta: signals separated by commas; if missing, visual only."""
 BACKEND_KEY = "vectors"
-"""In a catalogue's table meta; a catalogue without it uses FAISS."""
+"""Key in the table meta: vector backend; if missing, FAISS."""
 MILVUS_LITE_SUFFIX = ".db"
 NO_AUDIO_IN_MILVUS = "collections whose vectors are in Milvus have no audio signal"
 _SCHEMES = ("http", "https", "tcp")
 
 
 class VectorSnapshot(Protocol):
-    """The vectors of one state of a catalogue, valid while the read transaction of that state is open."""
+    """The vectors of one state of a catalogue, valid while the read transaction of this state is open."""
 
     @property
     def is_exact(self) -> bool:
-        """Return whether a search of any depth returns the very nearest."""
+        """Return whether a search always returns the exact nearest vectors."""
 
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
         """Return the K clips nearest to each query, best first, ties by id.
 
         Args:
-            queries: (Q, D), of length 1.
-            k: K is ``k``, or less where there are fewer clips.
-            allowed: by clip id, whether it may be returned; ids beyond its end may not. None allows all.
+            queries: query embeddings of length 1, (Q, D) float32.
+            k: number of results; K is smaller if there are fewer clips.
+            allowed: mask by clip id; ids beyond its end are not allowed. None allows all.
 
         Returns:
             cosines (Q, K) and clip ids (Q, K).
@@ -53,34 +53,34 @@ class VectorIndex(Protocol):
     """A vector index that follows one catalogue; thread-safe."""
 
     def snapshot(self) -> AbstractContextManager[tuple[sqlite3.Connection, VectorSnapshot]]:
-        """Open a read transaction and the vectors of the same state, with every write acknowledged before.
+        """Open a read transaction and the vectors of the same state, which includes every acknowledged write.
 
         Raises CollectionNotFound and StorageError.
         """
 
     def status(self, connection: sqlite3.Connection) -> tuple[str, int]:
-        """Return the kind that serves, or will from the first search on, and how many clips changed since it was built.
+        """Return the kind in use (before the first search: the kind to load) and the clips changed since its build.
 
         Loads nothing and does not wait.
         """
 
     def on_write(self, clips: int) -> None:
-        """Note that this process added or deleted so many clips, durably. Raises nothing."""
+        """Called after this process has added or deleted ``clips`` clips durably. Raises nothing."""
 
     def request_rebuild(self) -> None:
-        """Have the index that is due built in the background, and return at once."""
+        """Start to build the index in the background if it is due, and return at once."""
 
     def wait_for_rebuild(self) -> None:
-        """Wait until no rebuild is going on or requested."""
+        """Wait until no rebuild is in progress or requested."""
 
     def close(self) -> None:
         """Stop work in the background. Raises nothing."""
 
 
 def open_vector_index(catalogue: Catalogue, folder: Path, dim: int, signal: Signal = "visual") -> VectorIndex:
-    """Return the index of a signal of the collection in ``folder``, of embeddings (dim,).
+    """Return the vector index for a signal of the collection in ``folder``; ``dim``: embedding dim.
 
-    Nothing is read or connected yet. With the Milvus backend there is only the visual signal.
+    Reads nothing and does not connect yet. The Milvus backend supports only the visual signal.
     """
     backend = backend_of(catalogue.meta)
     if backend == FAISS:
@@ -93,7 +93,7 @@ def open_vector_index(catalogue: Catalogue, folder: Path, dim: int, signal: Sign
 
 
 def check_backend(value: object) -> str:
-    """Return ``value`` if it is a backend: ``faiss``, a Milvus server's URL, or a path that ends in ``.db``.
+    """Return ``value`` if it is a backend: ``faiss``, the URL of a Milvus server, or a path that ends with ``.db``.
 
     A path is returned absolute. Raises InvalidInput, without repeating the value of a URL with credentials.
     """
@@ -121,14 +121,14 @@ def check_backend(value: object) -> str:
 
 
 def backend_of(meta: Mapping[str, str]) -> str:
-    """Return the backend of a catalogue with this table meta."""
+    """Read the vector backend from a table meta."""
     return meta.get(BACKEND_KEY, FAISS)
 
 
 def parse_signals(meta: Mapping[str, str]) -> tuple[Signal, ...]:
-    """Return the signals of a catalogue with this table meta.
+    """Read the signals from a table meta.
 
-    Raises InvalidInput for unknown ones, and for others than the visual signal with the Milvus backend.
+    Raises InvalidInput for unknown signals, and for any signal but visual with the Milvus backend.
     """
     names = meta.get(SIGNALS_KEY, "visual").split(",")
     signals = tuple(signal for signal in SIGNALS if signal in names)
@@ -142,7 +142,7 @@ def parse_signals(meta: Mapping[str, str]) -> tuple[Signal, ...]:
 def index_kinds_of(backend: str) -> tuple[str, ...]:
     """Return the kinds of index that a backend offers.
 
-    Milvus's lists of codes are not offered: it does not compare their results with the vectors themselves.
+    ``ivfpq`` is not offered with Milvus, which does not refine the results with the full vectors.
     """
     return INDEX_KINDS if backend == FAISS else (AUTO, FLAT, HNSW)
 

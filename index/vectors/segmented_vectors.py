@@ -1,9 +1,9 @@
-"""The vectors of a collection in memory: a built index, vectors added since, and a mask of deleted ones.
+"""The vectors of a collection in memory: a built index, vectors added since its build, and a mask of deleted vectors.
 
 The built segment may be of any kind (``faiss_kinds``), never changes, and may be mapped from a file that other
-processes map, too. Recent vectors are compared exactly. Nothing is removed from an index: a deleted vector is excluded
-from searches until the next build leaves it out. A search merges both segments. Ids are clip ids (int64), which only
-grow.
+processes map, too. Recent vectors are compared exactly. No vector is removed from an index: a deleted vector is
+excluded from searches, and the next build leaves it out. A search merges the results of both segments. Ids are clip
+ids (int64), which only increase.
 
 Shape letters: N vectors, Q queries, D embedding dim.
 """
@@ -36,15 +36,15 @@ from index.vectors.snapshot import SnapshotDamaged, SnapshotHeader, read_snapsho
 
 
 class ChangeLogTruncated(Exception):
-    """The log no longer has every change since this state, or one of them cannot be applied."""
+    """The change log no longer has every change since this state, or a change cannot be applied."""
 
 
 class SegmentedVectors:
-    """A built and a recent segment; searched by many threads at once, changed by one that holds them alone.
+    """A built and a recent segment. Many threads may search at the same time; changes need exclusive access.
 
     Attributes:
-        change: number and stamp of the catalogue's last change that the vectors contain.
-        header: of the snapshot that has the built segment.
+        change: number and stamp of the last change of the catalogue that the vectors contain.
+        header: header of the snapshot with the built segment.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SegmentedVectors:
         header: SnapshotHeader | None = None,
         signal: Signal = "visual",
     ) -> None:
-        """``built``: an index of vectors (N, dim) of the signal with their ascending ``ids`` (N,); None for none."""
+        """``built``: an index of vectors (N, dim) of the signal, with ascending ``ids`` (N,); None: empty."""
         self.dim = dim
         self._signal = signal
         self.header = header
@@ -77,7 +77,7 @@ class SegmentedVectors:
     def from_snapshot(
         cls, path: Path, connection: sqlite3.Connection, collection_id: str, dim: int, signal: Signal = "visual"
     ) -> SegmentedVectors | None:
-        """Open the snapshot at ``path``; None without a file.
+        """Open the snapshot at ``path``; None if there is no file.
 
         Raises SnapshotDamaged if it is invalid or belongs to another collection, history or signal.
         """
@@ -93,32 +93,32 @@ class SegmentedVectors:
 
     @property
     def kind(self) -> str:
-        """The kind of the built segment; flat without one."""
+        """The kind of the built segment; flat if there is none."""
         return FLAT if self._built is None else self._built.kind
 
     @property
     def is_exact(self) -> bool:
-        """Return whether a search of any depth returns the very nearest."""
+        """Return whether a search always returns the exact nearest vectors."""
         return self._built is None or self._built.kind == FLAT
 
     @property
     def last_id(self) -> int:
-        """The highest id that was ever added, deleted or not; 0 for none."""
+        """The highest id that was ever added, even if deleted since; 0 if none was added."""
         return max((int(part.ids[-1]) for part in (self._built, self._recent) if part and len(part.ids)), default=0)
 
     @property
     def count(self) -> int:
-        """Vectors that are not deleted."""
+        """Number of vectors that are not deleted."""
         return self._recent.live_count + (0 if self._built is None else self._built.live_count)
 
     @property
     def changed(self) -> int:
-        """Vectors added or deleted since the built segment was built."""
+        """Number of vectors added or deleted since the built segment was built."""
         built_deleted = 0 if self._built is None else self._built.deleted_count
         return len(self._recent.ids) + self._recent.deleted_count + built_deleted
 
     def add(self, ids: Int64, vectors: Float32) -> None:
-        """Add ``vectors`` (N, D) under ``ids`` (N,), ascending and above all that were ever added."""
+        """Add ``vectors`` (N, D) under ``ids`` (N,), which are ascending and above ``last_id``."""
         if len(ids):
             self._recent.append(ids, vectors)
 
@@ -138,11 +138,11 @@ class SegmentedVectors:
             raise ChangeLogTruncated
         changes = changes_since(connection, self.change[0])
         added = [first for _, _, kind, first, _ in changes if kind == "add"]
-        if added and min(added) <= self.last_id:  # a video of another collection, added under its own ids
+        if added and min(added) <= self.last_id:  # add_with_ids has added a video with lower ids
             raise ChangeLogTruncated
         self.remove([(first, count) for _, _, kind, first, count in changes if kind == "delete"])
         if added:
-            # Ids only grow, so that everything added since is at or after the first of them.
+            # Ids only increase, so all added vectors have ids from the lowest added one on.
             for ids, vectors in iter_embeddings(connection, self.dim, min(added), self._signal):
                 self.add(ids, vectors)
         self.change = last_change(connection)
@@ -155,7 +155,9 @@ class SegmentedVectors:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         if len(results) == 1:
             cosines, ids = results[0]
-            if not (cosines[:, 1:] == cosines[:, :-1]).any():  # one segment's results are in order, but for ties
+            if not (
+                cosines[:, 1:] == cosines[:, :-1]
+            ).any():  # the results of one segment are in order, except for ties
                 return cosines, ids
         else:
             cosines = np.concatenate([result[0] for result in results], axis=1)
@@ -165,7 +167,7 @@ class SegmentedVectors:
 
 
 class _Segment:
-    """An index with the ascending ids of its positions, and which of them are deleted."""
+    """An index, the ascending ids of its positions, and a mask of deleted positions."""
 
     def __init__(self, index: Index, ids: Int64, *, may_use_gpu: bool = False) -> None:
         self.index = index
@@ -206,7 +208,7 @@ class _Segment:
         return cosines, self.ids[positions]
 
     def _position_mask(self, allowed: Mask) -> Mask:
-        """Return the mask by position for ``allowed`` by id, without deleted positions."""
+        """Convert the mask ``allowed`` by id to a mask by position, without deleted positions."""
         first, last = int(self.ids[0]), int(self.ids[-1])
         mask = np.zeros(len(self.ids), bool)
         if last - first + 1 == len(self.ids):  # ids without a gap are the usual case

@@ -1,13 +1,13 @@
 """Snapshots of built indexes on disk, built from the catalogue, replaced atomically and verified before use.
 
 Layout of the file: FAISS's serialised index, the clip ids of its positions (8 bytes each, little-endian), a JSON
-header, the header's length (8 bytes, little-endian), the SHA-256 of all bytes so far (32), a magic (8). The header says
-which state of which catalogue the index holds. Without a valid file the vectors are read from the catalogue: a snapshot
-saves time and is never the truth.
+header, the header's length (8 bytes, little-endian), the SHA-256 of all bytes so far (32), magic bytes (8). The header
+names the catalogue and its last change in the index. Without a valid file the vectors are read from the catalogue,
+which is the source of truth: a snapshot only saves time.
 
-The file is mapped, not read: all processes share its pages, as far as searches touch them. A replaced file exists,
-without a name, until the last process has closed it. Lists of codes (`ivfpq`) are read into memory, the vectors beside
-them are mapped.
+The file is memory-mapped: only touched pages are read, and all processes share them. A replaced file exists without a
+name until the last process has closed it. Of `ivfpq`, lists and codes are read into memory, and the full vectors are
+mapped.
 
 Shape letter: N vectors.
 """
@@ -47,7 +47,7 @@ _faiss: Any = faiss  # the package's type hints lack its Python layer
 
 @dataclass(frozen=True, slots=True)
 class SnapshotHeader:
-    """The catalogue, its last change (number and stamp) that the index contains, embedding dim, clips, kind, signal."""
+    """Header of a snapshot: catalogue, last change in the index (number, stamp), embedding dim, clips, kind, signal."""
 
     collection_id: str
     change: int
@@ -59,13 +59,13 @@ class SnapshotHeader:
 
 
 class SnapshotDamaged(Exception):
-    """A snapshot file exists and is invalid; the message says why."""
+    """A snapshot file exists but is invalid; the message is the reason."""
 
 
 def write_snapshot(path: Path, index: Index, ids: Int64, header: SnapshotHeader) -> None:
     """Replace the snapshot at ``path`` by ``index`` with the ``ids`` (N,) of its positions, durably.
 
-    Readers see the old file or the new one. Raises OSError, such as for a full disk; the old file stays then.
+    Readers see either the old file or the new one. Raises OSError, for example if the disk is full; the old file stays.
     """
     text = json.dumps(asdict(header), sort_keys=True).encode()
     digest = hashlib.sha256()
@@ -84,7 +84,7 @@ def write_snapshot(path: Path, index: Index, ids: Int64, header: SnapshotHeader)
 def read_header(path: Path) -> SnapshotHeader | None:
     """Return the header of the snapshot at ``path`` without verifying the index; None without a file.
 
-    For estimates only. Raises SnapshotDamaged without a readable header.
+    For estimates only. Raises SnapshotDamaged if the header cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -96,12 +96,12 @@ def read_header(path: Path) -> SnapshotHeader | None:
 
 
 def read_snapshot(path: Path) -> tuple[Index, Int64, SnapshotHeader] | None:
-    """Verify a snapshot and return the index, mapped and read-only, its ids (N,) and its header; None without a file.
+    """Verify a snapshot; return its index (mapped, read-only), ids (N,) and header, or None if there is no file.
 
     Raises SnapshotDamaged if any byte differs from what was written.
     """
     try:
-        # One open file for all that follows: another process may replace the snapshot meanwhile.
+        # All reads use the same open file, as another process may replace the snapshot meanwhile.
         with open(path, "rb") as file:
             length, header = _parse_tail(file)
             _verify_digest(file)
@@ -109,7 +109,7 @@ def read_snapshot(path: Path) -> tuple[Index, Int64, SnapshotHeader] | None:
             ids = np.fromfile(file, dtype="<i8", count=header.clips).astype(np.int64, copy=False)
             try:
                 index = faiss.read_index(f"/dev/fd/{file.fileno()}", faiss.IO_FLAG_MMAP_IFC)
-            except RuntimeError as error:  # intact, but written by a FAISS of another format
+            except RuntimeError as error:  # intact, but written by a FAISS version with another format
                 raise SnapshotDamaged(f"{path.name}: {error}") from error
     except FileNotFoundError:
         return None
@@ -123,7 +123,7 @@ def read_snapshot(path: Path) -> tuple[Index, Int64, SnapshotHeader] | None:
 
 
 def exclusive_build_lock(path: Path, is_cancelled: Callable[[], bool]) -> AbstractContextManager[bool]:
-    """Hold the lock of the one process that builds a snapshot for ``path``.
+    """Hold the lock by which only one process at a time builds the snapshot at ``path``.
 
     Waits for another builder until ``is_cancelled`` returns True, and yields whether the lock is held. Raises OSError.
     """
@@ -133,15 +133,15 @@ def exclusive_build_lock(path: Path, is_cancelled: Callable[[], bool]) -> Abstra
 def build_snapshot(
     catalogue: Catalogue, path: Path, dim: int, kind: str, is_cancelled: IsCancelled, signal: Signal = "visual"
 ) -> SnapshotHeader:
-    """Build an index of all vectors of a signal in the catalogue and replace the snapshot at ``path`` by it.
+    """Build an index of all vectors of a signal in the catalogue, and replace the snapshot at ``path``.
 
-    The vectors are read in one transaction that ends before the build begins, so that neither writers nor SQLite's
-    write-ahead log wait for it. Killed or failed at any point, a build leaves the old snapshot and at most a temporary
-    file that a later one removes.
+    The vectors are read in one transaction that ends before the build begins, so that the build delays neither writers
+    nor checkpoints of SQLite's write-ahead log. If the build is killed or fails, the old snapshot stays, and a later
+    build removes the temporary file.
 
     Raises:
         BuildCancelled: soon after ``is_cancelled`` returns True.
-        OSError, StorageError, CollectionNotFound: nothing has changed then.
+        OSError, StorageError, CollectionNotFound: the old snapshot is unchanged.
     """
     blocks: deque[Float32] = deque()
     all_ids: list[Int64] = [np.empty(0, np.int64)]
@@ -161,13 +161,13 @@ def build_snapshot(
 
 
 def _drain(blocks: deque[Float32]) -> Iterator[Float32]:
-    """Yield each block once; its memory is free as soon as the index has copied it."""
+    """Yield and forget each block, so that its memory is freed as soon as the index has copied it."""
     while blocks:
         yield blocks.popleft()
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete temporary files that killed processes of any version left beside ``path`` an hour ago or earlier."""
+    """Delete temporary files next to ``path`` that are older than an hour: killed processes left them."""
     for temp_path in path.parent.glob(f".{path.name}-*"):
         with suppress(OSError):
             if temp_path.stat().st_mtime < time.time() - 3600:

@@ -36,12 +36,12 @@ from vitascope.errors import StorageError, VectorsUnavailable, VitascopeError
 _log = logging.getLogger(__name__)
 
 SEARCH_CATCH_UP_SECONDS = 30.0
-"""After which a search gives up; the steps so far are kept."""
+"""Seconds after which a search stops waiting for the replica; completed steps are kept."""
 WRITE_CATCH_UP_SECONDS = 10.0
-"""After which a write returns, without failing."""
+"""Seconds after which a write stops waiting for the replica; it does not fail."""
 RETRY_SECONDS = 15.0
-"""After Milvus did not respond, in which writes do not call it; searches always do."""
-_MAX_ATTEMPTS = 4  # of a search, each in a replica that is replaced or lost while it is searched
+"""Seconds in which writes do not call Milvus after it did not respond; searches always call it."""
+_MAX_ATTEMPTS = 4  # of a search whose replica is replaced or lost during the search
 _MIN_EF = 128  # what FAISS uses in large collections
 
 
@@ -49,7 +49,7 @@ class MilvusIndex:
     """Vector index of one catalogue; thread-safe, and usable in several processes. Connects at the first use."""
 
     def __init__(self, catalogue: Catalogue, folder: Path, dim: int, url: str) -> None:
-        """``folder``: of the collection. ``dim``: of its embeddings. ``url``: as ``check_backend`` returns it."""
+        """``folder``: folder of the collection. ``dim``: embedding dim. ``url``: URL checked by ``check_backend``."""
         self._catalogue = catalogue
         self._folder = folder
         self._dim = dim
@@ -66,14 +66,14 @@ class MilvusIndex:
             yield connection, MilvusVectors(self._catalogue, connection, self._dim, self)
 
     def status(self, connection: sqlite3.Connection) -> tuple[str, int]:
-        """See ``VectorIndex.status``. Milvus indexes every change, so that none is outstanding."""
+        """See ``VectorIndex.status``. The number of changes is 0, as Milvus indexes every change."""
         replica = read_replicas(connection).current
         if replica is not None:
             return replica.kind, 0
         return milvus_kind(read_requested_kind(connection), count_clips(connection), None), 0
 
     def on_write(self, clips: int) -> None:
-        """Update the replica. If Milvus does not respond, that is logged, and the next search does it."""
+        """Update the replica. If Milvus does not respond, log it; the next search updates the replica."""
         try:
             if time.monotonic() >= self._not_before:
                 self._manager.catch_up(self._last_change(), deadline(WRITE_CATCH_UP_SECONDS))
@@ -143,7 +143,7 @@ class MilvusIndex:
         return status
 
     def _rebuild_if_due(self, is_cancelled: IsCancelled) -> None:
-        """Catch up however long that takes, drop old replicas, and create one of another kind if it is due."""
+        """Catch up without a time limit, drop old replicas, and create a replica of another kind if it is due."""
 
         def should_end() -> bool:
             return is_cancelled() or self._catalogue.closed

@@ -1,7 +1,7 @@
 """Management of the replica in Milvus that serves a catalogue: catching up, recreation after loss, change of kind.
 
-What a process knows of a replica's checkpoint may be out of date, which costs time and loses nothing. One thread of one
-process at a time writes to the current replica, under a lock on a file in the collection's folder.
+The checkpoint that a process remembers may be outdated; this costs time, but loses nothing. Only one thread of one
+process at a time writes to the current replica, protected by a lock file in the collection's folder.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from vitascope.file_lock import file_lock
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.02
-_SLICE_SECONDS = 2.0  # of long work, after which other threads and processes may take the lock
-_DROP_WAIT_SECONDS = 10.0  # for a process that fills a replica, which notices soon that the catalogue was dropped
+_SLICE_SECONDS = 2.0  # of long work; then the lock is released for other threads and processes
+_DROP_WAIT_SECONDS = 10.0  # until a process that fills a replica notices that the catalogue was dropped
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """A replica and a checkpoint that it has reached at least."""
+    """A replica and the last checkpoint that it is known to have reached."""
 
     replica: Replica
     checkpoint: Checkpoint
@@ -58,7 +58,7 @@ class ReplicaManager:
     """Manages the replicas of one catalogue; thread-safe."""
 
     def __init__(self, server: MilvusServer, catalogue: Catalogue, folder: Path, dim: int) -> None:
-        """``folder``: of the collection. ``dim``: of its embeddings."""
+        """``folder``: folder of the collection. ``dim``: embedding dim."""
         self._server = server
         self._catalogue = catalogue
         self._folder = folder
@@ -68,7 +68,7 @@ class ReplicaManager:
 
     @property
     def status(self) -> ReplicaStatus | None:
-        """The replica that serves, as far as this process knows."""
+        """The current replica as this process knows it; None if unknown."""
         return self._status
 
     def invalidate(self, status: ReplicaStatus) -> None:
@@ -80,7 +80,7 @@ class ReplicaManager:
         """Return an intact replica that contains this change or a later one.
 
         Raises:
-            BuildCancelled: soon after ``is_cancelled`` returns True; the steps so far are kept.
+            BuildCancelled: soon after ``is_cancelled`` returns True; completed steps are kept.
             StorageError, CollectionNotFound.
         """
         while (status := self._status) is None or status.checkpoint.change < change:
@@ -94,12 +94,12 @@ class ReplicaManager:
                     if is_cancelled():
                         raise BuildCancelled from None
                 except BaseException:
-                    self._status = None  # the checkpoint in Milvus says how far it came
+                    self._status = None  # read the checkpoint from Milvus again
                     raise
         return status
 
     def catch_up_fully(self, is_cancelled: IsCancelled) -> None:
-        """Catch up however long that takes, truncate the change log and drop old replicas. Raises as ``catch_up``."""
+        """Catch up without a time limit, truncate the change log and drop old replicas. Raises as ``catch_up``."""
         with self._catalogue.read() as connection:
             change, _ = last_change(connection)
         while (status := self._catch_up_slice(change, is_cancelled)) is None:
@@ -110,7 +110,7 @@ class ReplicaManager:
         self._drop_left()
 
     def is_work_due(self) -> bool:
-        """Return whether a replica of another kind is to be created, or others are to be dropped."""
+        """Return whether a replica of another kind is due, or old replicas have to be dropped."""
         with self._catalogue.read() as connection:
             left = read_replicas(connection).left
         return bool(left) or self.kind_due() is not None
@@ -127,8 +127,8 @@ class ReplicaManager:
     def replace(self, kind: str, is_cancelled: IsCancelled) -> None:
         """Fill a replica of another kind while the current one serves, then make it the current one.
 
-        Only one caller at a time. Raises as ``catch_up``, and CollectionLost, ChangeLogTruncated; the old replica
-        continues to serve then.
+        Only one caller at a time. Raises the errors of ``catch_up``, CollectionLost and ChangeLogTruncated; after an
+        error the old replica stays current.
         """
         replica = new_replica(kind)
         with self._catalogue.write() as connection:
@@ -145,7 +145,7 @@ class ReplicaManager:
         self._drop_left()
 
     def _catch_up_slice(self, change: int, is_cancelled: IsCancelled) -> ReplicaStatus | None:
-        """Catch up for a while; None if that was not long enough."""
+        """Catch up for ``_SLICE_SECONDS``; return None if the replica is not current by then."""
         is_over = deadline(_SLICE_SECONDS)
         try:
             return self.catch_up(change, lambda: is_cancelled() or is_over())
@@ -155,7 +155,7 @@ class ReplicaManager:
     # Only while holding the lock
 
     def _current(self, known: ReplicaStatus | None, is_cancelled: IsCancelled) -> ReplicaStatus:
-        """Return the current replica with every change. ``known``: its status as known to this process."""
+        """Return the current replica with every change applied. ``known``: the status that this process remembers."""
         resumed = self._resume(known)
         status = resumed or self._recreate()
         is_complete = resumed is None or (known is not None and known.replica == resumed.replica)
@@ -267,7 +267,7 @@ def build_lock_path(folder: Path) -> Path:
 
 
 def deadline(seconds: float) -> IsCancelled:
-    """Return a function that returns whether so many seconds have passed since this call."""
+    """Return a function that returns True once ``seconds`` have passed since this call."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end
 

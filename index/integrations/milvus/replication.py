@@ -1,13 +1,13 @@
 """Replicas of a catalogue's vectors in Milvus: their registry in the catalogue, and replication by the change log.
 
-A replica is a collection in Milvus with a random name, so that a catalogue that is restored, imported or embedded again
-never shares one with another. The registry, one row of the table meta, has its name before it is created and until it
-is dropped, so that a killed process leaves no unknown replica.
+A replica is a collection in Milvus with a random name, so that two catalogues (such as a restored or re-embedded one
+and its original) never share a replica. The registry, one row of the table meta, has the name of a replica from before
+its creation until after it was dropped, so that a killed process leaves no unknown replica.
 
-First all vectors are copied in the order of their ids, then the changes since the start are applied; later changes
-follow the same way. A checkpoint in Milvus stores how far the replica is. A step of some thousand clips can be
-repeated: ids keep their vectors forever, deleted clips never come back, and vectors are read at the time of the step. A
-process that is killed, or loses the connection, resumes from the checkpoint, and one that is too old costs only time.
+First all vectors are copied in the order of their ids, then the changes since the start of the copy are applied; later
+changes are applied the same way. A checkpoint in Milvus stores the progress of the replica. A step of some thousand
+clips can be repeated: an id always has the same vector, deleted clips never come back, and vectors are read during the
+step. After a crash or a lost connection, replication resumes from the checkpoint; an outdated one costs only time.
 
 Shape letters: N vectors, D embedding dim.
 """
@@ -53,7 +53,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSet:
-    """The replica that is searched, and the names of others that may be in Milvus and are to be dropped (``left``)."""
+    """The searched replica, and ``left``: names of other replicas that may exist in Milvus and have to be dropped."""
 
     current: Replica | None
     left: tuple[str, ...]
@@ -152,7 +152,7 @@ def apply_changes(
     Only one caller at a time may write to a replica.
 
     Raises:
-        BuildCancelled: soon after ``is_cancelled`` returns True; the steps so far are kept.
+        BuildCancelled: soon after ``is_cancelled`` returns True; completed steps are kept.
         ChangeLogTruncated: the log no longer has every change.
         CollectionLost, StorageError, CollectionNotFound.
     """

@@ -1,7 +1,7 @@
-"""Client of a Milvus server: few calls, each with a timeout, whose errors become ours.
+"""Client of a Milvus server: the few calls that are needed, each with a timeout and with translated errors.
 
-A collection in Milvus has the clips' vectors under their ids and, under id 0, which no clip has, a checkpoint: a text
-that says up to which change it contains its catalogue.
+A collection in Milvus has the vectors of clips under the clip ids. Row 0, an id that no clip has, is the checkpoint: a
+text that names the last change of the catalogue that the collection contains.
 
 Shape letters: N vectors, D embedding dim.
 """
@@ -26,7 +26,7 @@ from vitascope.errors import StorageError, VectorsUnavailable
 from vitascope.extras import missing_package_message
 
 TOKEN_VARIABLE = "VITASCOPE_MILVUS_TOKEN"
-"""Environment variable with ``user:password`` or an API key, which is stored nowhere else."""
+"""Environment variable with ``user:password`` or an API key; it is stored nowhere else."""
 CHECKPOINT_ID = 0
 MAX_RESULTS = 16_384
 """Milvus's limit for one query."""
@@ -40,7 +40,7 @@ PROBE_SECONDS = 2.0
 _MAX_MESSAGE_BYTES = 8 * 1024 * 1024  # of vectors; Milvus takes 64 MiB
 _MAX_MESSAGE_ROWS = 2000
 _DEFAULT_PORTS = {"http": 19530, "tcp": 19530, "https": 443}
-# Otherwise gRPC shares the state of an address in the process, including that it should not be tried again for a while.
+# Otherwise all connections to an address share their state, including the wait before the next connection attempt.
 _OWN_CONNECTION = {"grpc.use_local_subchannel_pool": 1}
 # Error codes of Milvus, the first two of its client.
 _UNEXPECTED, _NOT_CONNECTED, _NOT_FOUND, _NOT_LOADED = 1, 2, 100, 101
@@ -58,7 +58,7 @@ class MilvusServer:
     """
 
     def __init__(self, url: str) -> None:
-        """``url``: as ``check_backend`` returns it. Nothing is connected yet."""
+        """``url``: URL checked by ``check_backend``. Does not connect yet."""
         self.url = url
         self._client: Any = None
         self._connect_lock = threading.Lock()
@@ -151,8 +151,8 @@ class MilvusServer:
         Every write that Milvus acknowledged before is included. ``CHECKPOINT_ID`` may be among the ids.
 
         Args:
-            name: of the collection.
-            query: of length 1.
+            name: name of the collection in Milvus.
+            query: query embedding of length 1.
             k: at most ``MAX_RESULTS``.
             ef: candidates of a graph search; None for an index without a graph.
             expression: filter over ids; empty for none.

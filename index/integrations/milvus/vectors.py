@@ -1,11 +1,12 @@
-"""Search of one state of the catalogue in a replica that may be ahead of it.
+"""Search of one state of the catalogue in a replica that may contain later changes.
 
-Milvus returns candidates, the catalogue decides. Candidates are looked up in the open read transaction, which excludes
-later clips, and similarities are computed from the vectors there. Clips deleted later may be missing in Milvus already:
-the change log, read after Milvus has responded, names them, and they become candidates, too. If Milvus returns too few,
-because a graph did not lead to more or more are needed than it returns, every vector in the catalogue is compared.
+Milvus returns candidates; the catalogue makes the result exact for its state. Candidates are looked up in the open read
+transaction, which excludes later clips, and similarities are computed from the vectors there. Clips that were deleted
+later may already be missing in Milvus: the change log, read after Milvus has responded, names them, and they are added
+to the candidates. If Milvus returns too few candidates (its graph did not reach more, or more are needed than it can
+return), every vector in the catalogue is compared.
 
-The catalogue also evaluates filters, so that a filter means the same with every backend; Milvus gets clip ids.
+The catalogue also evaluates filters, so that a filter means the same with every backend; Milvus gets clip ids only.
 
 Shape letters: N vectors, Q queries, D embedding dim.
 """
@@ -24,11 +25,11 @@ from index.storage.queries import count_clips, deleted_since, iter_embeddings, l
 from index.vectors.faiss_kinds import Float32, Int64, Mask
 
 MAX_RANGES = 32
-"""In one filter expression; Milvus 2.3 refuses 64, as the message is nested too deep then."""
+"""Maximum ranges in one filter expression; Milvus 2.3 rejects 64, as the message is nested too deeply."""
 MAX_IDS = 50_000
-"""In one filter expression: half a megabyte of text at most."""
+"""Maximum ids in one filter expression: half a megabyte of text."""
 _SPARE = 16
-"""Results beyond those needed: the checkpoint's row, and clips added a moment ago."""
+"""Results requested in addition: the checkpoint's row and clips added a moment ago may be among the results."""
 
 Scored = tuple[Float32, Int64]
 """(cosines, ids), each (N,)."""
@@ -40,12 +41,12 @@ class CandidateSource(Protocol):
     def candidates(self, query: Float32, k: int, expression: str, share: float) -> list[int]:
         """Return the ids of at most ``k`` vectors nearest to ``query`` (D,) that match ``expression``.
 
-        ``share``: the fraction of all clips that match it, at most. Raises VectorsUnavailable.
+        ``share``: upper bound of the fraction of clips that match ``expression``. Raises VectorsUnavailable.
         """
 
 
 class MilvusVectors:
-    """The vectors of one state, valid while its read transaction is open."""
+    """The vectors of one state of the catalogue, valid while its read transaction is open."""
 
     def __init__(self, catalogue: Catalogue, connection: sqlite3.Connection, dim: int, source: CandidateSource) -> None:
         self._catalogue = catalogue
@@ -74,7 +75,7 @@ class MilvusVectors:
         limit = k + _SPARE
         while limit <= MAX_RESULTS:
             candidates, is_all = self._candidates(query, limit, expressions, allowed)
-            # Only now: whatever Milvus lacked when it responded is in the log by now.
+            # Read after the response: every deletion that Milvus had applied by then is in the log.
             deleted = self._deleted_since()
             if deleted is None:
                 return self._compare_all(query, k, allowed)
@@ -91,7 +92,7 @@ class MilvusVectors:
     def _candidates(
         self, query: Float32, limit: int, expressions: list[str], allowed: Mask | None
     ) -> tuple[set[int], bool]:
-        """Return ids that may be the nearest, and whether Milvus has no others."""
+        """Return candidate ids, and whether Milvus has no further matching ids."""
         share = 1.0 if allowed is None else float(np.count_nonzero(allowed)) / len(expressions) / len(allowed)
         results = [self._source.candidates(query, limit, expression, share) for expression in expressions]
         return {clip_id for ids in results for clip_id in ids}, all(len(ids) < limit for ids in results)
@@ -123,10 +124,10 @@ class MilvusVectors:
 
 
 def filter_expressions(allowed: Mask | None) -> list[str]:
-    """Return Milvus expressions over ids: exactly one matches each ``allowed`` id, and none any other id.
+    """Return Milvus expressions over ids: each ``allowed`` id matches exactly one expression, any other id none.
 
-    One is enough if the ids form few ranges, or if few are allowed or few are not; a search takes one call for each. An
-    empty list: no id is allowed.
+    A single expression is returned if the ids form few ranges, or if few ids are allowed or few are excluded. A search
+    makes one call per expression. The list is empty if no id is allowed.
     """
     if allowed is None:
         return [""]

@@ -1,8 +1,8 @@
 """Execution backend in which Ray actors decode and embed the files of a job.
 
-This process runs the job: it assigns one item at a time to each actor, stores the clips that come back, recognises
-speech and screen text as in a job without a cluster, and records the outcomes. An actor that dies is replaced as soon
-as the cluster has room for another; only the item that it was working on counts as crashed.
+This process runs the job: it assigns one item at a time to each actor, stores the clips that the actor returns,
+recognises speech and screen text as in a job without a cluster, and records the outcomes. An actor that dies is
+replaced as soon as the cluster has room for a new one; only the item that it was processing counts as crashed.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from vitascope.version import installed_version
 IN_FLIGHT_PER_ACTOR = 3
 """Items in flight for each actor: one being embedded, one queued, one being stored."""
 LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-"""Lets a cluster that is started here listen on 127.0.0.1 alone: any client of its ports may run code in it. Ray reads
-it when it is imported.
+"""Environment variable, read when Ray is imported, by which a cluster started here listens on 127.0.0.1 only: any
+client of its ports may run code in it.
 """
 _MAX_DEATHS = 100
-"""Deaths of actors in a row, without a single result, after which the run is given up."""
+"""Number of actors that may die in a row, without any result in between, before the run fails."""
 _POLL_SECONDS = 0.1
 _JOIN_SECONDS = 10.0
 _JOB_ERRORS = (BundleError, TaskMissing, StorageError, CollectionNotFound, ClusterError)
@@ -100,9 +100,9 @@ class RayCluster:
     """Execution backend: the Ray cluster that this process is connected to.
 
     Attributes:
-        actors: number of workers; 0: as many as the cluster has room for.
-        threads: CPUs of each worker.
-        device: of the model; "cuda" and "tensorrt" need one GPU for each worker.
+        actors: number of workers; 0: as many as fit into the cluster.
+        threads: number of CPUs of each worker.
+        device: device of the model; "cuda" and "tensorrt" need one GPU for each worker.
     """
 
     actors: int = 0
@@ -121,7 +121,7 @@ class RayCluster:
         return int(self.device in ("cuda", "tensorrt"))
 
     def size(self) -> int:
-        """Return the number of workers. Raises ClusterError when no machine has room for one."""
+        """Return the number of workers. Raises ClusterError if no machine has room for a worker."""
         import ray
 
         nodes: list[dict[str, Any]] = cast(Any, ray).nodes()
@@ -150,10 +150,10 @@ class RayCluster:
 
 @dataclass(slots=True)
 class _Call:
-    """A running call of an actor: of ``start`` without an item, of ``hash``, or of ``embed``.
+    """A running call of the actor method ``start`` (without an item), ``hash`` or ``embed``.
 
-    ``description``: of an item that is segmented already. ``ping``: an earlier call, which also fails if the actor had
-    died before it began with the item.
+    ``description``: description of an item that is already segmented. ``ping``: a call made before; if it failed, too,
+    the actor had died before it started the item.
     """
 
     actor: Any
@@ -166,7 +166,7 @@ class _Call:
 class RayExecutor:
     """Executor with a thread that assigns items to actors and threads that store and recognise their results.
 
-    Files that are to be segmented by the sentences of their transcript are prepared and transcribed here before.
+    Files that are segmented by the sentences of their transcript are first prepared and transcribed in this process.
     """
 
     def __init__(self, context: RunContext, cluster: RayCluster) -> None:
@@ -175,14 +175,14 @@ class RayExecutor:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[JobItem, FileDescription | None]] = deque()
         self._in_progress: dict[str, list[JobItem]] = {}
-        """By SHA-256 of the content; of equal files the first is processed, and the others get its result."""
+        """Items by SHA-256 of their content; of equal files the first is processed, and the others get its result."""
         self._fault: Exception | None = None
         self._is_closed = threading.Event()
         self._calls: dict[Any, _Call] = {}
-        """By the reference of the result."""
+        """Running calls by the Ray reference of their result."""
         self._idle: list[Any] = []
         self._deaths = 0
-        """Since the last result."""
+        """Number of actors that have died since the last result."""
         self._to_prepare: ClosableQueue[JobItem] = ClosableQueue()
         self._to_store: ClosableQueue[tuple[JobItem, EmbeddedFile]] = ClosableQueue()
         self._recognition = context.recognition_stages()
@@ -216,7 +216,7 @@ class RayExecutor:
         return [] if first is None else [first, *self._results.drain()]
 
     def progress(self) -> list[ItemProgress[JobItem]]:
-        """Return how far recognition is: actors report only the end of a file."""
+        """Return the progress of recognition; actors do not report progress within a file."""
         return self._recognition.progress()
 
     def cancel(self) -> list[ItemResult[JobItem]]:
@@ -229,7 +229,7 @@ class RayExecutor:
         return self._results.drain()
 
     def _is_first(self, item: JobItem, content_sha256: str) -> bool:
-        """Return whether this is the first item of its content; any other waits for the result of that one."""
+        """Return whether this is the first item with its content; any other item will get the result of the first."""
         with self._lock:
             items = self._in_progress.setdefault(content_sha256, [item])
             if items[0] is not item:
@@ -246,13 +246,13 @@ class RayExecutor:
             if ingested is not None:
                 self._finish(duplicate, IngestResult(ingested.video, created=False), None)
             else:
-                self.submit(duplicate)  # may succeed, or fails with its own error
+                self.submit(duplicate)  # processed for itself: it may succeed, or fail with its own error
 
     def _fail(self, item: JobItem, error: BaseException) -> None:
         self._finish(item, None, error)
 
     def _on_stored(self, item: JobItem, ingested: IngestResult) -> None:
-        """Pass a stored video on to recognition. Raises StorageError and CollectionNotFound."""
+        """Pass a stored video to recognition. Raises StorageError and CollectionNotFound."""
         self._recognition.submit(item, ingested, None, partial(self._finish, item))
 
     def _prepare(self) -> None:
@@ -282,7 +282,7 @@ class RayExecutor:
         self._fail(item, self._fault)
 
     def _run_pool(self) -> None:
-        """Assign items to actors until the run is over or the cluster is given up."""
+        """Assign items to actors until the run ends or the cluster fails."""
         import ray
 
         try:
@@ -301,13 +301,13 @@ class RayExecutor:
                     ]  # only after it is handled: `_give_up` fails the items that are still here
         except _JOB_ERRORS as error:
             self._give_up(error)
-        except Exception as error:  # Ray's own, of many kinds; concerns no single file
+        except Exception as error:  # Ray has many kinds of errors; none of these concerns a single file
             self._give_up(ClusterError(f"ray: {type(error).__name__}: {_last_line(error)}"))
         finally:
             self._end_actors()
 
     def _end_actors(self) -> None:
-        """End actors after their current calls, so that they remove their copies; those not started yet at once."""
+        """End actors after their current calls, so that they remove their copies; end actors not started yet at once."""
         import ray
 
         with suppress(Exception):  # the cluster may be gone
@@ -352,7 +352,7 @@ class RayExecutor:
             self._calls[actor.hash.remote(item)] = _Call(actor, "hash", item, description, ping)
 
     def _handle(self, reference: Any, call: _Call, config: WorkerConfig) -> None:
-        """Take the result of a call and make the next one. Raises ClusterError and what no file can cause."""
+        """Take the result of a call and make the next call. Raises ClusterError, and errors that no file can cause."""
         import ray
 
         try:
@@ -384,7 +384,7 @@ class RayExecutor:
         self._idle.append(call.actor)
 
     def _refresh(self, item: JobItem, known: Video) -> None:
-        """Refresh the video of an item that is read in place; a copy states nothing new."""
+        """Refresh the video of an item that is read in place; a copied item has no new title, metadata or subtitles."""
         ingested = IngestResult(known, created=False)
         try:
             with suppress(MediaError, VideoNotFound):  # not readable here, or deleted meanwhile
@@ -448,7 +448,7 @@ class RayExecutor:
                 self._fail(item, error)
 
     def _with_local_file(self, item: JobItem, embedded: EmbeddedFile) -> EmbeddedFile:
-        """Return the result with the file that the video plays from: a copy is fetched here, too."""
+        """Return the result with the local path of the video's file; URLs and archive members are fetched here, too."""
         fetcher, description = self._context.fetcher, embedded.description
         if fetcher.local_path(item.path, item.position) == description.path:
             return embedded
@@ -459,7 +459,7 @@ class RayExecutor:
 
 
 def shared_folders(source: Source) -> tuple[str, ...]:
-    """Return the folders that every machine must have. Paths in a file list may lead anywhere; each is tried."""
+    """Return the folders that every machine must have mounted; none for a file list, whose paths may lead anywhere."""
     match source:
         case FolderSource(folder=folder):
             return (folder,)
@@ -470,5 +470,5 @@ def shared_folders(source: Source) -> tuple[str, ...]:
 
 
 def _last_line(error: Exception) -> str:
-    """Return the last line of an error's message, the informative one of Ray's."""
+    """Return the last line of an error message, which is the informative one in Ray's messages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

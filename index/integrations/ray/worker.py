@@ -39,15 +39,15 @@ class WorkerConfig:
     """Configuration shared by all workers of a run.
 
     Attributes:
-        version: of Vitascope where the job runs.
+        version: version of Vitascope on the machine that runs the job.
         bundle: Ray reference to the result of ``bundle_files``.
         folders: folders of the source, which every machine must have mounted.
-        options: of the job.
-        policy: what the job may read.
-        limits: on media files.
-        threads: of the model and the decoder.
-        device: of the model.
-        signals: of the collection.
+        options: options of the job.
+        policy: folders and URLs that the job may read.
+        limits: limits on media files.
+        threads: number of threads of the model and the decoder.
+        device: device of the model.
+        signals: signals of the collection.
     """
 
     version: str
@@ -69,7 +69,7 @@ class EmbeddedFile(NamedTuple):
 
 
 class Worker:
-    """Works on one file at a time: first ``hash``, then ``embed`` unless the collection has its content.
+    """Processes one file at a time: first ``hash``, then ``embed`` unless the collection has its content.
 
     Expected errors are returned, not raised: Ray would wrap them in its own.
     """
@@ -79,7 +79,7 @@ class Worker:
         self._open_file = ExitStack()
 
     def start(self) -> Exception | None:
-        """Load the model; return why this worker cannot work."""
+        """Load the model; return None, or the error why this worker cannot be used."""
         import ray
 
         try:
@@ -91,7 +91,7 @@ class Worker:
         return None
 
     def ping(self) -> None:
-        """Do nothing: the process is alive."""
+        """Do nothing; a result shows that the process is alive."""
 
     def hash(self, item: JobItem) -> str | Exception:
         """Fetch and hash an item's file, which stays open; return the SHA-256 (hex) of its content or an error."""
@@ -115,7 +115,7 @@ class Worker:
     def embed(self, description: FileDescription | None = None) -> EmbeddedFile | Exception:
         """Decode and embed the file that was hashed last; return its clips or an error.
 
-        ``description``: of the file as it was segmented where the job runs; None: segment it here.
+        ``description``: description of the file if the job's process has segmented it; None: segment the file here.
         """
         config = self._config
         with self._open_file.pop_all():
@@ -141,7 +141,7 @@ class Worker:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield a path for a temporary folder; first remove those of workers of this user that were killed."""
+    """Yield a path for a temporary folder; first remove the folders of killed workers of this user."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         with suppress(OSError):
             stat = folder.lstat()
@@ -163,7 +163,7 @@ def bundle_files(bundle: Bundle) -> dict[str, bytes]:
 
 
 def load_model(files: Mapping[str, bytes], threads: int, device: Device) -> Model:
-    """Return a model that embeds videos and their sound, of bundle files that are verified again and not kept.
+    """Verify the files of a bundle and return a model that embeds videos and their sound; the files are not kept.
 
     Raises BundleError, TaskMissing, EngineError.
     """
@@ -197,7 +197,7 @@ def check_version(version: str) -> None:
 
 
 def check_folders(folders: Iterable[str]) -> None:
-    """Raise ClusterError unless this machine has these folders. Without them each of their files would fail."""
+    """Raise ClusterError unless this machine has these folders; without them, each of their files would fail."""
     for folder in folders:
         if not Path(folder).is_dir():
             host = os.uname().nodename
