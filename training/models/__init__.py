@@ -1,1 +1,1 @@
-"""Video-language models: parts that every system shares here, each system in a folder of its own."""
+"""Video-language models: the three architectures, and the modules that they share."""

@@ -35,7 +35,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def read_config(values: Mapping[str, Any]) -> FusedConfig:
-    """Parse a stored configuration; without the key `system` it is HD-VILA's.
+    """Parse a stored configuration. Without the key `system` the architecture is `hd-vila`.
 
     Raises InvalidInput where the architecture is unknown or a field is wrong.
     """

@@ -26,11 +26,12 @@ WINDOW_SECONDS = 0.025
 MIN_POWER = 1e-8
 """Smallest power of a mel bin, relative to a sine of full scale: 80 dB below it."""
 FEATURE_MEAN, FEATURE_SCALE = -12.0, 0.2
-"""Features become (log power - mean) * scale, nearly all of them between -1.5 and 1.5, as pixels of the CNN are."""
+"""A feature is (log power - mean) * scale: nearly always between -1.5 and 1.5, the range of the CNN's pixels."""
 SHORT_SECONDS, LEAD_SECONDS = 1.0, 0.25
-"""A sound shorter than the first begins as late as the second: a CNN sees what is at the edge of its picture worse."""
+"""A sound shorter than SHORT_SECONDS is delayed by LEAD_SECONDS of silence: a CNN responds less to the edges of its
+input."""
 CONTEXT_TOKENS = 2
-"""Tokens of silence that a trimmed window keeps after its longest sound, for the same reason."""
+"""Tokens of silence that a trimmed window keeps after its longest sound, so that the sound is not at the edge."""
 
 
 class LogMel(nn.Module):
@@ -44,8 +45,9 @@ class LogMel(nn.Module):
         super().__init__()
         self.hop = cfg.hop
         self.window = round(cfg.sample_rate * WINDOW_SECONDS)
-        # Power does not depend on the time that phases refer to. Seen from its middle a symmetric window is a sum of
-        # cosines of an even part and sines of an odd part, each of half the length: half of the products.
+        # The power spectrum does not depend on where the time origin is. With the origin in the middle of a symmetric
+        # window, the even part of the signal needs cosines only and the odd part sines only. Each part has half the
+        # length, which halves the multiplications.
         from_middle = np.arange(self.window // 2) + 0.5
         hann = np.cos(np.pi * from_middle / self.window) ** 2
         phases = np.pi * np.outer(from_middle, np.arange(cfg.frequencies + 1)) / cfg.frequencies
@@ -57,7 +59,7 @@ class LogMel(nn.Module):
             self.register_buffer(name, torch.from_numpy(values.astype(np.float32)), persistent=False)
 
     def forward(self, samples_BN: Tensor) -> Tensor:
-        """Return features (B, F, M) of samples, of which frame i is about those from i hops; F is N / hop."""
+        """Return the features (B, F, M) of samples (B, N). Frame i describes the samples from i * hop; F is N / hop."""
         device = samples_BN.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):  # bfloat16 is too coarse for a range of 80 dB
@@ -79,7 +81,7 @@ class LogMel(nn.Module):
 
 
 class CnnTokens(nn.Module):
-    """A CNN on a picture of the features, and Transformer layers over its columns."""
+    """A CNN that reads the features as a picture, followed by Transformer layers over the columns of its output."""
 
     def __init__(self, cfg: AudioConfig) -> None:
         super().__init__()
@@ -102,7 +104,7 @@ class CnnTokens(nn.Module):
         self.norm = nn.LayerNorm(cfg.width)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode; the statistics of the CNN's norms, which photographs have set, do not change."""
+        """Set the training mode. The CNN's BatchNorm keeps the statistics of its pre-training on photographs."""
         super().train(mode)
         for module in self.stages.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -110,7 +112,7 @@ class CnnTokens(nn.Module):
         return self
 
     def forward(self, features_BFM: Tensor, mask_BT: Tensor) -> Tensor:
-        """Return the tokens (B, T, W) of features; mask: which tokens are of sound."""
+        """Return the tokens (B, T, W) of features (B, F, M). mask: (B, T), 0 for tokens after the end of the sound."""
         b, f, m = features_BFM.shape
         pairs = features_BFM.reshape(b, f // STACKED, STACKED, m)
         first, second = pairs.unbind(2)
@@ -129,7 +131,7 @@ class CnnTokens(nn.Module):
 
 
 class AstTokens(nn.Module):
-    """The Audio Spectrogram Transformer; a token is the mean of the patches of one time."""
+    """The Audio Spectrogram Transformer (Gong et al., 2021). A token is the mean of the patches of one time step."""
 
     def __init__(self, cfg: AudioConfig) -> None:
         super().__init__()
@@ -173,7 +175,7 @@ class AudioEncoder(nn.Module):
 
         Args:
             samples_BN: From -1 to 1, at most one window.
-            lengths_B: int64, the number of samples that are sound; 0: the row has none.
+            lengths_B: int64, the number of samples before padding; 0: the row has no sound.
             masked: Largest fraction of mel bins, and of frames, that are masked at random (SpecAugment).
         """
         hop = self.cfg.hop
@@ -191,9 +193,9 @@ class AudioEncoder(nn.Module):
         return tokens
 
     def trim(self, samples_BN: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return windows without most of the silence after the longest sound, which hardly changes its tokens.
+        """Return windows without most of the padding after the longest sound, which hardly changes the tokens.
 
-        Whole tokens are cut off: a CNN with TensorFlow's padding has the grid of a whole window at such widths alone.
+        Only whole tokens are cut off: at other widths TensorFlow's padding would shift the CNN's grid.
         """
         if self.cfg.encoder != "cnn":
             return samples_BN
@@ -203,7 +205,7 @@ class AudioEncoder(nn.Module):
         return samples_BN[:, : size - max(surplus, 0) // step * step]
 
     def _after_lead(self, samples_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sounds and their lengths with silence before those that are short and leave room for it."""
+        """Return the sounds and their lengths, with silence inserted before each short sound if the window has room."""
         rate, size = self.cfg.sample_rate, samples_BN.shape[1]
         lead = round(LEAD_SECONDS * rate)
         longest = min(round(SHORT_SECONDS * rate) - 1, size - lead)
@@ -214,7 +216,7 @@ class AudioEncoder(nn.Module):
         return torch.where(is_short[:, None], later, samples_BN), torch.where(is_short, lengths_B + lead, lengths_B)
 
     def token_mask(self, lengths_B: Tensor, samples: int) -> Tensor:
-        """Return which audio tokens (B, T) of rows with so many samples are of sound, int64."""
+        """Return the mask (B, T) int64 of audio tokens, 1 before the end of each sound. samples: N of the rows."""
         step = self.cfg.token_frames * self.cfg.hop
         count = self.cfg.tokens if self.cfg.encoder == "ast" else -(-samples // step)
         begins = torch.arange(count, device=lengths_B.device) * step
@@ -228,7 +230,7 @@ class AudioEncoder(nn.Module):
 
 
 def _random_span(lengths_B: Tensor, size: int, share: float) -> Tensor:
-    """Return masks (B, size) bool of one random span each, of at most `share` of a length."""
+    """Return masks (B, size) bool, each with one random span of at most `share` of the row's length."""
     width, offset = torch.rand(2, len(lengths_B), 1, device=lengths_B.device)
     width = width * share * lengths_B[:, None]
     start = offset * (lengths_B[:, None] - width)

@@ -1,6 +1,6 @@
 """BatchNorm variants: frozen statistics folded into the convolution, and statistics synchronized over processes.
 
-torch's SyncBatchNorm needs a GPU and drops the activation of timm's norms; ours also synchronizes processes on CPUs.
+torch's SyncBatchNorm needs a GPU and drops the activation of timm's norms. `sync_batch_norm` has neither limit.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from training import distributed
 def fold_frozen_norms(module: nn.Module) -> None:
     """Let each convolution of a module apply the BatchNorm2d that follows it, in training mode.
 
-    For norms with frozen statistics, which are affine maps: the activations, the largest tensors of a step, are then
-    read and written once less in each direction. Parameters, their names and gradients do not change; in evaluation
-    mode both layers run unchanged.
+    Only for BatchNorm with frozen statistics, which is an affine map. Folding saves one read and one write of the
+    activations, the largest tensors of a step, in the forward and in the backward pass. Parameters, their names and
+    gradients do not change. In evaluation mode both layers run unchanged.
     """
     for convolution_name, norm_name in normalised_convolutions(module):
         convolution: Any = module.get_submodule(convolution_name)
@@ -75,7 +75,10 @@ def _after_folded(self: Any, x: Tensor) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
-    """F.conv2d whose bias gradient is a plain sum: oneDNN's takes a third of the time of the kernel's gradient."""
+    """F.conv2d whose bias gradient is a plain sum, which is faster than that of oneDNN.
+
+    oneDNN's bias gradient takes a third of the time of the kernel's gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, shift: Tensor, geometry: tuple[Any, ...]) -> Tensor:
@@ -96,7 +99,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def sync_batch_norm(module: nn.Module) -> None:
-    """Let every BatchNorm of a module with running statistics use those of all processes' batches in training mode.
+    """Let every BatchNorm of a module compute its training statistics over the batches of all processes.
 
     Parameters, buffers and evaluation mode do not change. All processes must have equal batch sizes.
     """

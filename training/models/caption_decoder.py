@@ -1,10 +1,10 @@
-"""The decoder that writes captions: words attend to the visual tokens and to the words before them.
+"""The decoder that generates captions: words attend to the visual tokens and to earlier words.
 
-The layers and the output over words have the form of the fused layers and of the head for masked words, from which they
-are initialized, as the parts of BLIP's decoder (Li et al., ICML 2022, section 3.1) have that of its encoder.
+The layers are initialized from the fused layers and the word head from the MLM head, so they have the same shapes.
+BLIP's decoder shares its layers with the encoder in a similar way (Li et al., ICML 2022, section 3.1).
 
 Shape letters: B captions, Y layers, H heads, T visual and audio tokens, P words so far, L new words, d head width, D
-width of the layers, K words that it writes.
+width of the layers, K words in the output vocabulary.
 """
 
 from __future__ import annotations
@@ -20,20 +20,26 @@ from training.models.text import MASKED_SCORE, MaskedWordHead, apply_layer, keys
 
 
 class CaptionDecoder(nn.Module):
-    """Transformer layers over [words; visual tokens] with a causal mask, and a head of the next word."""
+    """Transformer layers over [words; visual tokens] with a causal mask over words, and a head for the next word."""
 
     words: Tensor | None
-    """Ids (K,) of the words that it writes, ascending, or -1 where they are not chosen yet; None: the vocabulary."""
+    """Token ids (K,) of the output vocabulary, ascending; -1 before they are chosen. None: the whole vocabulary."""
 
     def __init__(self, config: BertConfig, layers: int, words: int = 0) -> None:
-        """words: Number of words that it writes, of which only the logits of these are computed; 0: the vocabulary."""
+        """Build the decoder.
+
+        Args:
+            config: BERT configuration of the layers.
+            layers: Number of layers.
+            words: Size K of the output vocabulary, the only words whose logits are computed; 0: all words.
+        """
         super().__init__()
         self.register_buffer("words", torch.full((words,), -1) if words else None)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(layers))  # type: ignore[no-untyped-call]
         self.word_head = MaskedWordHead(config.hidden_size, config.vocab_size)
 
     def copy_weights(self, fused_layers: Iterable[nn.Module], word_head: MaskedWordHead) -> None:
-        """Copy the weights of the fused layers, the first to the first, and of the head for masked words."""
+        """Copy the weights of the fused layers, in order, and of the MLM head."""
         for layer, fused in zip(self.layers, fused_layers, strict=False):
             layer.load_state_dict(fused.state_dict())
         self.word_head.load_state_dict(word_head.state_dict())
@@ -51,10 +57,10 @@ class CaptionDecoder(nn.Module):
         """Decode new words.
 
         Args:
-            input_ids: (B, L) int64, of the words at positions P to P + L - 1.
-            embeddings: Those of BERT, of words and positions.
-            past_keys, past_values: (B, Y, H, P, d), of the words before them.
-            visual_keys, visual_values: (B, Y, H, T, d).
+            input_ids: (B, L) int64, the words at positions P to P + L - 1.
+            embeddings: BERT's embeddings of words and positions.
+            past_keys, past_values: (B, Y, H, P, d), keys and values of the first P words.
+            visual_keys, visual_values: (B, Y, H, T, d), keys and values of the visual and audio tokens.
             visual_mask: (B, T) int64, 0 for tokens of a missing modality.
 
         Returns:
@@ -79,7 +85,7 @@ class CaptionDecoder(nn.Module):
         return hidden, torch.stack(all_keys, dim=1), torch.stack(all_values, dim=1)
 
     def word_logits(self, states: Tensor, word_embeddings: nn.Embedding) -> Tensor:
-        """Return the logits (B, vocabulary) of states (B, D): `MASKED_SCORE` for words that it does not write."""
+        """Return the logits (B, vocabulary) of states (B, D): `MASKED_SCORE` outside of the output vocabulary."""
         logits: Tensor = self.word_head(states, word_embeddings, self.words)
         if self.words is None:
             return logits

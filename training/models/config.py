@@ -16,7 +16,7 @@ ClipMerge = Literal["mean", "logsumexp"]
 HOP_SECONDS = 0.01
 """Time between frames of log-mel features."""
 STACKED = 2
-"""Adjacent frames that are one column of the picture that an audio CNN reads."""
+"""Adjacent feature frames that are stacked into one column of the audio CNN's input."""
 START_TOKEN, END_TOKEN = "[CLS]", "[SEP]"
 """Tokens before and after a caption."""
 MAX_CAPTION_TOKENS = 48
@@ -24,7 +24,7 @@ MAX_CAPTION_TOKENS = 48
 HEAT_CELLS = 4
 """Cells of a heat map along each side of a visual token."""
 AST_PATCH, AST_STRIDE = 16, 10
-"""Frames of a patch of the Audio Spectrogram Transformer, and from one patch to the next."""
+"""Size and stride of the patches of the Audio Spectrogram Transformer, in frames."""
 
 
 class AudioConfig(StrictModel):
@@ -35,21 +35,21 @@ class AudioConfig(StrictModel):
     backbone: str = "tf_efficientnet_lite0"
     """Name in timm of the CNN; a ResNet or EfficientNet."""
     sample_rate: Literal[16_000] = 16_000
-    """In Hz; that of packed corpora."""
+    """Sample rate in Hz, the same as in packed corpora."""
     seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
     """Length of a window; longer sounds are cut into several."""
     mel_bins: Annotated[int, Field(ge=16)] = 64
     frequencies: Annotated[int, Field(ge=64)] = 200
-    """Length of half of the Fourier transform, which begins at frequency 0 and ends at half of the sample rate."""
+    """Number of frequency bins of the Fourier transform, from 0 to half of the sample rate."""
     width: int = 256
-    """Width of the audio tokens; that of all layers for `ast`."""
+    """Width of the audio tokens; for `ast` also the width of all layers."""
     heads: int = 4
     layers: Annotated[int, Field(ge=0)] = 2
-    """Transformer layers over the audio tokens: after the CNN, or those of `ast`."""
+    """Number of Transformer layers: after the CNN, or of `ast`."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     fused: bool = True
-    """Whether the fused layers read the audio tokens, so that matching and answers use sound. False: the model is
-    searched by sound, no more."""
+    """Whether the fused layers read the audio tokens, so that matching and answers use sound. False: sound is used for
+    retrieval only."""
 
     @property
     def samples(self) -> int:
@@ -71,7 +71,7 @@ class AudioConfig(StrictModel):
 
     @property
     def token_frames(self) -> int:
-        """Number of frames of features from the beginning of one audio token to that of the next."""
+        """Number of feature frames between the starts of two adjacent audio tokens."""
         return AST_STRIDE if self.encoder == "ast" else STACKED * 16
 
     def stream(self) -> AudioStream:
@@ -85,11 +85,12 @@ AUDIO_SIZES = {
     "tiny": AudioConfig(),
     "base": AudioConfig(encoder="ast", seconds=10.24, mel_bins=128, frequencies=512, width=768, heads=12, layers=12),
 }
-"""By name: EfficientNet-Lite0 and two Transformer layers (5.7 million parameters); the published size of AST."""
+"""Sizes by name. `tiny`: EfficientNet-Lite0 and two Transformer layers (5.7 million parameters). `base`: the published
+size of AST."""
 
 
 class FusedConfig(OmitDefaultsModel):
-    """Configuration of everything behind the video encoder. Stored as `config.json` in checkpoints."""
+    """Configuration of the layers after the video encoder. Stored as `config.json` in checkpoints."""
 
     _omit_if_default: ClassVar[tuple[str, ...]] = (
         "audio",
@@ -110,19 +111,20 @@ class FusedConfig(OmitDefaultsModel):
     image_std: tuple[float, float, float]
     """Divisor of the pixel values after the mean is subtracted."""
     grid_height: int
-    """Rows of visual tokens of a clip."""
+    """Number of rows of visual tokens of a clip."""
     grid_width: int
+    """Number of columns of visual tokens of a clip."""
     text_width: int
     text_heads: int
     text_layers: int
-    """Number of layers of the text encoder, the first of one split BERT."""
+    """Number of text layers: the first layers of a BERT that is split in two."""
     fused_layers: int
-    """Number of layers of the multi-modal encoder, after the split, over [text; visual tokens]."""
+    """Number of fused layers: the remaining layers of the BERT, over [text; visual tokens]."""
     text_intermediate: int
     vocabulary: int
     max_positions: int
     text_length: int
-    """Tokens per text, special ones included."""
+    """Maximum number of tokens of a text, special tokens included."""
     vector_width: int
     temperature: float
     clip_merge: ClipMerge = "mean"
@@ -133,32 +135,32 @@ class FusedConfig(OmitDefaultsModel):
     answers: int = 0
     """Size of the answer vocabulary; 0: no answer head."""
     hub_references: Annotated[int, Field(ge=0)] = 0
-    """Texts, and videos, that embeddings are corrected for hubs by (`training.models.hubness`); 0: not corrected."""
+    """Number of reference texts, and of reference videos, for the hubness correction of embeddings
+    (`training.models.hubness`); 0: no correction."""
     object_classes: list[int] = Field(default_factory=list)
-    """Classes of each attribute that the `objects` objective predicts of a visual token; empty: no such head."""
+    """Number of classes of each attribute that the `objects` objective predicts for a visual token; empty: no head."""
     dropout: float = 0.1
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout of attention weights in the text Transformer."""
     vector_from_fused: bool = False
-    """A single-stream model, without a text encoder: text embeddings come from all layers, run on text only."""
+    """Whether the model is single-stream, without a separate text encoder: text embeddings come from all layers, which
+    then read text only."""
     visual_reads_text: bool = True
-    """In the fused layers. True: the published joint self-attention. False: visual tokens attend to one another only
-    and are computed once for many texts about a video."""
+    """Whether visual tokens attend to text in the fused layers. True: the published joint self-attention. False: visual
+    tokens attend to one another only, and are computed once for many texts about a video."""
     audio: AudioConfig | None = None
     """Encoder of sound, or the name of a size of `AUDIO_SIZES`; None: the model has no sound."""
     caption_layers: Annotated[int, Field(ge=0)] = 0
-    """Layers of the decoder that writes captions; 0: none."""
+    """Number of layers of the caption decoder; 0: no decoder."""
     caption_words: Annotated[int, Field(ge=0)] = 0
-    """Number of words that this decoder writes: the most frequent ones of the captions that it learns from; 0: all of
-    the vocabulary."""
+    """Output vocabulary of the caption decoder: the most frequent tokens of its training captions; 0: all tokens."""
     grounding_layers: Annotated[int, Field(ge=0)] = 0
-    """Layers of the head that finds what phrases name; 0: none."""
+    """Number of layers of the grounding head, which locates the object of a phrase; 0: no head."""
     entailment: EntailmentKind | None = None
-    """Classifier of sentences. `video`: entailed, neutral or contradicted by a video (SNLI-VE); `pair`: true or false
-    of two pictures (NLVR2)."""
+    """Classes of the entailment head. `video`: a video entails a sentence, contradicts it or neither (SNLI-VE);
+    `pair`: a sentence about two pictures is true or false (NLVR2). None: no head."""
     mirrored_view: MirroredView | None = None
-    """Second view of still pictures where they are embedded, as in the manifest of a bundle; training does not read
-    it."""
+    """Second view with which still pictures are embedded, as in the manifest of a bundle; not used in training."""
 
     @field_validator("audio", mode="before")
     @classmethod
@@ -193,12 +195,12 @@ class FusedConfig(OmitDefaultsModel):
 
     @property
     def grid_tokens(self) -> int:
-        """Number of visual tokens with a place in the grid."""
+        """Number of visual tokens that have a position in the grid."""
         return self.grid_height * self.grid_width
 
     @property
     def visual_tokens(self) -> int:
-        """Number of visual tokens of a clip; those of the grid come first."""
+        """Number of visual tokens of a clip; the tokens of the grid come first."""
         return self.grid_tokens
 
     @property
@@ -220,9 +222,9 @@ class FusedConfig(OmitDefaultsModel):
         return None if self.audio is None else self.audio.stream()
 
     def caption_decoder(self, vocabulary: Mapping[str, int]) -> CaptionDecoder | None:
-        """Return the decoder of captions, as in a manifest; None for a model without one.
+        """Return the caption decoder's entry of a manifest; None for a model without a caption decoder.
 
-        vocabulary: Ids of a tokenizer by token.
+        vocabulary: Token ids of the tokenizer, by token.
         """
         if not self.caption_layers:
             return None
@@ -241,7 +243,7 @@ class FusedConfig(OmitDefaultsModel):
         )
 
     def grounding_grid(self) -> GroundingGrid | None:
-        """Return the outputs of the head that finds phrases, as in a manifest; None for a model without one."""
+        """Return the grounding head's entry of a manifest; None for a model without a grounding head."""
         if not self.grounding_layers:
             return None
         return GroundingGrid(rows=self.grid_height, columns=self.grid_width, cells=HEAT_CELLS)
@@ -251,9 +253,9 @@ class ConvConfig(FusedConfig):
     """Configuration of models with a convolutional backbone from timm."""
 
     backbone: str
-    """Name in timm; a ResNet or EfficientNet. "": no such backbone, which Visual Parsing allows."""
+    """Name of a ResNet or EfficientNet in timm. "": no convolutional backbone, which only Visual Parsing allows."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)]
-    """Number of leading backbone stages that are always frozen, with the statistics of their BatchNorm."""
+    """Number of first backbone stages that are always frozen, together with their BatchNorm statistics."""
     frozen_norm: bool
     """Keep the backbone's BatchNorm at its pretrained statistics; needed for small batches."""
 

@@ -147,7 +147,7 @@ class ConvEncoder(nn.Module):
 
 
 def pretrained_stages(cfg: ConvConfig) -> nn.Sequential:
-    """Return the stages after the frozen ones, themselves frozen: what the trained stages started from."""
+    """Return a frozen copy of the stages that training changes: those after the first `frozen_stages`."""
     stages = _stages_of(cfg)[cfg.frozen_stages :]
     module = nn.Sequential(*stages)
     module.requires_grad_(False)
@@ -155,7 +155,9 @@ def pretrained_stages(cfg: ConvConfig) -> nn.Sequential:
 
 
 def temporal_shift(maps: Tensor, frames: int, share: float) -> Tensor:
-    """Take a fraction of the channels from the previous frame and as many from the next (Lin et al., "TSM", ICCV 2019).
+    """Replace a fraction of the channels by those of the previous frame, and as many by those of the next frame.
+
+    Temporal shift module (Lin et al., "TSM", ICCV 2019).
 
     Args:
         maps: (N * frames, C, H, W), the frames of a video adjacent. The first and last frame repeat their own channels,
@@ -175,7 +177,7 @@ def temporal_shift(maps: Tensor, frames: int, share: float) -> Tensor:
 
 
 def apply_shifted(block: nn.Module, maps: Tensor, frames: int, share: float) -> Tensor:
-    """Run an EfficientNet block on shifted maps; its shortcut, where it has one, carries the unshifted maps.
+    """Run an EfficientNet block on shifted maps; a shortcut connection adds the maps before the shift.
 
     This is the residual shift of TSM (section 4.2), which keeps each frame's own features.
     """

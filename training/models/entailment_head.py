@@ -1,4 +1,4 @@
-"""The classifier of sentences about a video, or about two pictures, on the fused states of their words.
+"""The entailment head: it classifies a sentence about a video, or about two pictures, from the fused states.
 
 Shape letters: B sentences, L tokens, D width of the fused layers.
 """
@@ -14,15 +14,16 @@ from training.models.text import MASKED_SCORE, masked_mean
 
 
 class EntailmentHead(nn.Module):
-    """A layer with GELU, and the logits of each class.
+    """A linear layer with GELU, followed by a linear layer to the class logits.
 
-    Of two pictures the states with either are concatenated, as in UNITER (Chen et al., ECCV 2020, section 4.1, "pair").
+    For two pictures, the pooled states of the sentence with each picture are concatenated, as in UNITER (Chen et al.,
+    ECCV 2020, section 4.1, "pair").
     """
 
     def __init__(self, width: int, kind: EntailmentKind, dropout: float) -> None:
         super().__init__()
         self.premises = 2 if kind == "pair" else 1
-        """Videos or pictures that a sentence is about."""
+        """Number of videos or pictures that a sentence is about: 1 or 2."""
         self.layers = nn.Sequential(
             nn.Linear(3 * self.premises * width, width),
             nn.GELU(),
@@ -31,7 +32,7 @@ class EntailmentHead(nn.Module):
         )
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Return the logits (B, classes) of pooled states (B, 3D), or of two pictures (B, 6D)."""
+        """Return the logits (B, classes) of pooled states: (B, 3D), or (B, 6D) for two pictures."""
         logits: Tensor = self.layers(pooled)
         return logits
 
@@ -39,7 +40,7 @@ class EntailmentHead(nn.Module):
 def pool_states(states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the state of [CLS], the mean and the maximum of the fused states of a text, (B, 3D).
 
-    The maximum keeps what a single word shows, such as one that is wrong of the video.
+    The maximum keeps the signal of a single word, such as a word that does not fit the video.
     """
     excluded = (1.0 - attention_mask[:, :, None].to(states_BLD.dtype)) * MASKED_SCORE
     largest = (states_BLD + excluded).amax(dim=1)

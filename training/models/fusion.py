@@ -1,11 +1,11 @@
-"""The base of all architectures: a split text Transformer behind a video encoder, and heads on the fused states.
+"""The base class of all architectures: a video encoder, a split text Transformer, and heads on the fused states.
 
-An architecture (`hd_vila`, `soho`, `visual_parsing`) supplies the video encoder and the embedding of its visual tokens
-in the fused layers. Retrieval embeddings, the heads for matching, masked words and answers, and the audio encoder of
-models that have sound are shared.
+An architecture (`hd_vila`, `soho`, `visual_parsing`) supplies the video encoder and the module that embeds its visual
+tokens for the fused layers. All architectures share the retrieval embeddings, the heads for matching, masked words and
+answers, and the optional audio encoder.
 
 Shape letters: B samples, C clips, F frames, H W pixels, V visual tokens, N samples of sound, A audio tokens, L text
-tokens, D width of the fused layers, W width of the visual or audio tokens, E embedding dim; in the decoder of captions
+tokens, D width of the fused layers, W width of the visual or audio tokens, E embedding dim; in the caption decoder
 Y layers, H heads, T = V + A tokens, P words so far, L new words, d head width.
 """
 
@@ -44,9 +44,9 @@ ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_proje
 TOKEN_PREFIXES = ("visual_embeddings.", "audio_embeddings.")
 """Parameter prefixes of the embeddings of visual and audio tokens for the fused layers."""
 CAPTION_PREFIX, GROUNDING_PREFIX, ENTAILMENT_PREFIX = "caption_decoder.", "grounding_head.", "entailment_head."
-"""Parameter prefixes of the decoder of captions, the grounding head and the classifier of sentences."""
+"""Parameter prefixes of the caption decoder, the grounding head and the entailment head."""
 AUDIO_PREFIXES = (AUDIO_PREFIX, "audio_embeddings.", "match_audio_")
-"""Parameter prefixes of all that sound adds to a model, which without sound computes the same as before."""
+"""Parameter prefixes of everything that sound adds to a model. Inputs without sound do not use these parameters."""
 
 
 def text_transformer(cfg: FusedConfig) -> TextTransformer:
@@ -75,9 +75,9 @@ class FusedModel(nn.Module, ABC):
     after_features: tuple[str, ...] = ()
     """Parameter prefixes of the video encoder that stages with `frozen = "visual"` train."""
     embeds_means: bool = True
-    """Whether an embedding depends on no more of the features of a video than their means over positions."""
+    """Whether the embedding can be computed from the means of a video's features over positions."""
     details: tuple[str, ...] = ()
-    """Those of `after_features` that no embedding depends on."""
+    """Prefixes of `after_features` that do not affect embeddings."""
 
     def __init__(self, cfg: FusedConfig, video: nn.Module) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class FusedModel(nn.Module, ABC):
         self.encoders_frozen = False
         """Keep both encoders in evaluation mode (see `train`), for stages that freeze them."""
         self.visual_frozen = False
-        """Keep the video encoder in evaluation mode but for its part after the features."""
+        """Keep the video encoder, except its parts `after_features`, in evaluation mode."""
         self.only_trained: str | None = None
         """Name of a part; keep all others in evaluation mode."""
         self.text_frozen = False
@@ -122,7 +122,7 @@ class FusedModel(nn.Module, ABC):
             if cfg.answers
             else None
         )
-        # After all other parts, whose random weights are those of the model without sound.
+        # Created last, so that the other parts get the same random weights as in a model without sound.
         self.audio = AudioEncoder(cfg.audio, cfg.vector_width) if cfg.audio else None
         self.audio_embeddings = None
         if cfg.audio and cfg.audio.fused:
@@ -145,10 +145,10 @@ class FusedModel(nn.Module, ABC):
         return self.match_threshold.device
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode of all parts but frozen ones.
+        """Set the training mode of all parts that are not frozen.
 
-        These stay in evaluation mode: no dropout or stochastic depth, and neither running statistics nor the entries
-        of SOHO's dictionary change.
+        Frozen parts stay in evaluation mode: they have no dropout or stochastic depth, and their running statistics
+        and the entries of SOHO's dictionary do not change.
         """
         super().train(mode)
         if self.only_trained and mode:
@@ -182,7 +182,7 @@ class FusedModel(nn.Module, ABC):
             times: Indices (F,) of the learned time embeddings, for video encoders that have them; default all.
 
         Returns:
-            The L2-normalised embedding (B, E) and the visual tokens (B, V, W), both means over clips.
+            The L2-normalised embedding (B, E) and the visual tokens (B, V, W), averaged over clips.
         """
         tokens = self.clip_tokens(streams, times).mean(dim=1)
         return self.video_embedding(tokens), tokens
@@ -194,13 +194,13 @@ class FusedModel(nn.Module, ABC):
         return tokens.reshape(b, c, *tokens.shape[1:])
 
     def visual_features(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the part of the video encoder that `frozen = "visual"` freezes computes.
+        """Return the output of the part of the video encoder that `frozen = "visual"` freezes.
 
         Args:
             streams: As in `encode_video`.
 
         Returns:
-            Means over clips by name, (B, V, ...), which `tokens_of_features` reads.
+            Features by name, (B, V, ...), averaged over clips: the input of `tokens_of_features`.
         """
         b, c = next(iter(streams.values())).shape[:2]
         video: Any = self.video
@@ -214,7 +214,10 @@ class FusedModel(nn.Module, ABC):
         return tokens
 
     def embedding_of_features(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Return the L2-normalised embedding (B, E) of features, or with `embeds_means` of their means (B, ...)."""
+        """Return the L2-normalised embedding (B, E) of features (B, V, ...).
+
+        With `embeds_means`, the argument has the means of the features over positions, (B, ...).
+        """
         if self.embeds_means:
             return self.normalize_video(self.video_project(features["tokens"]))
         return self.video_embedding(self.tokens_of_features(features))
@@ -229,7 +232,7 @@ class FusedModel(nn.Module, ABC):
         return F.normalize(projected, dim=-1) if self.hubness is None else self.hubness.correct_video(projected)
 
     def pool_tokens(self, tokens: Tensor) -> Tensor:
-        """Return what represents all visual tokens (..., V, W) in the embedding, (..., W)."""
+        """Pool visual tokens (..., V, W) into the input (..., W) of the embedding's projection."""
         return tokens.mean(dim=-2)
 
     def encode_audio(self, samples_BN: Tensor, lengths_B: Tensor, masked: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -237,13 +240,14 @@ class FusedModel(nn.Module, ABC):
 
         Args:
             samples_BN: From -1 to 1, at the configured sample rate, at most one window.
-            lengths_B: int64, the number of samples that are sound.
+            lengths_B: int64, the number of samples before padding.
             masked: Largest fraction of mel bins, and of frames, that are masked at random.
 
         Returns:
             The L2-normalised embedding (B, E) and the audio tokens (B, A, W), 0 where there is no sound.
 
-        Raises ValueError for a model without sound.
+        Raises:
+            ValueError: The model has no audio encoder.
         """
         if self.audio is None:
             raise ValueError("audio: none in this model's config; an audio encoder was expected")
@@ -251,7 +255,7 @@ class FusedModel(nn.Module, ABC):
         return self.audio_embedding(tokens), tokens
 
     def audio_embedding(self, audio_BAW: Tensor) -> Tensor:
-        """Return the L2-normalised embedding (B, E) of audio tokens (B, A, W); meaningless where all are 0."""
+        """Return the L2-normalised embedding (B, E) of audio tokens (B, A, W); undefined for rows without sound."""
         assert self.audio is not None
         return self.normalize_video(self.audio.pool(audio_BAW))
 
@@ -270,16 +274,19 @@ class FusedModel(nn.Module, ABC):
         return F.normalize(projected, dim=-1) if self.hubness is None else self.hubness.correct_text(projected)
 
     def mean_text_state(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the mean state (B, D) of texts without video; in a single-stream model, after the fused layers."""
+        """Return the mean state (B, D) of texts.
+
+        In a single-stream model the states (B, L, D) first pass the fused layers, without a video.
+        """
         if self.cfg.vector_from_fused:
             states_BLD = self.text.fuse_text_only(states_BLD, attention_mask)
         return masked_mean(states_BLD, attention_mask)
 
     def prepare_visual(self, visual_PVW: Tensor, audio_PAW: Tensor | None = None) -> VisualCache:
-        """Embed the tokens of P videos for the heads below, once for many texts.
+        """Embed the tokens of P videos for the fused layers and their heads, once for many texts.
 
         Args:
-            visual_PVW: Visual tokens; with audio tokens, 0 for sounds without a picture.
+            visual_PVW: Visual tokens; all 0 for a sound without a picture.
             audio_PAW: Audio tokens, 0 where there is no sound; None: the videos have none.
         """
         cache = self.text.prepare_visual(visual_PVW, self.visual_embeddings(visual_PVW))
@@ -292,10 +299,11 @@ class FusedModel(nn.Module, ABC):
         return self.text.fuse(text_BLD, attention_mask, cache)
 
     def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
-        """Return the matching logits (B,) of text states (B, L, D), the texts about a video adjacent; not calibrated.
+        """Return the uncalibrated matching logits (B,) of text states (B, L, D), the texts about a video adjacent.
 
-        The head on the fused [CLS] corrects the scaled similarity of the two embeddings: trained for few steps, a head
-        on [CLS] alone stays far below similarity. HD-VILA does not use its matching head.
+        The logit is the scaled similarity of the two embeddings plus a correction by the head on the fused [CLS]. With
+        few training steps, a head on [CLS] alone ranks much worse than similarity. The published HD-VILA does not use
+        its matching head.
         """
         first = self.text.fuse(text_BLD, attention_mask, cache, first_only=True)[:, 0]
         texts = text_BLD.shape[0]
@@ -312,7 +320,11 @@ class FusedModel(nn.Module, ABC):
         return logits
 
     def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
-        """Return the answer logits (B, answers) of question states (B, L, D), those about a video adjacent."""
+        """Return the answer logits (B, answers) of question states (B, L, D), the questions about a video adjacent.
+
+        Raises:
+            ValueError: The model has no answer vocabulary.
+        """
         if self.answer_head is None:
             raise ValueError("answers: 0 in this model's config; an answer vocabulary was expected")
         first = self.text.fuse(text_BLD, attention_mask, cache, first_only=True)[:, 0]
@@ -320,11 +332,11 @@ class FusedModel(nn.Module, ABC):
         return logits
 
     def entailment_inputs(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
-        """Return what `entailment_logits` reads, (B, 3D) or of two pictures (B, 6D).
+        """Return the input of the entailment head: (B, 3D), or (B, 6D) for pairs of pictures.
 
         Args:
-            text_BLD: States of B = n * P texts, those about a video, or pair of pictures, adjacent.
-            cache: P videos; or 2P pictures, those of a pair adjacent.
+            text_BLD: States of B = n * P texts; the texts about one video, or one pair of pictures, are adjacent.
+            cache: P videos; or 2P pictures, the two of a pair adjacent.
         """
         premises = self.get_entailment_head().premises
         if premises == 1:
@@ -340,21 +352,23 @@ class FusedModel(nn.Module, ABC):
         return pooled.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def entailment_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
-        """Return the logits (B, classes) of the head's classes. Arguments as in `entailment_inputs`."""
+        """Return the logits (B, classes) of the entailment head. Arguments as in `entailment_inputs`."""
         logits: Tensor = self.get_entailment_head()(self.entailment_inputs(text_BLD, attention_mask, cache))
         return logits
 
     def get_entailment_head(self) -> EntailmentHead:
-        """Return the classifier of sentences. Raises ValueError for a model without one."""
+        """Return the entailment head. Raises ValueError for a model without an entailment head."""
         if self.entailment_head is None:
             raise ValueError("entailment: null in this model's config; 'video' or 'pair' was expected")
         return self.entailment_head
 
     def prepare_captions(self, visual_BVW: Tensor, audio_BAW: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute what captions of videos read, once for all words. Arguments as in `prepare_visual`.
+        """Compute the keys and values of videos for the caption decoder, once for all words.
+
+        Arguments as in `prepare_visual`.
 
         Returns:
-            Keys and values (B, Y, H, T, d) of the visual and audio tokens, and which of these exist, (B, T) int64.
+            Keys and values (B, Y, H, T, d) of the visual and audio tokens, and their mask (B, T) int64.
         """
         layers = list(self.get_caption_decoder().layers)
         cache = cache_visual(layers, visual_BVW, self.visual_embeddings(visual_BVW))
@@ -372,8 +386,8 @@ class FusedModel(nn.Module, ABC):
         """Return the logits (B, vocabulary) after new words, and the keys and values (B, Y, H, P + L, d) of all words.
 
         Args:
-            input_ids: (B, L) int64, of the words at positions P to P + L - 1.
-            past_keys, past_values: (B, Y, H, P, d), of the words before them.
+            input_ids: (B, L) int64, the words at positions P to P + L - 1.
+            past_keys, past_values: (B, Y, H, P, d), keys and values of the first P words.
             prepared: Keys, values and mask of `prepare_captions`.
         """
         decoder = self.get_caption_decoder()
@@ -381,13 +395,13 @@ class FusedModel(nn.Module, ABC):
         return decoder.word_logits(states[:, -1], self.text.word_embeddings), keys, values
 
     def get_caption_decoder(self) -> CaptionDecoder:
-        """Return the decoder of captions. Raises ValueError for a model without one."""
+        """Return the caption decoder. Raises ValueError for a model without a caption decoder."""
         if self.caption_decoder is None:
             raise ValueError("caption_layers: 0 in this model's config; a decoder of captions was expected")
         return self.caption_decoder
 
     def grid_of(self, tokens: int) -> tuple[int, int]:
-        """Return rows and columns of a number of visual tokens, in the aspect ratio of the configured grid."""
+        """Return the rows and columns of a grid of `tokens` tokens, in the aspect ratio of the configured grid."""
         rows = round((tokens * self.cfg.grid_height / self.cfg.grid_width) ** 0.5)
         return rows, tokens // rows
 
@@ -401,25 +415,32 @@ class FusedModel(nn.Module, ABC):
         return logits
 
     def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the visual tokens (B, V, W) of one clip per video, and what decides which are masked together.
+        """Return the visual tokens (B, V, W) of one clip per video, and the data that selects which to mask together.
 
         Raises InvalidInput for an architecture without masked visual modelling.
         """
         raise InvalidInput(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
     def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """Compute the loss of predicting masked visual tokens from the others and from one text per video.
+        """Compute the loss of predicting masked visual tokens from unmasked tokens and one text per video.
 
-        tokens, parts: of `encode_for_masking`. Raises InvalidInput for an architecture without masked visual modelling.
+        tokens, parts: Results of `encode_for_masking`. Raises InvalidInput for an architecture without masked visual
+        modelling.
         """
         raise InvalidInput(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
     def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor, length: float) -> None:
-        """Initialize what the classes of a kept classifier add to embeddings (stage option `align_class_names`)."""
+        """Initialize the class weights of the kept pretrained classifier (stage option `align_class_names`).
+
+        Raises InvalidInput for an architecture that keeps no classifier.
+        """
         raise InvalidInput(f"align_class_names: {self.cfg.architecture} keeps no classifier")
 
     def scale_class_names(self, factor: float) -> None:
-        """Multiply what the classes of a kept classifier add to embeddings (stage option `scale_class_names`)."""
+        """Scale the class weights of the kept pretrained classifier (stage option `scale_class_names`).
+
+        Raises InvalidInput for an architecture that keeps no classifier.
+        """
         raise InvalidInput(f"scale_class_names: {self.cfg.architecture} keeps no classifier")
 
     def align_visual_embeddings(self) -> None:
@@ -430,7 +451,7 @@ class FusedModel(nn.Module, ABC):
         raise InvalidInput(f"align_visual: {self.cfg.architecture} has no projection of visual tokens to align")
 
     def remove_hubness_correction(self) -> None:
-        """Let embeddings be the normalised projections, all coordinates of them."""
+        """Remove the hubness correction: embeddings are again the normalised projections."""
         if self.hubness is not None:
             self.match_scale.data.mul_(SIMILARITY_SCALE)
             self.match_threshold.data.div_(SIMILARITY_SCALE)
@@ -445,10 +466,11 @@ class FusedModel(nn.Module, ABC):
         Args:
             texts_TE: Embeddings of texts, not corrected.
             videos_NE: Embeddings of videos, not corrected.
-            references: Number of references of either kind.
-            seed: Of the clustering.
+            references: Number of reference texts, and of reference videos.
+            seed: Seed of the clustering.
 
-        Raises InvalidInput where there are fewer texts or videos than references.
+        Raises:
+            InvalidInput: There are fewer texts or videos than references.
         """
         moments = texts_TE.T @ texts_TE / len(texts_TE) + videos_NE.T @ videos_NE / len(videos_NE)
         rotation = torch.linalg.eigh(moments.double()).eigenvectors.flip(1).to(moments.dtype)  # most variance first
@@ -462,7 +484,7 @@ class FusedModel(nn.Module, ABC):
         self.match_threshold.mul_(SIMILARITY_SCALE)
 
     def step_metrics(self) -> dict[str, float]:
-        """Return values of the model's state after a step for the training log, by name."""
+        """Return metrics of the model's state after a step, by name, for the training log."""
         return {}
 
     def word_logits(self, states: Tensor) -> Tensor:
@@ -472,10 +494,10 @@ class FusedModel(nn.Module, ABC):
 
     @property
     def text_embedding_layers(self) -> int:
-        """Number of Transformer layers that a text embedding passes: all of them in a single-stream model."""
+        """Number of Transformer layers that compute a text embedding; in a single-stream model all layers."""
         return self.cfg.text_layers + (self.cfg.fused_layers if self.cfg.vector_from_fused else 0)
 
     def encoder_parameters(self) -> list[str]:
-        """Names of all parameters that embeddings are computed with (HD-VILA, section 3.4, stage 1)."""
+        """Names of all parameters that embeddings depend on (HD-VILA, section 3.4, stage 1)."""
         layers = tuple(f"text.bert.encoder.layer.{i}." for i in range(self.text_embedding_layers))
         return [name for name, _ in self.named_parameters() if name.startswith(ENCODER_PREFIXES + layers)]

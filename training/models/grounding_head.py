@@ -1,10 +1,10 @@
-"""The head that finds what a phrase names in a picture: a heat map and a box.
+"""The grounding head: it locates the object that a phrase names in a picture, by a heat map and a box.
 
-Visual tokens attend to the words of the phrase and to one another, in layers of the form of the fused layers, from
-which they are initialized. Each then predicts a part of the heat map, finer than the grid, and a box relative to its
-own place, as detectors without anchors do (Tian et al., "FCOS", ICCV 2019; Zhou et al., "Objects as points", 2019).
-The box of the phrase is their mean, weighted by a softmax: tokens are larger than small objects, so that the errors of
-single ones are large.
+Visual tokens attend to the words of the phrase and to one another, in layers that are initialized from the fused
+layers. Each visual token then predicts a part of the heat map, finer than the grid, and a box relative to its own
+position, as in detectors without anchors (Tian et al., "FCOS", ICCV 2019; Zhou et al., "Objects as points", 2019).
+The box of the phrase is the mean of these boxes, weighted by a softmax. The box of a single token would be inaccurate,
+since tokens are larger than small objects.
 
 Shape letters: B phrases, P videos, L text tokens, V visual tokens of a grid of Y rows and X columns, c cells of the
 heat map along each side of a token, D width of the layers.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from training.models.fusion import FusedModel
 
 PRIOR = 0.01
-"""Value of the heat map before training (Lin et al., "Focal loss for dense object detection", ICCV 2017)."""
+"""Probability in the heat map before training (Lin et al., "Focal loss for dense object detection", ICCV 2017)."""
 PRIOR_SIZE = 0.2
 """Width and height of boxes before training, as a fraction of the picture's."""
 
@@ -50,7 +50,7 @@ class GroundingHead(nn.Module):
             last.bias.copy_(torch.tensor([0.0, 0.0, _logit(PRIOR_SIZE), _logit(PRIOR_SIZE), 0.0]))
 
     def copy_weights(self, fused_layers: Iterable[nn.Module]) -> None:
-        """Copy the weights of the fused layers, the first to the first."""
+        """Copy the weights of the fused layers, in order."""
         for layer, fused in zip(self.layers, fused_layers, strict=False):
             layer.load_state_dict(fused.state_dict())
 
@@ -66,8 +66,8 @@ class GroundingHead(nn.Module):
             grid: Y and X.
 
         Returns:
-            The heat map (B, Y c, X c), as logits that the centre of the object is there; and boxes (B, 4): left, top,
-            right and bottom as fractions of the picture's width and height, which may lie outside of it.
+            The heat map (B, Y c, X c): logits that the centre of the object is in the cell; and boxes (B, 4): left,
+            top, right and bottom as fractions of the picture's width and height, which may lie outside of 0 to 1.
         """
         phrases, hidden = text_BLD.shape[0], tokens_PVD
         visible = torch.ones((phrases, hidden.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
@@ -84,9 +84,9 @@ class GroundingHead(nn.Module):
 
 
 def ground(model: FusedModel, text_BLD: Tensor, attention_mask: Tensor, visual_PVW: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the heat map and the box of `GroundingHead` for B phrases, by their text states, about P videos.
+    """Run the grounding head for B phrases about P videos. Arguments and results as in `GroundingHead.forward`.
 
-    Raises ValueError for a model without this head.
+    visual_PVW: Visual tokens of the video encoder. Raises ValueError for a model without a grounding head.
     """
     if model.grounding_head is None:
         raise ValueError("grounding_layers: 0 in this model's config; a head that finds phrases was expected")
@@ -99,7 +99,7 @@ def ground(model: FusedModel, text_BLD: Tensor, attention_mask: Tensor, visual_P
 def grounding_outputs(
     model: FusedModel, input_ids: Tensor, attention_mask: Tensor, visual_PVW: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the outputs of the graph `grounding` of phrases, by their token ids: heat map and box, from 0 to 1."""
+    """Return the outputs of the graph `grounding` for token ids: the heat map (logits) and boxes, clipped to 0..1."""
     heat, boxes = ground(model, model.text.encode(input_ids, attention_mask), attention_mask, visual_PVW)
     return heat, boxes.clamp(0.0, 1.0)
 
@@ -109,7 +109,10 @@ def _logit(probability: float) -> float:
 
 
 def _boxes(outputs_BV4: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return boxes (B, V, 4) of offsets from the centre of each token, in tokens, and logits of width and height."""
+    """Return boxes (B, V, 4) as left, top, right and bottom.
+
+    outputs_BV4: Offsets (x, y) from the centre of each token, in tokens, and logits of width and height.
+    """
     rows, columns = grid
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     size = outputs_BV4.new_tensor([columns, rows])

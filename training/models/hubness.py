@@ -1,9 +1,10 @@
-"""Correction of embeddings for hubs: videos near to most texts, and texts near to most videos.
+"""Hubness correction of embeddings. Hubs are videos that are similar to most texts, or texts similar to most videos.
 
-A hub is among the first results of queries that it does not answer. Subtracting how near an embedding is to many
-reference embeddings of the other kind mends that without training (inverted softmax with a query bank: Bogolin et al.,
-Cross Modal Retrieval with Querybank Normalisation, CVPR 2022). Here the references are centroids of the training
-data, and both terms become coordinates of the embeddings, so that an index and a search need not know of them.
+A hub is among the first results of many queries for which it is not relevant. The correction subtracts from a
+similarity how similar each embedding is to many reference embeddings of the other kind, and needs no training (inverted
+softmax with a query bank: Bogolin et al., "Cross Modal Retrieval with Querybank Normalisation", CVPR 2022). Here the
+references are centroids of the training data. Both terms are stored as coordinates of the embeddings, so that indexes
+and searches stay unchanged.
 
 Shape letters: N embeddings, E embedding dim, K references.
 """
@@ -22,19 +23,20 @@ from torch import Tensor, nn
 from vitascope.errors import InvalidInput
 
 COORDINATES = 2
-"""Coordinates of an embedding that hold the correction: that of a video and that of a text."""
+"""Number of coordinates of an embedding that hold the correction: one for videos and one for texts."""
 OFFSET = 0.5
-"""Value of an embedding, before it is normalised, where the other kind holds its correction."""
+"""Value, before normalisation, of the coordinate in which embeddings of the other kind hold their correction."""
 SIMILARITY_SCALE = 1.0 / (1.0 + OFFSET**2)
-"""Similarity of corrected embeddings, relative to that before: both have the squared length 1 + OFFSET^2."""
+"""Factor by which the correction scales similarities: both embeddings have the squared length 1 + OFFSET^2 before
+normalisation."""
 TEMPERATURE = 0.1
 STRENGTH = 0.6
-"""Share of the nearness to references that is subtracted; chosen on validation splits, as TEMPERATURE was."""
+"""Fraction of the nearness that is subtracted. STRENGTH and TEMPERATURE were chosen on validation splits."""
 _ITERATIONS = 15
 
 
 class HubnessCorrection(nn.Module):
-    """Adds to the embeddings of a video and a text what their similarity is corrected by.
+    """Adds correction terms to the embeddings of videos and texts as coordinates.
 
     Similarity becomes proportional to `video . text - nearness(video) - nearness(text)`, where nearness is the
     log-sum-exp of the similarities with the references of the other kind, minus its mean.
@@ -44,8 +46,8 @@ class HubnessCorrection(nn.Module):
         """Build a correction that changes nothing until `fit`.
 
         Args:
-            width: Dim of the embeddings; the last `COORDINATES` make room.
-            references: Number of references of either kind.
+            width: Embedding dim; the last `COORDINATES` coordinates hold the correction.
+            references: Number of reference texts, and of reference videos.
         """
         super().__init__()
         for kind in ("text", "video"):
@@ -72,7 +74,7 @@ class HubnessCorrection(nn.Module):
 
     @torch.no_grad()
     def fit(self, texts_NE: Tensor, videos_NE: Tensor, seed: int) -> None:
-        """Set the references to the centroids of embeddings, each weighted by the number that it stands for."""
+        """Set the references to centroids of the embeddings, each weighted by the size of its cluster."""
         for kind, own, others in (("text", texts_NE, videos_NE), ("video", videos_NE, texts_NE)):
             unit = F.normalize(own[:, :-COORDINATES], dim=-1)
             references: Tensor = getattr(self, f"{kind}_references")
@@ -85,16 +87,16 @@ class HubnessCorrection(nn.Module):
 
 
 def _centroids(unit_NE: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return spherical k-means centroids (K, E) and how many embeddings each stands for, float32 (K,).
+    """Return spherical k-means centroids (K, E) and the sizes (K,) float32 of their clusters, at least 1.
 
-    Raises InvalidInput where there are fewer embeddings than centroids.
+    Raises InvalidInput for fewer embeddings than centroids.
     """
     if len(unit_NE) < count:
         raise InvalidInput(
             f"hub_references: {count}, but there are {len(unit_NE)} embeddings; at most that was expected"
         )
     options: Any = {"niter": _ITERATIONS, "seed": seed, "spherical": True}
-    # All embeddings count, however many there are to a centroid.
+    # Use all embeddings: by default FAISS samples a limited number per centroid.
     clustering = faiss.Kmeans(
         unit_NE.shape[1], count, min_points_per_centroid=1, max_points_per_centroid=len(unit_NE), **options
     )

@@ -1,7 +1,7 @@
 """Pretrained weights of `tiny` (packages of the `pretrained` extra) and of `base` (the published backbones).
 
-`base` begins with what timm and transformers have in their caches or can fetch, or with the user's own files in the
-formats of these libraries.
+The published backbones come from the caches of timm and transformers or are downloaded by them. A recipe may name
+files of the user's own in their place.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ BACKBONES = {
     "resnet50": PublishedModel("ResNet-50", "resnet50.tv_in1k"),
     "resnet101": PublishedModel("ResNet-101", "resnet101.tv_in1k"),
 }
-"""By backbone of the configuration; torchvision's first weights, those of the papers' time."""
+"""Published CNNs by `backbone` of the configuration: torchvision's first weights, which the papers used."""
 SWIN = PublishedModel("Swin", "swin_base_patch4_window12_384.ms_in22k")
 SWIN_SIZE = (4, 128, [2, 2, 18, 2], 12)
 """Patch, width, depths and window of `SWIN`."""
 CLASSIFIERS = ("fc.", "head.")
-"""Prefixes of the classifiers of ResNet and Swin, which are left out."""
+"""Prefixes of the classifiers of ResNet and Swin, which are not loaded."""
 BERTS = {
     (768, 12): PublishedModel("BERT-base", "bert-base-uncased"),
     (1024, 24): PublishedModel("BERT-large", "bert-large-uncased"),
 }
-"""By width and layers."""
+"""Published BERTs by width and number of layers."""
 
 
 def _package_folder(package: str) -> Path:
@@ -103,12 +103,12 @@ def imagenet_classifier() -> nn.Module:
 def load_pretrained(model: FusedModel, backbone_weights: Path | None = None, text_weights: Path | None = None) -> None:
     """Load pretrained weights into the text layers of a model and into its visual backbones.
 
-    `tiny` begins with the packages' weights, `base` with the published ones. A Swin of another size than the published
-    one stays at random without `backbone_weights`.
+    `tiny` loads the weights of the packages, `base` the published ones. Without `backbone_weights`, a Swin whose size
+    differs from the published one keeps its random weights.
 
     Args:
         model: A new model.
-        backbone_weights, text_weights: The user's own, as in a recipe.
+        backbone_weights, text_weights: Files or folders of the user's weights, as in a recipe; None: the defaults.
 
     Raises:
         InvalidInput: Weights are missing, or do not fit the configuration.
@@ -149,10 +149,10 @@ def _begins_with_swin(cfg: FusedConfig, backbone_weights: object) -> bool:
 
 
 def load_cnn(video: nn.Module, backbone: str, weights: Path | None = None) -> None:
-    """Load pretrained weights into the CNNs of a video encoder; where `backbone` is "" there are none.
+    """Load pretrained weights into the CNNs of a video encoder. Does nothing if `backbone` is "".
 
-    weights: The user's file or folder, in place of the published weights. Raises InvalidInput, also for a backbone
-    without published weights.
+    weights: The user's file or folder, in place of the published weights. Raises InvalidInput for weights that do not
+    fit, and for a backbone without published weights.
     """
     if not backbone:
         return
@@ -166,7 +166,7 @@ def load_cnn(video: nn.Module, backbone: str, weights: Path | None = None) -> No
 def load_audio(model: FusedModel) -> None:
     """Load pretrained weights into the CNN of a model's audio encoder, if it has one.
 
-    The Audio Spectrogram Transformer begins at random.
+    The Audio Spectrogram Transformer keeps its random weights.
     """
     cfg = model.cfg.audio
     if model.audio is None or cfg is None or cfg.encoder != "cnn":
@@ -177,7 +177,10 @@ def load_audio(model: FusedModel) -> None:
 
 
 def load_kept_stages(video: nn.Module, backbone: str, weights: Path | None = None) -> None:
-    """Load pretrained weights into the last CNN stages and the classifier that a video encoder keeps, if it has any."""
+    """Load pretrained weights into the frozen CNN stages and classifier of `keep_pretrained`, if the encoder has them.
+
+    Raises ValueError for a backbone without a classifier in the package.
+    """
     kept = getattr(video, "pretrained", None)
     if kept is not None:
         stages = _pretrained_stages(backbone, weights)
@@ -216,7 +219,7 @@ def load_swin(swin: nn.Module, weights: Path | None = None) -> None:
 
 
 def _load_timm(model: nn.Module, name: str, weights: Path | None) -> None:
-    """Load weights into a timm model without a classifier: the user's, or those published under a name of timm."""
+    """Load weights into a timm model without a classifier: the user's, or timm's pretrained weights of this name."""
     source = str(weights or name)
     try:
         stored = load_state_dict(str(_weights_file(weights))) if weights else load_state_dict_from_hf(f"timm/{name}")
@@ -248,7 +251,7 @@ def _weights_file(path: Path) -> Path:
 
 
 def _load_strictly(module: nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
-    """Load weights that must be those of the module, no more and no less. Raises InvalidInput."""
+    """Load weights whose names and shapes must equal those of the module. Raises InvalidInput."""
     own = module.state_dict()
     missing = [n for n in own if n not in stored and not n.endswith("num_batches_tracked")]  # absent in old files
     unexpected = [n for n in stored if n not in own]
@@ -263,10 +266,11 @@ def _load_strictly(module: nn.Module, stored: Mapping[str, Tensor], source: str)
 
 
 def load_text(model: FusedModel, weights: Path | None = None) -> None:
-    """Load pretrained weights into the text layers and fused layers of a model, which are one BERT.
+    """Load pretrained weights into the text layers and fused layers of a model, which together are one BERT.
 
-    weights: Folder of the user's BERT, in the format of transformers; None: the published BERT of the configured size,
-    else MiniLM-L6, whose last layers are copied to layers beyond its own. Raises InvalidInput.
+    weights: Folder of the user's BERT, in the format of transformers. None: the published BERT of the configured size
+    if there is one, else MiniLM-L6; if the model has more layers than MiniLM-L6, MiniLM's last layers are repeated.
+    Raises InvalidInput.
     """
     source = _bert_source(model.cfg, weights)
     if source is None:

@@ -41,13 +41,13 @@ class SohoConfig(ConvConfig):
     decay: Annotated[float, Field(ge=0, lt=1)]
     """Decay of the dictionary's exponential moving averages."""
     update_first: bool = False
-    """In a training step, quantise with the entries after the step's update, as in the published model. False: with
-    those before it. Features are assigned to the entries before it in either case."""
+    """Whether a training step quantises with the updated entries, as in the published model. False: it quantises with
+    the entries before the update. Features are always assigned to entries before the update."""
     revive_below: Annotated[float, Field(ge=0)]
     """Entries whose running count falls below this are reset to a feature of the batch, against codebook collapse.
     0: never, as in the published model."""
     entry_temperature: Annotated[float, Field(gt=0)]
-    """Temperature of the cosines in masked visual modelling; 1 in the published model."""
+    """Divisor of the cosines in masked visual modelling; 1 in the published model."""
     mvm_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Probability, per picture and step, that masked visual modelling masks it; 0.015 in the released configuration."""
 
@@ -73,7 +73,8 @@ class SohoConfig(ConvConfig):
 def base(answers: int = 0) -> SohoConfig:
     """Return the published configuration (SOHO, section 4.1).
 
-    From memory, not verified: ResNet-101 and twelve layers (the released configuration has ResNet-18 and three).
+    ResNet-101 and twelve layers are from memory and not verified; the released configuration has ResNet-18 and three
+    layers.
     """
     return SohoConfig(
         size="base",
@@ -217,7 +218,7 @@ def usage_of(counts_K: Tensor) -> dict[str, float]:
 
 
 class VideoEncoder(nn.Module):
-    """One frame per clip to visual tokens, each a gated mixture of its feature and its dictionary entry."""
+    """Encodes one frame per clip as visual tokens, each a gated mixture of its feature and its dictionary entry."""
 
     def __init__(self, cfg: SohoConfig) -> None:
         super().__init__()
@@ -239,7 +240,7 @@ class VideoEncoder(nn.Module):
         return self.merge(self.features(streams))
 
     def features(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the map (N, V, C) of the CNN, which the neck reads. streams: As in `forward`."""
+        """Return the feature map (N, V, C) of the CNN, the input of the neck. streams: As in `forward`."""
         (maps,) = self.cnn(channels_first(streams["high"]), (STRIDE_32,))
         if self.neck_stride > 1:
             maps = F.max_pool2d(maps, self.neck_stride)
@@ -251,7 +252,7 @@ class VideoEncoder(nn.Module):
         return self.tokens(reduced)[0] if self.has_dictionary else reduced
 
     def reduce(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Return what the neck makes of the map of the CNN, (N, V, D), before the dictionary."""
+        """Return the output (N, V, D) of the neck for the CNN's feature map, before the dictionary."""
         reduced: Tensor = self.neck(features["map"].transpose(1, 2)[..., None])
         return reduced.flatten(2).transpose(1, 2)
 
@@ -270,7 +271,7 @@ WAVELENGTH = 10_000.0
 
 
 def sine_positions(rows: int, columns: int, width: int) -> Tensor:
-    """Return sine positions (rows * columns, width): of rows in the first half of the width, of columns in the second.
+    """Return sine position embeddings (rows * columns, width): the first half encodes rows, the second half columns.
 
     Fixed positions as in DETR (section 3.1), scaled to 0..2 pi, so that grids of other sizes span the same range.
     """
@@ -353,7 +354,7 @@ class Soho(FusedModel):
     def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute MVM: the cross-entropy over dictionary entries at masked tokens, with unmasked text (section 3.3).
 
-        A picture is masked with `mvm_probability`; where none is, the loss is 0.
+        Each picture is masked with the probability `mvm_probability`. If no picture is masked, the loss is 0.
         """
         if self.cfg.mvm_probability < 1.0:
             chosen = torch.rand(len(tokens), device=tokens.device) < self.cfg.mvm_probability

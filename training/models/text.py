@@ -1,6 +1,7 @@
-"""The split text Transformer of all architectures: text layers first, fused layers after; and its attention.
+"""The split text Transformer of all architectures, text layers followed by fused layers, and its attention.
 
-HD-VILA splits BERT-large in the middle (section 3.3). Audio tokens stand beside the visual ones.
+HD-VILA splits BERT-large in the middle (section 3.3). In models with sound, the fused layers read audio tokens in
+addition to visual tokens.
 
 Shape letters: B texts, P videos, H heads, L text tokens, V visual tokens, A audio tokens, D width of the Transformer, W
 width of the visual or audio tokens; in attention R query positions and T key positions.
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 MASKED_SCORE = -1e4
-"""Added to the attention scores of what is not to be read."""
+"""Added to the attention scores of masked positions."""
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -27,8 +28,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
     queries: (B, H, R, D). keys, values: (B, H, T, D). mask: (B, 1, 1 or R, T), added to the scores.
     """
     if queries.device.type == "cpu" and torch.is_grad_enabled():
-        # On CPUs the backward pass of the fused kernel takes three to five times as long for short sequences: here 7
-        # frames, 49 positions, 12 to 64 words.
+        # On CPUs the backward pass of the fused kernel takes three to five times as long for short sequences, such as
+        # 7 frames, 49 positions or 12 to 64 words.
         weights = attention_weights(queries, keys, mask)
         return torch.matmul(F.dropout(weights, dropout, training=dropout > 0.0), values)
     return F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropout)
@@ -43,16 +44,16 @@ def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None = None)
 
 @dataclass(frozen=True)
 class VisualCache:
-    """P videos prepared for the fused layers, once for all texts about them."""
+    """Tokens, keys and values of P videos for the fused layers, computed once for all texts about them."""
 
     visual: Tensor
     """(P, V, W) visual tokens."""
     tokens: Tensor
     """(P, V + A, D) the visual and audio tokens embedded for the fused layers."""
     layers: tuple[tuple[Tensor, Tensor], ...] = ()
-    """Keys and values (P, heads, V + A, D / heads) of each layer, where they do not depend on the text."""
+    """Keys and values (P, heads, V + A, D / heads) of each layer; empty if they depend on the text."""
     audio: Tensor | None = None
-    """(P, A, W) audio tokens; None: only what is seen counts."""
+    """(P, A, W) audio tokens; None: sound is not used."""
     present: Tensor | None = None
     """(P, V + A) int64, 0 for tokens of a missing modality and after the end of a sound; None: all exist."""
 
@@ -66,8 +67,8 @@ class VisualCache:
 class TextTransformer(nn.Module):
     """BERT whose first layers attend to text only and whose last layers attend to [text; visual tokens].
 
-    visual_reads_text: True is the published joint self-attention. False: visual tokens attend to one another only,
-    so that they are computed once for many questions about a video, at a third of the cost.
+    visual_reads_text: True: the published joint self-attention. False: visual tokens attend to one another only, so
+    they are computed once for many questions about a video, at a third of the cost.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class TextTransformer(nn.Module):
         return hidden if first_only else hidden[:, : text_BLD.shape[1]]
 
     def fuse_visual(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
-        """Return the fused states (B, V, D) of the visual tokens. Raises ValueError where they do not read the text."""
+        """Return the fused states (B, V, D) of the visual tokens. Raises ValueError without `visual_reads_text`."""
         if cache.layers:
             raise ValueError("visual_reads_text: false in this model's config; true was expected to fuse visual tokens")
         length = text_BLD.shape[1]
@@ -144,7 +145,7 @@ class TextTransformer(nn.Module):
     def fused_attention(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> list[Tensor]:
         """Return the attention weights of each fused layer over [text; visual tokens], with one text per video.
 
-        (B, heads, R, L + V) each: R is L + V, or L where visual tokens attend to one another only.
+        Each has the shape (B, heads, R, L + V). R is L + V, or L if visual tokens do not attend to text.
         """
         weights: list[Tensor] = []
         self._fused(text_BLD, attention_mask, cache, weights=weights)
@@ -159,7 +160,10 @@ class TextTransformer(nn.Module):
         first_only: bool = False,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
-        """Run the fused layers. Visual states follow the text states where they read the text. weights: Appended to."""
+        """Run the fused layers: states (B, L, D), or (B, L + V, D) if visual tokens attend to text.
+
+        weights: List to which the attention weights of each layer are appended.
+        """
         texts = text_BLD.shape[0]
         visible = torch.ones((texts, cache.tokens.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
         if cache.present is not None:
@@ -191,9 +195,9 @@ class TextTransformer(nn.Module):
 
 
 def cache_visual(layers: Sequence[Any], visual_PVW: Tensor, tokens_PVD: Tensor) -> VisualCache:
-    """Return the keys and values of visual tokens (P, V, W) in BERT layers, in which they attend to one another only.
+    """Return a cache with the keys and values of visual tokens (P, V, W) that attend to one another only.
 
-    tokens_PVD: Their embeddings for the first layer.
+    layers: BERT layers. tokens_PVD: Embeddings of the visual tokens for the first layer.
     """
     hidden, cached = tokens_PVD, []
     for layer in layers:
@@ -206,7 +210,8 @@ def cache_visual(layers: Sequence[Any], visual_PVW: Tensor, tokens_PVD: Tensor) 
 def cache_audio(layers: Sequence[Any], cache: VisualCache, audio_PAW: Tensor, tokens_PAD: Tensor) -> VisualCache:
     """Return a cache that also has audio tokens (P, A, W) and their embeddings (P, A, D).
 
-    Where visual tokens do not read the text, audio tokens read these and one another, and no visual token changes.
+    If visual tokens do not attend to text, audio tokens attend to visual and audio tokens, and the keys and values of
+    visual tokens stay unchanged.
     """
     sees = tokens_present(cache.visual).amax(dim=1, keepdim=True).expand(-1, cache.tokens.shape[1])
     present = torch.cat([sees, tokens_present(audio_PAW)], dim=1)
@@ -222,7 +227,7 @@ def cache_audio(layers: Sequence[Any], cache: VisualCache, audio_PAW: Tensor, to
 
 
 def keys_values(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Return keys and values of a BERT layer, each (B, heads, T, D / heads), of states (B, T, D)."""
+    """Return the keys and values, each (B, heads, T, D / heads), that a BERT layer computes from states (B, T, D)."""
     attention = layer.attention.self
     return _by_head(attention.key(hidden), attention), _by_head(attention.value(hidden), attention)
 
@@ -262,13 +267,13 @@ def additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def masked_mean(states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the mean (B, D) of states (B, L, D) over the tokens that are not padding, by mask (B, L)."""
+    """Return the mean (B, D) of states (B, L, D) over the tokens whose mask (B, L) is 1."""
     weights = attention_mask[:, :, None].to(states_BLD.dtype)
     return (states_BLD * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
 
 
 def tokens_present(tokens_PVW: Tensor) -> Tensor:
-    """Return which visual or audio tokens (P, V) exist, int64: those that are not 0 throughout."""
+    """Return the mask (P, V) int64 of visual or audio tokens: 0 for tokens of zeros, which stand for missing ones."""
     return (tokens_PVW.abs().amax(dim=-1) > 0).long()
 
 
@@ -281,7 +286,10 @@ class MaskedWordHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, states: Tensor, word_embeddings: nn.Embedding, words: Tensor | None = None) -> Tensor:
-        """Return the logits (n, vocabulary) of states (n, D) at masked positions. words: Ids; None: the vocabulary."""
+        """Return the logits (n, vocabulary), or (n, len(words)), of states (n, D) at masked positions.
+
+        words: Ids of the words whose logits are computed; None: all words.
+        """
         weight: Tensor = word_embeddings.weight
         bias: Tensor = self.bias
         if words is not None:

@@ -1,7 +1,7 @@
-"""Visual Parsing (Xue et al., NeurIPS 2021): all visual tokens attend to one another before they meet the text.
+"""Visual Parsing (Xue et al., NeurIPS 2021): visual tokens attend to one another before they are fused with the text.
 
-Sizes: `base`, as published, a Swin Transformer on pixels, and `tiny`, which trains on two CPU cores, a small Swin on
-the maps of a pretrained CNN. The authors released no code; values from memory are marked.
+Sizes: `base`, as published, is a Swin Transformer on pixels. `tiny`, which trains on two CPU cores, is a small Swin on
+the feature maps of a pretrained CNN. The authors released no code; comments mark values from memory.
 
 Shape letters: B videos, N videos * clips, F frames, H W pixels, Y X rows and columns of tokens, V = Y * X visual
 tokens, L text tokens, C width of the visual tokens, D width of the text stream.
@@ -28,8 +28,8 @@ from vitascope.bundle.manifest import FrameStream
 class VisualParsingConfig(ConvConfig):
     """Configuration of a model: a Swin Transformer as vision encoder, one stream of text and visual tokens.
 
-    Each level of the Swin reads the map of its stride of the CNN `backbone`, as the hybrid of Dosovitskiy et al. (ICLR
-    2021, section 3.1) reads one. Without a CNN the first level reads patches of pixels.
+    With a CNN `backbone`, each level of the Swin reads the CNN's feature map of the same stride, similar to the hybrid
+    model of Dosovitskiy et al. (ICLR 2021, section 3.1). Without a CNN the first level reads patches of pixels.
     """
 
     masks_visual = True
@@ -44,14 +44,15 @@ class VisualParsingConfig(ConvConfig):
     swin_width: Annotated[int, Field(ge=4)]
     """Width of the first level; it doubles with each level."""
     swin_depths: Annotated[list[int], Field(min_length=1)]
-    """Blocks of each level; between two levels the grid halves."""
+    """Number of blocks of each level. Each level halves the grid of the one before."""
     swin_heads: list[int]
     window: Annotated[int, Field(ge=2)]
-    """Side of an attention window (tokens). On the last level it is the whole grid, so that every visual token attends
-    to every other before it meets the text."""
+    """Side of an attention window (tokens). On the last level a window is the whole grid, so that all visual tokens
+    attend to one another before they are fused with the text."""
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     masked_with: Annotated[int, Field(ge=0)]
-    """Number of tokens masked together with a sampled one: those it attends to most (K; not published)."""
+    """Number of tokens that are masked together with a sampled token: the tokens it attends to most (K in the paper,
+    which does not publish its value)."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> VisualParsingConfig:
@@ -76,7 +77,7 @@ class VisualParsingConfig(ConvConfig):
 
     @property
     def cnn_stages(self) -> list[int]:
-        """Indices of the stages of the CNN that have the strides of the levels."""
+        """Indices of the CNN's stages whose strides equal those of the levels."""
         return [self.patch.bit_length() - 2 + level for level in range(len(self.swin_depths))]
 
     def streams(self) -> list[FrameStream]:
@@ -84,7 +85,7 @@ class VisualParsingConfig(ConvConfig):
 
 
 def base(answers: int = 0) -> VisualParsingConfig:
-    """Return the published size: Swin and BERT-base (which Swin, and its 384 pixels, from memory)."""
+    """Return the published size: Swin and BERT-base. The size of the Swin and its 384 pixels are from memory."""
     return VisualParsingConfig(
         size="base",
         **IMAGENET,
@@ -106,9 +107,9 @@ def base(answers: int = 0) -> VisualParsingConfig:
 
 
 def tiny(answers: int = 0) -> VisualParsingConfig:
-    """Return the small configuration: two levels of Swin on EfficientNet-Lite0, MiniLM-L6 as the layers of the stream.
+    """Return the small configuration: two levels of Swin on EfficientNet-Lite0, and MiniLM-L6 as fused layers.
 
-    No Swin of this size is public, and one on pixels learns too slowly: docs/experiments.md.
+    No pretrained Swin of this size is public, and a new one on pixels learns too slowly (docs/experiments.md).
     """
     return VisualParsingConfig(
         size="tiny",
@@ -133,13 +134,13 @@ class Parsed(NamedTuple):
     """The output of a Swin Transformer."""
 
     tokens: Tensor
-    """(N, V, C) Visual tokens: the output of the last block, normalised."""
+    """(N, V, C) visual tokens: the normalised output of the last block."""
     before: Tensor
-    """(N, Y, X, C) Input of the last block."""
+    """(N, Y, X, C) input of the last block."""
 
 
 class VideoEncoder(nn.Module):
-    """One frame per clip to visual tokens that have all attended to one another."""
+    """Encodes one frame per clip as visual tokens that have attended to one another."""
 
     def __init__(self, cfg: VisualParsingConfig) -> None:
         super().__init__()
@@ -170,7 +171,10 @@ class VideoEncoder(nn.Module):
         return self.parse(streams["high"]).tokens
 
     def features(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the maps of the CNN, (N, Y, X, channels) by level, or the visual tokens. streams: As in `forward`."""
+        """Return the CNN's feature maps (N, Y, X, channels) by level; without a CNN, the visual tokens.
+
+        streams: As in `forward`.
+        """
         if not self.has_cnn:
             return {"tokens": self(streams)}
         maps = self.cnn(channels_first(streams["high"]), self.cnn_stages)
@@ -181,19 +185,19 @@ class VideoEncoder(nn.Module):
         return self._parse_maps(features).tokens if self.has_cnn else features["tokens"]
 
     def parse(self, high: Tensor) -> Parsed:
-        """Return what the levels make of pixels (N, 1, H, W, 3)."""
+        """Run the CNN, if there is one, and the Swin on pixels (N, 1, H, W, 3)."""
         if self.has_cnn:
             return self._parse_maps(self.features({"high": high}))
         swin: Any = self.swin
         return self._run_levels(swin.patch_embed(self.normalise(channels_first(high))), [None] * len(swin.layers))
 
     def _parse_maps(self, features: Mapping[str, Tensor]) -> Parsed:
-        """Return what the levels make of the maps of the CNN, see `features`."""
+        """Run the levels on the feature maps of the CNN, as returned by `features`."""
         first, *others = (read(features[f"level_{index}"]) for index, read in enumerate(self.from_cnn))
         return self._run_levels(first, [None, *others])
 
     def _run_levels(self, x: Tensor, added: Sequence[Tensor | None]) -> Parsed:
-        """Run the levels on x (N, Y, X, C). added: To the input of the blocks of each level."""
+        """Run the levels on x (N, Y, X, C). added: For each level, a map to add to the input of its blocks, or None."""
         swin: Any = self.swin
         before = x
         for layer, more in zip(swin.layers, added, strict=True):
@@ -214,9 +218,9 @@ class VideoEncoder(nn.Module):
 
 
 class VisualParsing(FusedModel):
-    """Visual Parsing: one frame per clip, parsed by self-attention before it is fused with the text.
+    """Visual Parsing: one frame per clip, encoded by self-attention before it is fused with the text.
 
-    Retrieval embeddings are an addition, as in SOHO: the published model ranks by its matching head only.
+    Retrieval embeddings are not part of the published model, which ranks by its matching head only.
     """
 
     cfg: VisualParsingConfig
@@ -233,7 +237,7 @@ class VisualParsing(FusedModel):
         self.feature_head = nn.Linear(cfg.text_width, cfg.visual_width)
 
     def make_visual_embeddings(self) -> nn.Module:
-        """Build projection and LayerNorm, without positions, which Swin already encodes."""
+        """Build projection and LayerNorm. Position embeddings are not needed, since Swin encodes positions."""
         cfg = self.cfg
         return nn.Sequential(
             nn.Linear(cfg.visual_width, cfg.text_width), nn.LayerNorm(cfg.text_width), nn.Dropout(cfg.dropout)
@@ -246,7 +250,7 @@ class VisualParsing(FusedModel):
             return parsed.tokens, self.video.attention(parsed.before)
 
     def mask_visual(self, tokens_BVC: Tensor, attention_BVV: Tensor) -> tuple[Tensor, Tensor]:
-        """Mask a random token and those it attends to most (section 3.2).
+        """Mask a random token and the tokens it attends to most (section 3.2).
 
         Returns the tokens with the mask embedding in place of the masked ones, and the mask (B, V) bool.
         """

@@ -14,23 +14,24 @@ from vitascope.bundle.manifest import FrameStream
 
 
 class HdVilaConfig(ConvConfig):
-    """Configuration of an HD-VILA model: two backbones without shared weights, on a grid of (low size / 16)."""
+    """Configuration of an HD-VILA model: two backbones without shared weights. The grid is the low resolution / 16."""
 
     _omit_if_default: ClassVar[tuple[str, ...]] = (*FusedConfig._omit_if_default, "depth", "paired_frames")
     system: Literal["hd-vila"] = "hd-vila"
     high_height: int
-    """At least twice the low resolution; or equal to it, for a model with one resolution."""
+    """Height in pixels of the high-resolution frame: at least twice `low_height`, or equal to it for a model with one
+    resolution."""
     high_width: int
     low_height: int
     low_width: int
     low_frames: Annotated[int, Field(ge=2)]
     """Number of low-resolution neighbours of the high-resolution frame."""
     frame_stride: Annotated[float, Field(ge=0)] = 0.0
-    """Seconds between neighbours in training, around a random centre; published: 12 frames, at 25 frames per second
-    0.48. 0: frames are spread evenly over the clip, as bundles always do."""
+    """Seconds between low-resolution frames in training, around a random centre. The published value, 12 frames, is
+    0.48 at 25 frames per second. 0: frames are spread evenly over the clip, as always in bundles."""
     temporal_shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Fraction of channels that the trained blocks of the low-resolution encoder take from the previous frame, and as
-    many from the next. The published model has no temporal shift; only an EfficientNet supports it."""
+    """Fraction of channels that the trained blocks of the low-resolution encoder take from the previous frame; the same
+    fraction comes from the next frame. The published model has no temporal shift. Requires an EfficientNet."""
     hybrid_width: int
     hybrid_heads: int
     hybrid_layers: int
@@ -39,14 +40,14 @@ class HdVilaConfig(ConvConfig):
     """Weight of the middle frame, which has the high resolution, in the mean over frames. The published model uses the
     plain mean: 1 / (low_frames + 1)."""
     paired_frames: bool = False
-    """Spatial attention and MLPs of the hybrid Transformer compute one change for each pair of adjacent low-resolution
-    frames, from their mean, which takes less time. The published model computes one per frame."""
+    """Whether the hybrid Transformer computes spatial attention and MLPs once for each pair of adjacent low-resolution
+    frames, from their mean, which is faster. The published model computes them for each frame."""
     keep_pretrained: bool = False
-    """The pretrained CNN's stages after the frozen ones also read the high-resolution frame, in a copy that is never
-    trained, so that what they know of photographs stays. The published model has none."""
+    """Whether the model also has a copy of the pretrained CNN's later stages that is never trained. The copy reads the
+    high-resolution frame, and preserves what the CNN has learned from photographs. Not in the published model."""
     depth: bool = False
-    """A depth map of the middle of the clip, from the second video track of a file, is one more neighbour. The
-    published model has none."""
+    """Whether the model also reads a depth map of the middle of the clip, from the second video track of a file, as one
+    more frame of the sequence. Not in the published model."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> HdVilaConfig:
@@ -68,7 +69,7 @@ class HdVilaConfig(ConvConfig):
 
     @property
     def frames(self) -> int:
-        """Number of frames of the hybrid sequence: the low-resolution ones and the middle one."""
+        """Number of frames of the hybrid sequence: the low-resolution frames and the middle frame."""
         return self.low_frames + 1
 
     @property
@@ -77,7 +78,7 @@ class HdVilaConfig(ConvConfig):
 
     @property
     def visual_tokens(self) -> int:
-        """With `keep_pretrained`, one more than the grid has: the summary of the pretrained CNN's map."""
+        """Number of visual tokens: those of the grid and, with `keep_pretrained`, the pretrained CNN's summary."""
         return self.grid_tokens + int(self.keep_pretrained)
 
     def streams(self) -> list[FrameStream]:

@@ -94,16 +94,17 @@ class DividedSpaceTimeBlock(nn.Module):
 
 
 def per_frame(mask: Tensor | None, frames: int) -> Tensor | None:
-    """Return a mask (N, 1, 1, 1, V) for each frame, (N * F, 1, 1, V)."""
+    """Repeat a mask for each frame: (N, 1, 1, 1, V) -> (N * F, 1, 1, V)."""
     return None if mask is None else mask.expand(-1, frames, -1, -1, -1).flatten(0, 1)
 
 
 def apply_to_pairs(
     layers: Callable[[Tensor, Tensor | None], Tensor], x_NFVD: Tensor, mask: Tensor | None, middle: int
 ) -> Tensor:
-    """Apply residual layers to the mean of each pair of adjacent frames; both frames change by what the mean does.
+    """Apply residual layers to the mean of each pair of adjacent frames, and add the residual to both frames.
 
-    The middle frame, at index `middle`, is a group of its own, as is the last frame where its pair is missing.
+    The middle frame, at index `middle`, is not paired. Without it, frames are paired in order; a last frame without a
+    partner is not paired either.
     """
     frames = x_NFVD.shape[1]
     pairs = [i // 2 for i in range(frames - 1)]
@@ -133,7 +134,7 @@ class HybridTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(cfg.hybrid_width)
         self.depth = nn.Parameter(torch.zeros(1, 1, cfg.hybrid_width)) if cfg.depth else None
-        """Added to the tokens of a depth map, which ends the sequence, in place of a time embedding."""
+        """Added to the tokens of the depth map, the last of the sequence, instead of a time embedding."""
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """Return (N, F, V, D) for maps (N, F, Y, X, D). times: Indices of the time embedding of each frame."""
@@ -141,7 +142,7 @@ class HybridTransformer(nn.Module):
         return normed
 
     def apply_blocks(self, x_NFVD: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the output of the last block. mask: As of the blocks."""
+        """Return the output of the last block. mask: As in `DividedSpaceTimeBlock.forward`."""
         middle = (x_NFVD.shape[1] - 1 - int(self.depth is not None)) // 2 if self.paired_frames else None
         for block in self.blocks:
             x_NFVD = block(x_NFVD, mask, middle)
@@ -174,11 +175,11 @@ def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class PretrainedBranch(nn.Module):
-    """Adds what the frozen pretrained CNN sees to the visual tokens.
+    """Adds the features of the frozen pretrained CNN to the visual tokens.
 
-    A summary of the whole picture becomes one more token, which is added to the mean of the others in the embedding and
-    not read by the fused layers. Details are added to the tokens of the grid, with mean zero, so that they do not
-    change the embedding.
+    A summary of the whole picture becomes one more token. The embedding adds this token to the mean of the others, and
+    the fused layers do not read it. Details are added to the tokens of the grid. Their mean is zero, so that they do
+    not change the embedding.
     """
 
     HIDDEN_WIDTH, CLASSES = 640, 1000
@@ -193,18 +194,21 @@ class PretrainedBranch(nn.Module):
         self.linear = nn.Linear(channels, width)
         self.nonlinear = _two_layers(channels, self.HIDDEN_WIDTH, width)
         self.detail = _two_layers(channels, 2 * width, width)
-        # The tokens of the grid and the embedding start unchanged.
+        # Zero weights: at first the branch changes neither the tokens of the grid nor the embedding.
         for parameter in (self.classes.weight, self.linear.weight, self.linear.bias):
             nn.init.zeros_(parameter)
 
     def forward(self, tokens_NVD: Tensor, map_NVC: Tensor) -> Tensor:
-        """Return tokens (N, V + 1, D) of those of the grid (N, V, D) and the map (N, V, C) of the pretrained CNN."""
+        """Return the tokens (N, V + 1, D): those of the grid (N, V, D) with details added, and the summary.
+
+        map_NVC: Feature map of the pretrained CNN.
+        """
         detail = self.detail(map_NVC)
         in_grid = tokens_NVD + detail - detail.mean(dim=1, keepdim=True)
         return torch.cat([in_grid, self.summary(map_NVC.mean(dim=1))[:, None]], dim=1)
 
     def summary(self, mean_NC: Tensor) -> Tensor:
-        """Return the summary (N, D) of the means (N, C) of maps.
+        """Return the summary (N, D) of the means (N, C) of feature maps.
 
         One part is a mean over the classes of the pretrained classifier, weighted by its probabilities (Norouzi et al.,
         "Zero-shot learning by convex combination of semantic embeddings", ICLR 2014).
@@ -216,7 +220,7 @@ class PretrainedBranch(nn.Module):
 
 
 class VideoEncoder(nn.Module):
-    """Frame streams to visual tokens: the hybrid image sequence of section 3.2."""
+    """Encodes the frame streams as visual tokens: the hybrid image sequence of section 3.2."""
 
     def __init__(self, cfg: HdVilaConfig) -> None:
         super().__init__()
@@ -228,7 +232,7 @@ class VideoEncoder(nn.Module):
         self.low_grid = nn.Conv2d(channels[STRIDE_16], cfg.hybrid_width, 1, bias=False)
         self.hybrid = HybridTransformer(cfg)
         self.combine = nn.Conv2d(2 * cfg.hybrid_width, cfg.hybrid_width, 1)
-        # The stages before these are frozen in `high`, so both share them.
+        # A copy of the later stages only: the first ones are frozen in `high`, so the copy reads their output.
         self.pretrained = pretrained_stages(cfg) if cfg.keep_pretrained else None
         self.branch = PretrainedBranch(cfg, channels[STRIDE_32]) if cfg.keep_pretrained else None
 
@@ -243,16 +247,16 @@ class VideoEncoder(nn.Module):
         """Return the visual tokens (N, V, D) of each clip: the weighted mean over frames.
 
         Args:
-            streams: `high` (N, 1, H, W, 3), `low` (N, F - 1, H', W', 3) and, for a model that reads it, `depth`
+            streams: `high` (N, 1, H, W, 3), `low` (N, F - 1, H', W', 3) and, for a model with `depth`, `depth`
                 (N, 1, H', W', 3), uint8 or float, 0..255.
             times: Indices (F,) of the time embeddings, in the order [low before, middle, low after]; default all.
         """
         return self.merge(self.features(streams, times))
 
     def features(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> dict[str, Tensor]:
-        """Return what `merge` reads: `tokens` (N, V, D) and, with `keep_pretrained`, `pretrained` (N, V, C).
+        """Return the inputs of `merge`: `tokens` (N, V, D) and, with `keep_pretrained`, `pretrained` (N, V, C).
 
-        A stage that freezes the backbone computes these once. Arguments as in `forward`.
+        A stage that freezes the backbone computes the features once. Arguments as in `forward`.
         """
         outputs = [STRIDE_16, STRIDE_32]
         if self.pretrained is not None:
@@ -281,8 +285,8 @@ class VideoEncoder(nn.Module):
     def _hybrid_tokens(self, reference: Tensor, detail: Tensor, low: Tensor, times: Tensor | None) -> Tensor:
         """Return the visual tokens (N, V, D) of the hybrid image sequence.
 
-        reference, detail: maps of the high-resolution frame at strides 16 and 32. low: its neighbours, and the depth
-        map after them. times: as in `forward`.
+        reference, detail: Feature maps of the high-resolution frame at strides 16 and 32. low: The low-resolution
+        frames, followed by the depth map if the model reads it. times: As in `forward`.
         """
         n, neighbours = low.shape[:2]
         (low_map,) = self.low(channels_first(low), (STRIDE_16,), neighbours)
@@ -351,7 +355,7 @@ class HdVila(FusedModel):
             self.after_features, self.details = ("video.branch.",), ("video.branch.detail.",)
 
     def pool_tokens(self, tokens: Tensor) -> Tensor:
-        """Return the mean of the grid's tokens, plus the summary of the kept stages where there is one."""
+        """Return the mean of the grid's tokens, plus the summary token with `keep_pretrained`."""
         return pool_tokens(tokens, self.cfg.grid_tokens)
 
     def embedding_of_features(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -363,12 +367,16 @@ class HdVila(FusedModel):
 
     @torch.no_grad()
     def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor, length: float) -> None:
-        """Initialize what each class of the kept classifier adds to the embedding: the direction of its name.
+        """Initialize the weights of each class of the kept classifier, so that it adds its name to the embedding.
 
         Args:
             names_KE: Embeddings of the names.
             tokens_ND: Mean visual tokens of some videos.
-            length: Length of what a class of probability 1 adds, relative to the mean projection of the tokens.
+            length: Norm of the vector that a class of probability 1 adds, relative to the mean norm of the tokens'
+                projections.
+
+        Raises:
+            InvalidInput: The model keeps no classifier.
         """
         if self.video.branch is None:
             raise InvalidInput("align_class_names: no classifier is kept; keep_pretrained = true was expected")
@@ -379,9 +387,9 @@ class HdVila(FusedModel):
 
     @torch.no_grad()
     def scale_class_names(self, factor: float) -> None:
-        """Multiply what each class of the kept classifier adds to the embedding.
+        """Multiply the weights with which each class of the kept classifier changes the embedding.
 
-        Raises InvalidInput where no classifier is kept.
+        Raises InvalidInput for a model that keeps no classifier.
         """
         if self.video.branch is None:
             raise InvalidInput("scale_class_names: no classifier is kept; keep_pretrained = true was expected")
@@ -399,10 +407,10 @@ class HdVila(FusedModel):
 
     @torch.no_grad()
     def align_visual_embeddings(self) -> None:
-        """Initialize the projection of visual tokens so that they enter as the text states with the nearest embeddings.
+        """Initialize the projection of visual tokens so that they resemble the text states with similar embeddings.
 
-        The video projection followed by the pseudo-inverse of the text projection, scaled to the norm of a new layer.
-        Otherwise the fused layers would have to learn again what ITC has learned.
+        The projection becomes the video projection followed by the pseudo-inverse of the text projection, scaled to the
+        norm of a new layer. Otherwise the fused layers would have to learn the alignment of ITC again.
         """
         project = self.visual_embeddings.project
         weight = torch.linalg.pinv(self.text_project.weight) @ self.video_project.weight

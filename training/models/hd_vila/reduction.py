@@ -1,9 +1,9 @@
-"""Cheaper variants of HD-VILA's video encoder without training: fewer frames, smaller frames, merged tokens.
+"""Faster variants of HD-VILA's video encoder without training: fewer frames, smaller frames, merged tokens.
 
 Tokens are merged by bipartite soft matching (Bolya et al., "Token Merging", ICLR 2023). HD-VILA's divided attention
-works over time per position and over positions per frame, so positions are merged equally in all frames: a clip has
-one matching, computed from the mean over time. The output is unmerged, so that the fused layers read as many visual
-tokens as before, in the same order.
+attends over time at each position and over positions in each frame. Therefore all frames of a clip merge the same
+positions, which are chosen from the mean over time. The output is unmerged, so that the number and the order of the
+visual tokens do not change.
 
 Shape letters: B videos, N videos * clips, C clips, F frames, V visual tokens (positions), M positions after merging,
 D width of the hybrid Transformer.
@@ -51,13 +51,20 @@ class Merging(NamedTuple):
 
 
 def soft_matching(x_NVD: Tensor, num_tokens: int) -> Merging:
-    """Merge the V - `kept` most similar pairs of an even and an odd position, by the cosine of their features.
+    """Merge the V - `num_tokens` most similar pairs of an even and an odd position, by the cosine of their features.
 
-    Each even position proposes its most similar odd position; the proposals with the highest cosine are accepted, the
-    first of equal ones. Raises ValueError unless V // 2 <= kept <= V.
+    Each even position proposes its most similar odd position. The proposals with the highest cosines are accepted; of
+    equal cosines, the first.
+
+    Args:
+        x_NVD: Features of the positions.
+        num_tokens: Number M of positions after merging.
+
+    Raises:
+        ValueError: `num_tokens` is not from V // 2 to V.
     """
     count = x_NVD.shape[1]
-    check_kept(num_tokens, count)
+    check_num_tokens(num_tokens, count)
     unit = normalize(x_NVD, dim=-1)
     even, odd = unit[:, 0::2], unit[:, 1::2]
     similarity = torch.matmul(even, odd.transpose(1, 2))  # (N, evens, odds)
@@ -78,24 +85,24 @@ def soft_matching(x_NVD: Tensor, num_tokens: int) -> Merging:
     return Merging(torch.cat([members_even, members_odd], dim=-1)[..., order])
 
 
-def check_kept(num_tokens: int, positions: int) -> None:
-    """Raise ValueError where the number of positions cannot be reached: each merged pair needs an odd position."""
+def check_num_tokens(num_tokens: int, positions: int) -> None:
+    """Raise ValueError if `positions` cannot be merged into `num_tokens`: each merged pair needs an odd position."""
     minimum = positions // 2
     if not minimum <= num_tokens <= positions:
         raise ValueError(f"tokens: {num_tokens} of {positions}; {minimum} to {positions} were expected")
 
 
 class MergedHybrid(nn.Module):
-    """A hybrid Transformer that computes only `kept` tokens per frame."""
+    """A hybrid Transformer that merges the positions of each frame into `num_tokens` tokens."""
 
     def __init__(self, hybrid: HybridTransformer, num_tokens: int) -> None:
         super().__init__()
-        check_kept(num_tokens, hybrid.position.shape[1])
-        self.hybrid, self.kept = hybrid, num_tokens
+        check_num_tokens(num_tokens, hybrid.position.shape[1])
+        self.hybrid, self.num_tokens = hybrid, num_tokens
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """Return (N, F, V, D) for maps (N, F, Y, X, D), like the hybrid Transformer."""
-        merging = soft_matching(x_NFYXD.mean(dim=1).flatten(1, 2), self.kept)
+        merging = soft_matching(x_NFYXD.mean(dim=1).flatten(1, 2), self.num_tokens)
         out = merging.merge(self.hybrid.add_positions(x_NFYXD, times))
         # Proportional attention: a merged token weighs as much as the tokens it replaces.
         out = self.hybrid.apply_blocks(out, merging.sizes.log()[:, None, None, None, :])
@@ -105,8 +112,8 @@ class MergedHybrid(nn.Module):
 def reduced_config(cfg: HdVilaConfig, *, low_frames: int | None = None, size: int | None = None) -> HdVilaConfig:
     """Return the configuration with fewer low-resolution frames, or with frames whose longer side has `size` pixels.
 
-    Both streams are scaled equally. Raises InvalidInput for larger values than the configuration's, and for sizes that
-    fit no grid.
+    Both streams are scaled equally. Raises InvalidInput for values larger than those of the configuration, and for
+    sizes that do not give a whole grid.
     """
     changes: dict[str, int] = {}
     if low_frames is not None:
@@ -162,13 +169,21 @@ def _low(cfg: HdVilaConfig) -> FrameStream:
 
 
 class ReducedVideo(nn.Module):
-    """The video graph of a cheaper variant: streams (B, C, F, H, W, 3) -> embedding (B, E) and visual tokens (B, V, D).
+    """The video graph of a faster variant: streams (B, C, F, H, W, 3) -> embedding (B, E) and visual tokens (B, V, D).
 
     The number of tokens does not change, so that the other graphs are used unchanged.
     """
 
     def __init__(self, model: HdVila, cfg: HdVilaConfig, tokens: int | None = None) -> None:
-        """cfg: Of `reduced_config`. tokens: Kept per frame, see `training.models.hd_vila.reduction`."""
+        """Copy the video encoder of a model and reduce the copy.
+
+        Args:
+            cfg: Result of `reduced_config`.
+            tokens: Number of tokens per frame after merging; None: tokens are not merged.
+
+        Raises:
+            InvalidInput: The positions cannot be merged into `tokens`.
+        """
         super().__init__()
         old = model.cfg
         self.names = [stream.name for stream in cfg.streams()]
@@ -180,7 +195,7 @@ class ReducedVideo(nn.Module):
         self.video.hybrid.grid = self.grid
         if tokens is not None:
             try:
-                check_kept(tokens, cfg.grid_tokens)
+                check_num_tokens(tokens, cfg.grid_tokens)
             except ValueError as error:
                 raise InvalidInput(str(error)) from error
             self.video.hybrid = MergedHybrid(self.video.hybrid, tokens)  # type: ignore[assignment]
