@@ -1,4 +1,4 @@
-"""The videos, sounds and texts of a batch, encoded for the losses of a step.
+"""Encoding of a batch's videos, sounds and texts for the losses of a step.
 
 Shape letters: B videos, C clips, V visual tokens, A audio tokens, L text tokens, P captions per video, W width of
 visual or audio tokens, D text width, E embedding dim.
@@ -25,15 +25,15 @@ class EncodedVideo(NamedTuple):
     embedding: Tensor
     """(B, E)"""
     for_itc: Tensor
-    """Embeddings compared by ITC: (B, E), or (B, C, E) where the similarities of clips are pooled."""
+    """Embeddings for ITC: (B, E), or (B, C, E) if the similarities of clips are pooled."""
     tokens: Tensor
     """(B, V, W), mean over clips."""
     mask_context: Tensor | None = None
-    """For MVM: what decides which tokens are masked together."""
+    """For MVM: the second result of `FusedModel.encode_for_masking`."""
     exists: bool = True
     """False: the corpus has no pictures, and all values are 0."""
     by_clip: Tensor | None = None
-    """(B, C, V, W), the tokens of each clip, where the videos are encoded at this step."""
+    """(B, C, V, W), the tokens of each clip; None if the batch has cached features."""
 
 
 class EncodedAudio(NamedTuple):
@@ -86,7 +86,7 @@ def encode_text(
 ) -> tuple[Tensor, Tensor]:
     """Return the embeddings (B * P, E) and states (B * P, L, D) of the captions of a batch.
 
-    stored: Of stages that encode every text once.
+    stored: Cached text states, for stages that encode every text once.
     """
     if stored is not None:
         states = stored(texts)
@@ -100,15 +100,15 @@ def encode_text(
 def _in_micro_batches(
     encode: Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]], rows: int | None, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor, ...]:
-    """Encode inputs (n, ...) in micro-batches of so many rows; None: all at once.
+    """Encode inputs (n, ...) in micro-batches of `rows` rows; None: all at once.
 
-    This is the gradient cache of Gao et al. (2021): only outputs are kept, for a loss over all rows; its backward pass
-    computes the activations of one micro-batch at a time again, with the random numbers of the first time.
+    As in the gradient cache of Gao et al. (2021), only outputs are kept, for a loss over all rows. The backward pass
+    recomputes the activations of one micro-batch at a time, with the same random numbers.
     """
     count = len(next(iter(inputs.values())))
     if rows is None or rows >= count:
         return encode(inputs)
-    # As a positional argument, in which `checkpoint` looks for the device whose random state it saves.
+    # `checkpoint` looks for tensors in positional arguments to find the device whose random state it saves.
     parts = [
         checkpoint(encode, {name: x[start : start + rows] for name, x in inputs.items()}, use_reentrant=False)
         for start in range(0, count, rows)

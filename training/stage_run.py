@@ -1,4 +1,4 @@
-"""One stage of a run: its batches and optimizer, what is computed before its first step, and its steps."""
+"""One stage of a run: its batches, its optimizer, the outputs of frozen layers that it caches, and its steps."""
 
 from __future__ import annotations
 
@@ -52,11 +52,13 @@ class StageRun:
     """The optimizer, batches and schedule of one stage."""
 
     def __init__(self, run: RunInputs, stage: Stage, index: int, *, fresh: bool) -> None:
-        """Open the datasets, encode what the stage freezes, and make the optimizer.
+        """Open the datasets, cache the outputs of frozen layers, and create the optimizer.
 
         Args:
-            index: Of the stage in the recipe.
-            fresh: Whether the stage begins, or goes on from a checkpoint.
+            run: Objects of the run.
+            stage: The stage.
+            index: Index of the stage in the recipe.
+            fresh: True at the first step of the stage, False when it resumes from a checkpoint.
         """
         recipe, model, accelerator = run.recipe, run.model, run.accelerator
         self.recipe, self.stage, self.accelerator = recipe, stage, accelerator
@@ -109,7 +111,7 @@ class StageRun:
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
 
     def _cache_videos(self, folder: Path, seed: int, fresh: bool) -> None:
-        """Encode the videos of all datasets with what the stage freezes; the other processes read the files."""
+        """Encode the videos of all datasets with the frozen layers. The main process writes files for the others."""
         with self.accelerator.main_process_first():
             cached = encode_frozen(
                 self.model,
@@ -124,7 +126,7 @@ class StageRun:
             dataset.visual = visual
 
     def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
-        """Yield the batch of each step of the stage, on the device, and the seconds that were waited for it."""
+        """Yield the batch of each step of the stage, on the device, and the seconds spent waiting for it."""
         batches = iter(load_batches(self.batches, steps, workers))
         for _ in steps:
             started_at = time.perf_counter()
@@ -140,7 +142,8 @@ class StageRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_mult"]
         if not self._in_all_processes(batch.negatives is not None):
-            batch = replace(batch, negatives=None)  # as in one process: minimal negatives of all examples, or of none
+            # All processes must use minimal negatives, or none, so that the loss equals that of one process.
+            batch = replace(batch, negatives=None)
         weights = {str(name): weight for name, weight in batch.dataset.objectives.items()}
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16):
             losses = self.losses(batch)
@@ -168,7 +171,7 @@ class StageRun:
         return row
 
     def end(self, initial: Mapping[str, Tensor]) -> None:
-        """Set the weights that the stage ends with, after its last step. initial: see `initial_embedding_weights`."""
+        """Set the final weights of the stage after its last step. initial: Result of `initial_embedding_weights`."""
         if self.stage.ema:
             load_average(self.optimizer)
         if self.stage.mix_initial:
@@ -182,7 +185,7 @@ class StageRun:
 
 
 class _Losses(nn.Module):
-    """The losses of a step as a forward pass, which Accelerate can wrap to average gradients over processes."""
+    """Computes the losses in `forward`, so that Accelerate can wrap it and average gradients over processes."""
 
     def __init__(
         self,
@@ -201,7 +204,7 @@ class _Losses(nn.Module):
 
 
 def _check_batch_sizes(batches: Batches) -> None:
-    """Raise InvalidInput where a corpus is too small to give every process a whole batch."""
+    """Raise InvalidInput if a corpus is too small to give every process a whole batch."""
     for dataset in batches.datasets:
         config, usable = dataset.config, len(dataset.usable)
         if usable < config.batch_size * batches.world:
@@ -213,7 +216,7 @@ def _check_batch_sizes(batches: Batches) -> None:
 
 
 def _check_micro_batches(model: FusedModel, stage: Stage) -> None:
-    """Raise InvalidInput where BatchNorm would take the statistics of a micro-batch for those of the batch."""
+    """Raise InvalidInput if BatchNorm would compute its statistics over a micro-batch instead of the batch."""
     sizes = [dataset.micro_batch_size for dataset in stage.datasets if dataset.micro_batch_size]
     norms = [n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.training]
     if sizes and norms:

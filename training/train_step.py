@@ -1,4 +1,4 @@
-"""The losses of one training step: a batch in, one loss per objective out.
+"""The losses of one training step: one loss per objective of a batch.
 
 Shape letters: B videos, C clips, V visual tokens, A audio tokens, L text tokens, P captions per video, Q questions per
 video, W width of visual or audio tokens, D text width, E embedding dim.
@@ -40,11 +40,12 @@ from training.text_states import MeanTextStates, TextStates, mean_text_state
 from vitascope.errors import InvalidInput
 
 NAMES_PER_STEP = 96
-"""Class names that one step compares videos with: those with most mass in the batch. Cached features: all."""
+"""Number of class names that one step compares videos with: the most probable in the batch. With cached features, all
+class names are used."""
 
 
 class WordMasking(NamedTuple):
-    """Tokenizer constants that masking needs."""
+    """Constants of the tokenizer for masking words."""
 
     mask_id: int
     special: Tensor
@@ -52,25 +53,27 @@ class WordMasking(NamedTuple):
 
 
 class NameTargets(NamedTuple):
-    """The texts about classes as tokens, and the classifier's probabilities (N, 1000) by corpus."""
+    """Targets of the objective `class_names`."""
 
     tokens: Tokens
-    """The texts of `class_texts`, those about a class adjacent."""
+    """The texts of `class_texts`; the texts about a class are adjacent."""
     first: Tensor
-    """(1001,) Index of the first text about each class, and the number of texts."""
+    """(1001,) index of the first text about each class; the last entry is the number of texts."""
     teacher: Mapping[str, np.ndarray]
+    """The classifier's probabilities (N, 1000) by corpus."""
     prototypes: ClassPrototypes | None = None
-    """For stages that cache features of the classifier's own CNN, which need no `teacher`."""
+    """Replaces `teacher` in stages that cache the features of the classifier's own CNN."""
 
 
 class StoredStates(NamedTuple):
     """Caches of the outputs of frozen layers; None: computed at every step."""
 
     means: MeanTextStates | None = None
-    """For objectives of embeddings alone."""
+    """Mean text states, for stages whose objectives use embeddings only."""
     texts: TextStates | None = None
+    """Text states."""
     pooled: PooledStates | None = None
-    """For stages that train the classifier of entailment alone."""
+    """Inputs of the entailment head, for stages that train only this head."""
 
 
 NOTHING_STORED = StoredStates()
@@ -100,15 +103,15 @@ def compute_losses(
         model: In training mode.
         batch: On the model's device.
         words: For MLM.
-        names: For the objective `class_names`; None where no dataset has it.
-        stored: Of stages that do not train all layers.
+        names: For the objective `class_names`; None if no dataset has it.
+        stored: Cached outputs of frozen layers.
         sampler: For the objective `caption_reward`.
 
     Returns:
         Scalars in float32 by objective.
     """
     if batch.visual is not None and "visual" not in batch.visual and not batch.dataset.needs_tokens:
-        # Features, or their means; `visual` would be tokens.
+        # The batch has cached features or their means; under the key `visual` it would have visual tokens.
         return _embedding_losses(model, batch, names, stored.means or partial(mean_text_state, model))
     objectives = batch.dataset.objectives
     if stored.pooled is not None:
@@ -158,7 +161,7 @@ def _text_losses(
     cache: VisualCache | None,
     text_states: TextStates | None,
 ) -> dict[str, Tensor]:
-    """Compute ITC, correlation and ITM, for which captions are encoded once. cache: For ITM."""
+    """Compute ITC, correlation and ITM, which share the encoded captions. cache: For ITM; None without ITM."""
     objectives, temperature = batch.dataset.objectives, model.cfg.temperature
     out: dict[str, Tensor] = {}
     text, states = encode_text(model, captions, batch.dataset, text_states)
@@ -184,7 +187,7 @@ def _text_losses(
 def _embedding_losses(
     model: FusedModel, batch: Batch, names: NameTargets | None, text_states: Callable[[Tokens], Tensor]
 ) -> dict[str, Tensor]:
-    """Compute the losses of a batch that holds features, or their means over positions."""
+    """Compute the losses of a batch that has cached features, or their means over positions."""
     assert batch.visual is not None
     temperature = model.cfg.temperature
     video = model.embedding_of_features(_drop_tokens(batch.visual, batch.dataset.token_dropout))
@@ -211,7 +214,7 @@ def _embedding_losses(
         if batch.dataset.prototypes and names.prototypes is not None:
             some = {name: x[: batch.dataset.prototypes] for name, x in batch.visual.items()}
             some["pretrained"] = names.prototypes.move(some["pretrained"])
-            some = _drop_tokens(some, 1.0)  # they show the picture before it was moved
+            some = _drop_tokens(some, 1.0)  # the visual tokens would still show the picture before the move
             teacher = names.prototypes.probabilities(some["pretrained"])
             moved = losses.class_names(model.embedding_of_features(some), embedded, teacher, temperature)
             loss = 0.5 * (loss + moved)
@@ -229,14 +232,14 @@ def _drop_tokens(means: Mapping[str, Tensor], share: float) -> dict[str, Tensor]
 
 
 def _one_text_per_class(first: Tensor) -> Tensor:
-    """Return the index (1000,) of a random text about each class; the first one half of the time."""
+    """Return the index (1000,) of one text about each class: with probability 1/2 the first, else a random one."""
     counts = first.diff()
     drawn = (torch.rand(len(counts), device=first.device) * counts).long()
     return first[:-1] + drawn * torch.randint(2, (len(counts),), device=first.device)
 
 
 def _joint_embedding(video_BE: Tensor, audio: EncodedAudio | None) -> Tensor:
-    """Return the normalised sum (B, E) of the embeddings that each video has."""
+    """Return the normalised sum (B, E) of the embeddings of each video and of its sound, if it has sound."""
     if audio is None:
         return video_BE
     joint = video_BE + audio.embedding * audio.present[:, None]
@@ -250,7 +253,7 @@ def _audio_losses(
     audio: EncodedAudio,
     text_states: Callable[[Tokens], Tensor],
 ) -> dict[str, Tensor]:
-    """Compute the contrastive losses of sounds, each over the examples that have what it compares.
+    """Compute the contrastive losses of sounds. Each loss uses only the examples that have both of its modalities.
 
     video_BE: Embeddings of the videos; None: the corpus has no pictures.
     """
@@ -284,9 +287,9 @@ MaskedStates = tuple[Tensor, Tensor]
 def _in_batch_negatives(
     batch: Batch, video: Tensor, text: Tensor, positive: MaskedStates, temperature: float
 ) -> MaskedStates | None:
-    """Sample one caption of another video per caption (B * P), weighted by similarity where negatives are hard.
+    """Sample one caption of another video for each of the B * P captions; hard negatives are weighted by similarity.
 
-    None where all videos are of one group: then no caption of the batch is a negative.
+    Return None if all videos are of one group, because then the batch has no negatives.
     """
     if bool((batch.groups == batch.groups[0]).all()):
         return None
@@ -308,10 +311,10 @@ def _itm(
     minimal: MaskedStates | None,
     per_video: int,
 ) -> Tensor:
-    """Match captions against in-batch and minimal negatives, where there are any."""
+    """Compute the ITM loss of captions against in-batch negatives and minimal negatives; None: there are none."""
     kinds = [texts for texts in (positive, in_batch, minimal) if texts is not None]
     length = max(states.shape[1] for states, _ in kinds)
-    # All texts about a video are adjacent, so that its visual tokens are read once.
+    # Texts about a video must be adjacent, as `match_logits` expects.
     padded = zip(*(_pad(kind, length) for kind in kinds), strict=True)
     by_video = ([x.unflatten(0, (-1, per_video)) for x in parts] for parts in padded)
     states, mask = (torch.cat(parts, dim=1).flatten(0, 1) for parts in by_video)
@@ -341,7 +344,7 @@ def _mlm(model: FusedModel, batch: Batch, captions: Tokens, cache: VisualCache, 
 
 
 def _mvm(model: FusedModel, batch: Batch, captions: Tokens, tokens: Tensor, mask_context: Tensor) -> Tensor:
-    """Mask visual tokens of each video, read with its first caption."""
+    """Compute MVM: mask visual tokens of each video, and predict them with the video's first caption."""
     first = slice(None, None, batch.dataset.captions_per_video)
     texts = Tokens(captions.ids[first], captions.mask[first])
     states = encode_text_states(model, texts, detach=batch.dataset.detach_text)

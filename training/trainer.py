@@ -1,4 +1,4 @@
-"""The training loop: a recipe in, a checkpoint out, exact resume in between; and validation during training.
+"""The training loop: runs a recipe, validates, writes checkpoints and resumes exactly from them.
 
 Launch one process with `vitascope train RECIPE`, several with `torchrun --nproc_per_node N -m vitascope train RECIPE`.
 """
@@ -35,9 +35,9 @@ from vitascope.tokenizer import Tokenizer
 Validate = Callable[[FusedModel, list[str], Path], dict[str, float]]
 """(model, answers, tokenizer file) -> metrics for the log."""
 WriteRow = Callable[[Stage, Mapping[str, float]], None]
-"""Adds the log row of a step of a stage."""
+"""(stage, row of a step) -> None; writes the row to the log."""
 GPU_WORKERS = 4
-"""Processes that read batches ahead of a GPU by default; on a CPU they would take time from the steps."""
+"""Default number of processes that prefetch batches for a GPU. On a CPU they would compete with the steps."""
 
 
 def train(
@@ -53,19 +53,20 @@ def train(
     """Run a recipe to its end, continuing from the checkpoint in `out` if there is one.
 
     Args:
+        recipe: The recipe.
         data: Folder of packed corpora.
-        out: Run folder: `checkpoint/`, `log.jsonl` and `curves.png`.
-        start_from: Checkpoint or bundle whose weights a new run begins with (fine-tuning).
-        validate: Called every `recipe.validate_every` steps; its metrics go to the log.
-        stop_after: Stop with a checkpoint after this many steps of this call; the next call continues exactly there.
-        workers: Processes that read batches ahead; 0: batches are read between the steps; None: `GPU_WORKERS` with a
-            GPU, else 0. The batches are the same with any number.
+        out: Run folder, with `checkpoint/`, `log.jsonl` and `curves.png`.
+        start_from: Checkpoint or bundle whose weights initialize a new run (fine-tuning).
+        validate: Called every `recipe.validate_every` steps; its metrics are written to the log.
+        stop_after: Write a checkpoint and stop after this number of steps; the next call continues exactly from there.
+        workers: Number of processes that prefetch batches. 0: batches are read between steps. None: `GPU_WORKERS` with
+            a GPU, else 0. The number does not change the batches.
 
     Returns:
         The checkpoint folder.
 
     Raises:
-        InvalidInput: As `load_or_initialize`, or a number is below what is documented.
+        InvalidInput: `stop_after` is below 1, `workers` is below 0, or an error of `load_or_initialize`.
     """
     if workers is not None and workers < 0:
         raise InvalidInput(f"workers: {workers}; 0 or more was expected")
@@ -75,14 +76,14 @@ def train(
         raise InvalidInput(f"seed: {recipe.seed}; 0 or more was expected")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    # Each dataset trains some of the parameters only. Buffers are equal in all processes, see `sync_batch_norm`.
+    # A dataset may train only some of the parameters. Buffers are equal in all processes (`sync_batch_norm`).
     wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    # The recipe sets the precision (`StageRun.step`): that of an Accelerator is global to the Python process.
+    # `StageRun.step` sets the precision of the recipe, since the precision of an Accelerator is global to the process.
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[wrapping])
     if workers is None:
         workers = GPU_WORKERS if accelerator.device.type == "cuda" else 0
     state = load_or_initialize(recipe, data, out / "checkpoint", start_from)
-    accelerator.wait_for_everyone()  # all processes have read the checkpoint before one writes
+    accelerator.wait_for_everyone()  # all processes must have read the checkpoint before the main one overwrites it
     run = _Run(recipe, data, out, accelerator, state)
     last = min(recipe.total_steps, run.step + (stop_after or recipe.total_steps))
     with _open_log(run) as write_row:
@@ -93,7 +94,7 @@ def train(
 
 
 class _Run:
-    """A run of a recipe: what its stages share, and how far it is."""
+    """A run of a recipe: the objects that its stages share, and its current step."""
 
     def __init__(self, recipe: Recipe, data: Path, out: Path, accelerator: Accelerator, state: Checkpoint) -> None:
         model = state.model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -114,7 +115,7 @@ class _Run:
     def train_stage(
         self, last: int, start_from: Path | None, workers: int, validate: Validate | None, write_row: WriteRow
     ) -> None:
-        """Train from the present step to the end of its stage, or to the step `last`; others as in `train`."""
+        """Train from the current step to the end of its stage, or to step `last`. Other arguments as in `train`."""
         recipe, model = self.shared.recipe, self.shared.model
         is_main = self.shared.accelerator.is_main_process
         index, inner = recipe.locate(self.step)
@@ -144,13 +145,16 @@ class _Run:
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         state = replace(self._state, step=self.step)
         checkpoint.save(self.latest, state, optimizer)
-        # Saving removes what an earlier kill left behind, perhaps with the tokenizer file in use.
+        # Saving removes the remains of a killed process, and the tokenizer file may be among them.
         self._state = replace(state, tokenizer=self.latest / "tokenizer.json")
 
 
 @contextmanager
 def _open_log(run: _Run) -> Iterator[WriteRow]:
-    """Yield a function that logs a step; show progress, and draw the curves at the end. Only in the main process."""
+    """Yield a function that logs a step. Show progress, and draw the curves at the end.
+
+    Processes other than the main one log and show nothing.
+    """
     recipe, out, is_main = run.shared.recipe, run.shared.out, run.shared.accelerator.is_main_process
     path = out / "log.jsonl"
     if is_main:
@@ -186,14 +190,14 @@ def _status(stage: Stage, row: Mapping[str, float]) -> str:
 
 
 LIMIT = 500
-"""Validation examples per corpus; a full evaluation uses them all."""
+"""Maximum validation examples per corpus during training; `vitascope evaluate` uses all."""
 
 
 def validator(recipe: Recipe, data: Path) -> Callable[[FusedModel, list[str], Path], dict[str, float]]:
     """Return a function that evaluates a model on the recipe's validation corpora.
 
-    It takes (model, answers, tokenizer file) and returns metrics by `corpus metric`. Raises InvalidInput for a
-    corpus of sounds alone.
+    The function takes (model, answers, tokenizer file) and returns metrics, by names `CORPUS METRIC`. Raises
+    InvalidInput for a corpus that has sounds but no frames.
     """
     corpora = {name: _first(open_packed(data / name / "val"), LIMIT) for name in recipe.validate_on}
     for name, packed in corpora.items():

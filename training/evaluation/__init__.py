@@ -1,1 +1,1 @@
-"""Evaluation of models and bundles: retrieval, caption scoring, answers, calibration and frame streams."""
+"""Evaluation of models and bundles: retrieval, caption scores, answers, calibration, sound, grounding, entailment."""

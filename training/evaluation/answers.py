@@ -22,11 +22,11 @@ from training.objectives.losses import object_tokens
 
 @dataclass(frozen=True)
 class AnswerResults:
-    """The answers to every question of a corpus, each of length n."""
+    """The answers to the n questions of a corpus; all fields have length n."""
 
     questions: list[Question]
     rows: np.ndarray
-    """Example of each question."""
+    """Index of the example of each question."""
     right: np.ndarray
     probability: np.ndarray
     """Probability of the predicted answer."""
@@ -35,9 +35,9 @@ class AnswerResults:
 def answer_questions(
     encoder: Encoder, packed: Packed, tokens: np.ndarray, audio: np.ndarray | None = None
 ) -> AnswerResults:
-    """Answer all questions of a packed corpus. An answer is correct when it equals the whole set of answers.
+    """Answer all questions of a packed corpus. An answer is right if it equals the whole canonical answer.
 
-    tokens, audio: Visual tokens (N, V, W), and audio tokens (N, T, A) where sound counts.
+    tokens: Visual tokens (N, V, W). audio: Audio tokens (N, T, A); None: sound is not used.
     """
     rows = [i for i, e in enumerate(packed.examples) for _ in e.questions]
     questions = [question for e in packed.examples for question in e.questions]
@@ -48,7 +48,7 @@ def answer_questions(
 
 
 def exact(results: AnswerResults) -> dict[str, float]:
-    """Return exact match in percent (all questions, one-word answers, by type) and the calibration error."""
+    """Return exact match in percent (all questions, one-word answers, by kind) and the error `ECE` (0..1)."""
     by_kind: dict[str, list[int]] = defaultdict(list)
     single = []
     for n, question in enumerate(results.questions):
@@ -73,14 +73,14 @@ def exact_answers(
 
 
 STILL = ("shape", "colour", "size", "pattern", "digit")
-"""Attributes that one frame shows."""
+"""Attributes that are visible in a single frame."""
 
 
 def object_accuracy(model: FusedModel, packed: Packed, tokens_NVW: np.ndarray) -> dict[str, float]:
-    """Return the percentage of objects of packed scenes whose attribute is predicted from the token at their position.
+    """Return the percentage of objects whose attribute is predicted correctly from the token at their position.
 
-    By attribute, such as `objects (colour)`, and as `objects` the mean over those that one frame shows. Of two objects
-    in one token the first counts. Raises ValueError for a model without the head.
+    Metrics are by attribute, such as `objects (colour)`; `objects` is the mean over `STILL`. If two objects are in one
+    token, only the first counts. Raises ValueError for a model without the object head.
     """
     position_targets, class_targets = object_targets([example.attributes["scene"] for example in packed.examples])
     positions, classes = torch.from_numpy(position_targets), torch.from_numpy(class_targets)

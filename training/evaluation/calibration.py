@@ -20,26 +20,26 @@ from vitascope.scoring import fused_score, match_probability, similarity_probabi
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of query and video: similarity, matching logit and label (1.0: right), each (n,)."""
+    """Pairs of query and video: similarity, matching logit and label (1.0: relevant, else 0.0), each (n,)."""
 
     similarity: np.ndarray
     logits: np.ndarray
     label: np.ndarray
     is_hit: np.ndarray
-    """(n,) bool: the video is among the most similar ones of all; else the query was made for it."""
+    """(n,) bool: the video is a search result of the query. False: the query is a minimal negative of the video."""
 
 
 QUERIES, HITS = 240, 6
-"""Queries per corpus, and how many of the most similar videos of each are pairs."""
+"""Number of queries per corpus, and of the most similar videos that are paired with each query."""
 ABSENT_SHARE = 0.3
-"""Share of the queries that no video of the corpus answers, where such queries are given."""
+"""Fraction of queries for which the corpus has no relevant video, if such queries are given."""
 SENTENCE_WORDS = 5
-"""Median words of captions that are sentences; shorter ones are names, which many things share."""
+"""Minimum median of words for captions to count as sentences; shorter ones are names, which many videos share."""
 ROUNDING = 1e-6
 PENALTY = 1e-4
 """Weight of the squared coefficients in every fit."""
 MIN_SLOPE = 1e-3
-"""A higher score never means a lower probability, so that probabilities order results as scores do."""
+"""Minimum slope of a calibration, so that probabilities order results in the same way as scores."""
 
 
 def validation_pairs(
@@ -51,18 +51,22 @@ def validation_pairs(
     absent: Sequence[str] = (),
     seed: int = 0,
 ) -> Pairs:
-    """Return pairs as a search shows them: queries with the videos most similar to each.
+    """Return pairs of queries and the videos most similar to each, as a search would return them.
 
-    A pair is right where the query is a caption of the video. In a corpus of sentences without minimal negatives it is
-    also right where the query is as similar to one of the video's captions as captions of one video are to each other,
-    since one photograph's caption is often true of another. Where the corpus has minimal negatives, each query's own
-    video is also paired with one.
+    A video is relevant if the query is one of its captions. In a corpus of sentences without minimal negatives, it is
+    also relevant if the query is at least as similar to one of its captions as captions of one video typically are,
+    because a caption often also fits other photographs. In a corpus with minimal negatives, the video of each query is
+    also paired with one minimal negative.
 
     Args:
+        encoder: The model.
+        packed: The corpus.
         vectors, tokens: Embeddings (N, D) and visual tokens (N, V, W) of the corpus.
-        absent: Queries about what no video of the corpus shows.
+        absent: Queries for which no video of the corpus is relevant.
+        seed: Seed of the choice of queries.
 
-    Raises ValueError when all captions are equal.
+    Raises:
+        ValueError: All captions are equal.
     """
     rng = np.random.default_rng(seed)
     own = [e.captions[0] for e in packed.examples]
@@ -89,7 +93,10 @@ def validation_pairs(
 
 
 def choose_absent(absent: Sequence[str], answered: int, rng: np.random.Generator) -> list[str]:
-    """Choose as many queries as make up `ABSENT_SHARE` beside `answered` others, or all."""
+    """Choose queries of `absent` at random, so that they are `ABSENT_SHARE` of all queries, or all of them.
+
+    answered: Number of the other queries.
+    """
     return [absent[i] for i in rng.permutation(len(absent))[: round(answered * ABSENT_SHARE / (1.0 - ABSENT_SHARE))]]
 
 
@@ -101,7 +108,10 @@ def _has_alternative_sentences(packed: Packed) -> bool:
 
 
 def _alike(encoder: Encoder, packed: Packed, queries: np.ndarray, hits: np.ndarray) -> np.ndarray:
-    """Return whether each hit (Q, K) has a caption as similar to its query (Q, D) as captions of one video are."""
+    """Return whether each hit (Q, K) has a caption that is similar enough to its query (Q, D).
+
+    The threshold is the median similarity of captions of the same video.
+    """
     counts = [len(e.captions) for e in packed.examples]
     first = np.concatenate([[0], np.cumsum(counts)])
     captions = embed_texts(encoder, [caption for e in packed.examples for caption in e.captions])
@@ -113,14 +123,15 @@ def _alike(encoder: Encoder, packed: Packed, queries: np.ndarray, hits: np.ndarr
 
 
 def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_temperature: float = 1.0) -> Calibration:
-    """Fit logistic regressions of the label on matching logits, on similarity, and on the score that orders results.
+    """Fit logistic regressions of the label on matching logits, on similarity, and on the score that ranks results.
 
-    That on similarity is fitted to the hits of searches alone: minimal negatives are as similar as right captions,
-    which says nothing of results. Corpora have equal weights whatever their number of pairs and queries.
+    The regression on similarity uses search results only: minimal negatives are about as similar as right captions, and
+    do not occur among results. All corpora have the same total weight.
 
     Args:
         pairs: Validation pairs of each corpus.
         nearest: Validation searches of each corpus, to which the weights of the combined score are fitted.
+        answer_temperature: Temperature of answers, which is stored unchanged.
     """
     all_pairs = join_pairs(pairs)
     similarity, logits, label = all_pairs.similarity, all_pairs.logits, all_pairs.label
@@ -143,10 +154,10 @@ def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_tempera
 
 
 def _order_weights(nearest: Sequence[NearestVideos]) -> np.ndarray:
-    """Return the weights (2,), none negative, of similarity and matching logit that rank relevant videos first.
+    """Return the non-negative weights (2,) of similarity and matching logit that rank relevant videos first.
 
-    They maximise the likelihood of the relevant videos among those of each query (conditional logit), which unlike
-    that of pairs does not depend on how scores of different queries compare.
+    They maximise the likelihood of the relevant videos among the results of each query (conditional logit). Unlike the
+    likelihood of single pairs, it does not depend on how scores of different queries compare.
     """
     features = [np.stack([n.similarity, n.logits], axis=2) for n in nearest]  # (T, K, 2)
     features = [x - x.mean(axis=1, keepdims=True) for x in features]
@@ -180,9 +191,9 @@ def join_pairs(pairs: Sequence[Pairs]) -> Pairs:
 
 
 def calibration_errors(calibration: Calibration, pairs: Pairs) -> dict[str, float]:
-    """Return the expected calibration error of each probability on pairs, as a fraction.
+    """Return the expected calibration error (0..1) of each probability on pairs.
 
-    `similarity` is the relevance of a hit that is not reranked; without a calibration of similarity it is missing.
+    `similarity` is the probability of results that are not reranked; it is missing if similarity is not calibrated.
     """
     hit = pairs.is_hit
     probabilities = {
@@ -195,16 +206,16 @@ def calibration_errors(calibration: Calibration, pairs: Pairs) -> dict[str, floa
 
 
 SEARCH_HITS = 10
-"""Videos nearest to a query whose probabilities `search_calibration` compares with what is right."""
+"""Number of results per query whose probabilities `search_calibration` compares with their relevance."""
 
 
 def search_calibration(
     encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, absent: Sequence[str]
 ) -> dict[str, float]:
-    """Return `similarity ECE`, `match ECE` and `fused ECE` (fractions) of searches by name, `ECE hits` their number.
+    """Return `similarity ECE`, `match ECE` and `fused ECE` (0..1) of searches by name, and `ECE hits`, their number.
 
-    Queries are all different first captions, and so many queries about what is not there that these are
-    `ABSENT_SHARE` of all; their hits are wrong. The `SEARCH_HITS` best hits of each query count.
+    Queries are all different first captions, plus queries without a relevant video, which are `ABSENT_SHARE` of all.
+    The `SEARCH_HITS` best results of each query count.
     """
     names = sorted({e.captions[0] for e in packed.examples})
     queries = names + choose_absent(absent, len(names), np.random.default_rng(0))
@@ -226,7 +237,10 @@ def answer_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _logistic(features: np.ndarray, label: np.ndarray, weight: np.ndarray) -> list[float]:
-    """Return coefficients, at least ``MIN_SLOPE`` of the features scaled to 1, and intercept, in this order."""
+    """Fit a logistic regression; return the coefficients, then the intercept.
+
+    Coefficients of features scaled to at most 1 are at least `MIN_SLOPE`.
+    """
     x = np.column_stack([features, np.ones(len(features))])
     scale = np.abs(x).max(axis=0)
     x = x / scale

@@ -1,4 +1,4 @@
-"""Caption scoring against human judgements (Flickr8k-Expert) and against negatives, in pairs and multiple choice."""
+"""Evaluation of caption scores: agreement with human judgements (Flickr8k-Expert), and ranking above negatives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def scores_of(
 def refclipscores(
     encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, references: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """Return RefCLIPScore (n,) of texts[i] with references[i]. similarity: (n,) of text and video."""
+    """Return RefCLIPScore (n,) of texts[i] with references[i]. similarity: (n,), cosine of texts[i] and its video."""
     distinct = list(dict.fromkeys([*texts, *(reference for of_text in references for reference in of_text)]))
     vectors = dict(zip(distinct, embed_texts(encoder, distinct), strict=True))
     best = [
@@ -48,7 +48,10 @@ def refclipscores(
 
 
 def still_emscores(encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """Return EMScore (n,) of texts[i] with an image as its only frame, whose embedding is pictures[i] (n, D)."""
+    """Return EMScore (n,) of texts[i] with one frame, the image with the embedding pictures[i].
+
+    similarity: (n,), cosine of texts[i] and pictures[i]. pictures: (n, D).
+    """
     words_by_text = [caption_words(text, MAX_WORDS) for text in texts]
     distinct = list(dict.fromkeys(word for words in words_by_text for word in words))
     vectors = dict(zip(distinct, embed_texts(encoder, distinct), strict=True))
@@ -63,10 +66,10 @@ def still_emscores(encoder: Encoder, texts: Sequence[str], similarity: np.ndarra
 def expert_agreement(
     encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, judgements: Sequence[Judgement]
 ) -> dict[str, float]:
-    """Return Kendall's tau-c with the expert judgements, three per pair.
+    """Return Kendall's tau-c, times 100, of scores with the expert judgements, three per pair.
 
-    For each score (similarity, match, fused): without the pairs whose caption belongs to the image ("dropped", as in
-    the literature) and with all pairs ("all"). RefCLIPScore, with the image's own captions as references, and EMScore
+    For similarity, match and fused: without the pairs whose caption belongs to the image ("dropped", as in the
+    literature), and with all pairs ("all"). For RefCLIPScore, with the image's own captions as references, and EMScore:
     only "dropped".
     """
     row_of = {e.key: i for i, e in enumerate(packed.examples)}
@@ -96,8 +99,8 @@ def expert_agreement(
 def wrong_caption_accuracy(encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray) -> dict[str, float]:
     """Return the percentage of (caption, minimal negative) pairs in which the caption scores higher.
 
-    By score (similarity, match, fused), overall and by kind of error. The caption of a pair is the one its negative was
-    made from.
+    Metrics are by score (similarity, match, fused), overall and by kind of error. A negative is paired with the caption
+    from which it was made.
     """
     rows, right, wrong, kinds = [], [], [], []
     for i, example in enumerate(packed.examples):
@@ -123,12 +126,16 @@ def wrong_caption_accuracy(encoder: Encoder, packed: Packed, videos: Gallery, to
 def negative_caption_metrics(
     encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, audio: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Percent, by each score (similarity, match, fused); ties count as chance.
+    """Return how often the right caption scores higher than negatives, in percent, by score (similarity, match, fused).
 
-    `right caption SCORE`: pairs with a minimally wrong caption (grade 1), also by what is wrong;
-    `right caption SCORE (grade 2)`: pairs with others. `choice of N SCORE`: the right one scores highest among all N
-    that a right caption with at least two wrong ones makes; `choices of N`: how many there are.
-    Raises CorpusError where a wrong caption is not made from a caption that is there.
+    Ties count as chance. Metrics:
+        `right caption SCORE`: pairs with a minimal negative (grade 1), overall and by kind of error.
+        `right caption SCORE (grade 2)`: pairs with other negatives.
+        `choice of N SCORE`: the right caption scores highest among N captions, itself and at least two negatives.
+        `choices of N`: the number of such sets.
+
+    Raises:
+        CorpusError: A negative refers to a caption that the example does not have.
     """
     texts: list[str] = []
     rows: list[int] = []
@@ -167,7 +174,7 @@ def _by_right_caption(packed: Packed, example: Example) -> dict[int, list[Negati
 
 
 def _subsets(negative: Negative) -> list[str]:
-    """Endings of the names of the metrics that a pair counts for."""
+    """Return the suffixes of the metrics to which a pair belongs."""
     if negative.grade != 1:
         return [f" (grade {negative.grade})"]
     return ["", f" ({negative.kind})"] if negative.kind else [""]

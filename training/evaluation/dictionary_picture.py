@@ -19,15 +19,28 @@ from vitascope.errors import InvalidInput
 
 BATCH = 32
 PATCH = 64
-"""Pixels of a patch's side in the picture."""
+"""Side of a patch in the picture, in pixels."""
 
 
 def draw_dictionary(
     folder: Path, data: Path, corpus: str, picture: Path, *, split: str = "val", entries: int = 24, patches: int = 12
 ) -> dict[str, Any]:
-    """Draw one row per entry, the most used first, of the patches of a split that are nearest to it.
+    """Draw the patches of a split that are nearest to each dictionary entry: one row per entry, the most used first.
 
-    A patch is twice as wide as the cell of a visual token. Raises InvalidInput for a model without a dictionary.
+    A patch is twice as wide as the cell of a visual token.
+
+    Args:
+        folder: SOHO checkpoint.
+        data, corpus, split: Folder of packed corpora, name of the corpus, and its split.
+        picture: Image file to write.
+        entries: Maximum number of entries.
+        patches: Number of patches per entry.
+
+    Returns:
+        Statistics of the dictionary, for printing.
+
+    Raises:
+        InvalidInput: The model has no dictionary.
     """
     model = checkpoint.load(folder).model.eval()
     if not isinstance(model, Soho):
@@ -63,7 +76,7 @@ def draw_dictionary(
 
 @torch.no_grad()
 def _assign(model: Soho, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the entry of every token and the squared distance to it, both (N, V)."""
+    """Return the nearest entry of every token and the squared distance to it, both (N * C, V)."""
     indices, distances = [], []
     for start in range(0, len(frames), BATCH):
         pixels = torch.from_numpy(np.array(frames[start : start + BATCH]))[:, None]

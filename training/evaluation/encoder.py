@@ -1,4 +1,4 @@
-"""The model interface of evaluation, and embedding of packed corpora with it.
+"""The interface through which evaluation calls models, and the embedding of packed corpora.
 
 `Encoder` is implemented by a bundle's runtime model and, for torch models, by `TorchEncoder`.
 
@@ -55,9 +55,9 @@ class Encoder(Protocol):
 
 
 def check_streams(encoder: Encoder, packed: Packed) -> None:
-    """Raise InvalidInput naming the streams that are packed otherwise than the model takes them.
+    """Raise InvalidInput if the corpus's streams differ from the model's inputs; the error names these streams.
 
-    A checkpoint of HD-VILA takes other sizes and frame counts, by interpolation; a bundle's graphs do not.
+    A checkpoint of HD-VILA accepts other sizes and frame counts by interpolating its embeddings; a bundle does not.
     """
     unlike = "; ".join(packed.stream_mismatches(encoder.streams))
     if unlike and not _interpolates(encoder, packed):
@@ -96,9 +96,10 @@ Alter = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 def streams_of(
     packed: Packed, rows: np.ndarray, streams: Sequence[FrameStream], clips: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the frame streams of some rows, (n, C, F, H, W, 3) uint8; the one frame of a still image is repeated.
+    """Return the frame streams (n, C, F, H, W, 3) uint8 of the examples at indices `rows` (n,).
 
-    clips: Packed clips to use, (C,) for all rows or (n, C); None: all of them.
+    The single frame of a still image is repeated. clips: Indices of the clips to use, (C,) for all rows or (n, C) by
+    row; None: all clips.
     """
     out = {}
     chosen = np.arange(packed.clips) if clips is None else clips
@@ -119,8 +120,11 @@ def embed_corpus(
     """Return embeddings (N, D) float32 and visual tokens (N, V, W) float16 of every example, pooled over its clips.
 
     Args:
+        encoder: The model.
+        packed: The corpus.
+        alter: Changes the streams first (ablations); None: unchanged.
         clips: Number of packed clips to use, evenly spread; None: all.
-        per_clip: Return the embeddings of each clip, (N, C, D); tokens stay means.
+        per_clip: Return the embeddings of each clip, (N, C, D); tokens are still averaged over clips.
 
     Raises:
         InvalidInput: Fewer clips are packed.
@@ -139,7 +143,10 @@ def embed_corpus(
 
 
 def _clip_by_clip(encoder: Encoder, streams: dict[str, np.ndarray]) -> VideoEmbedding:
-    """Return the embeddings (n, C, D) of single clips, which a bundle can compute, and their mean tokens."""
+    """Return the embeddings (n, C, D) of each clip, and visual tokens (n, V, W) averaged over clips.
+
+    Clips are passed as separate videos, since the graphs of a bundle pool all clips of a video.
+    """
     n, c = next(iter(streams.values())).shape[:2]
     out = encoder.embed_video({name: x.reshape(n * c, 1, *x.shape[2:]) for name, x in streams.items()})
     vectors, tokens = (x.reshape(n, c, *x.shape[1:]) for x in (out.vectors, out.visual_tokens))
@@ -147,7 +154,7 @@ def _clip_by_clip(encoder: Encoder, streams: dict[str, np.ndarray]) -> VideoEmbe
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """Return text embeddings (N, D) float32. Each text is embedded once, in batches of similar length."""
+    """Return text embeddings (n, D) float32. Equal texts are embedded once, in batches of similar length."""
     distinct = sorted(set(texts), key=lambda text: (len(text), text))
     vectors: dict[str, np.ndarray] = {}
     for start in range(0, len(distinct), TEXT_BATCH):
@@ -163,9 +170,9 @@ def score_pairs(
     rows: Sequence[int],
     audio: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the embeddings (n, D) of texts[i], and their matching logits (n,) with the tokens of row rows[i].
+    """Return the embeddings (n, D) of texts[i], and their matching logits (n,) with the example at index rows[i].
 
-    tokens, audio: Visual tokens (N, V, W), and audio tokens (N, T, A) where sound counts.
+    tokens: Visual tokens (N, V, W). audio: Audio tokens (N, T, A); None: sound is not used.
     """
     if isinstance(encoder, TorchEncoder):
         return encoder.score_pairs(texts, rows, tokens, audio)
@@ -179,7 +186,7 @@ def match_logits(
     rows: Sequence[int],
     audio: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the matching logits (n,) of `score_pairs`."""
+    """Return only the matching logits (n,) of `score_pairs`, without embedding the texts again."""
     if isinstance(encoder, TorchEncoder):
         return encoder.score_pairs(texts, rows, tokens, audio)[1]
     logits = np.empty(len(texts))
@@ -195,7 +202,7 @@ def best_answers(
     rows: Sequence[int],
     audio: np.ndarray | None = None,
 ) -> list[Answer]:
-    """Return the most probable answer to questions[i] about row rows[i]. Arguments as in `score_pairs`."""
+    """Return the most probable answer to questions[i] about example rows[i]. Arguments as in `score_pairs`."""
     if isinstance(encoder, TorchEncoder):
         return [best for best, *_ in encoder.answer_pairs(questions, rows, tokens, audio)]
     answers: dict[int, Answer] = {}
@@ -208,7 +215,7 @@ def best_answers(
 def pair_batches(
     texts: Sequence[str], rows: Sequence[int], tokens: np.ndarray, audio: np.ndarray | None
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray | None]]:
-    """Yield positions of texts of similar length, with their visual and audio tokens as float32."""
+    """Yield batches of pairs with texts of similar length: indices of the texts, visual and audio tokens (float32)."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), PAIRS_PER_BATCH):
         part = order[start : start + PAIRS_PER_BATCH]
@@ -221,12 +228,12 @@ GREY = 127
 
 
 def blank_high(streams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Replace the high-resolution frame by grey, so that only the low-resolution neighbours remain."""
+    """Replace the high-resolution frame by grey, so that only the low-resolution frames remain."""
     return streams | {"high": np.full_like(streams["high"], GREY)}
 
 
 def freeze_low(streams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Replace every neighbour by the middle frame, averaged to low resolution, so that nothing moves."""
+    """Replace every low-resolution frame by the middle frame, averaged to low resolution, so that nothing moves."""
     high, low = streams["high"], streams["low"]
     b, c, f, h, w, _ = low.shape
     factor_h, factor_w = high.shape[3] // h, high.shape[4] // w

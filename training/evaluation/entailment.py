@@ -1,4 +1,4 @@
-"""Accuracy of the classes of sentences about videos (SNLI-VE), and about two pictures (NLVR2).
+"""Accuracy of entailment: classes of sentences about videos (SNLI-VE) and about pairs of pictures (NLVR2).
 
 Shape letters: N examples, n sentences, V visual tokens, W their width, T audio tokens, A their width.
 """
@@ -18,17 +18,18 @@ from training.evaluation.torch_encoder import TorchEncoder
 from vitascope.model import Model
 
 SENTENCES_PER_VIDEO = 6
-"""Sentences of a scene or photograph, as many of each class. Corpora with stored sentences use all of these."""
+"""Number of sentences that are made for a scene or photograph, equally many of each class. Of corpora with stored
+sentences all are used."""
 PAIRS_PER_BATCH = 16
 
 
 def entailment_metrics(
     encoder: Model | TorchEncoder, packed: Packed, visual: np.ndarray, audio: np.ndarray | None
 ) -> dict[str, float]:
-    """Return the accuracy in percent of the classes of sentences about videos, and the calibration error.
+    """Return the entailment accuracy of sentences about videos in percent, and `entailment ECE` (0..1).
 
-    By class: of the sentences of that class. visual, audio: Visual tokens (N, V, W) and, where sound counts, audio
-    tokens (N, T, A).
+    Accuracy is overall and by right class. visual: Visual tokens (N, V, W). audio: Audio tokens (N, T, A); None: sound
+    is not used.
     """
     known = hypotheses_of(packed.examples)
     if not any(example.hypotheses for example in packed.examples):
@@ -53,7 +54,7 @@ def entailment_metrics(
 
 
 def pair_metrics(encoder: TorchEncoder, packed: Packed) -> dict[str, float]:
-    """Return the accuracy of sentences about two pictures, and the consistency of NLVR2, both in percent."""
+    """Return the accuracy of sentences about two pictures, and NLVR2's consistency, both in percent."""
     right: list[bool] = []
     for start in range(0, len(packed), PAIRS_PER_BATCH):
         rows = np.arange(start, min(start + PAIRS_PER_BATCH, len(packed)))

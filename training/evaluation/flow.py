@@ -1,7 +1,7 @@
 """Inter-modality flow: the share of a fused model's attention that crosses from one modality to the other.
 
-After Visual Parsing (Xue et al., NeurIPS 2021), section 3.3. The published formula was not available, so the options
-define what is measured; do not compare the numbers with the paper's.
+After Visual Parsing (Xue et al., NeurIPS 2021), section 3.3. The exact published formula was not available, so
+`FlowOptions` offers several definitions. Do not compare the numbers with those of the paper.
 
 Shape letters: B pairs, H heads, R query positions, L text tokens, V visual tokens.
 """
@@ -33,11 +33,11 @@ class FlowOptions:
     """Aggregation of attention."""
 
     heads: Literal["mean", "max"] = "mean"
-    """Aggregation of a layer's heads. Rows of a maximum sum to more than 1; shares are taken of that sum."""
+    """Aggregation over the heads of a layer. Rows of a maximum sum to more than 1; shares are relative to that sum."""
     residual: bool = False
-    """Whether each token's residual path counts as attention to itself, at half of the weight."""
+    """Whether a token's residual connection counts as attention to itself, with half of the weight."""
     special: bool = True
-    """Whether [CLS], [SEP] and the like count as text."""
+    """Whether special tokens such as [CLS] and [SEP] count as text."""
 
 
 class Flow(NamedTuple):
@@ -46,9 +46,9 @@ class Flow(NamedTuple):
     text_reads_video: float
     """Share of the attention of text tokens that goes to visual tokens."""
     video_reads_text: float
-    """Share of the attention of visual tokens that goes to text; 0 where they attend to one another only."""
+    """Share of the attention of visual tokens that goes to text tokens; 0 if visual tokens do not attend to text."""
     crossing: float
-    """Share of all attention that crosses in either direction."""
+    """Share of all attention that goes from text to visual tokens or from visual tokens to text."""
 
 
 def inter_modality_flow(weights: Tensor, words: Tensor, options: FlowOptions | None = None) -> Flow:
@@ -57,7 +57,11 @@ def inter_modality_flow(weights: Tensor, words: Tensor, options: FlowOptions | N
     Args:
         weights: (B, H, R, L + V) attention over [text; visual tokens]; R is L + V, or L if visual tokens attend only
             to each other.
-        words: (B, L) bool: text tokens to count; padding never counts.
+        words: (B, L) bool, the text tokens that count; must be False for padding.
+        options: Aggregation; None: the defaults.
+
+    Raises:
+        ValueError: The shape of `weights` does not fit.
     """
     options = options or FlowOptions()
     length = words.shape[1]
@@ -67,7 +71,7 @@ def inter_modality_flow(weights: Tensor, words: Tensor, options: FlowOptions | N
             f"weights: {tuple(weights.shape)} for {length} text tokens; (B, H, L or L + V, L + V) was expected"
         )
     merged = weights.float().mean(dim=1) if options.heads == "mean" else weights.float().amax(dim=1)
-    if merged.shape[1] == length:  # visual tokens, which read visual tokens
+    if merged.shape[1] == length:  # add rows for visual tokens, which attend to visual tokens only
         rows = torch.cat([torch.zeros(visual, length), torch.full((visual, visual), 1.0 / visual)], dim=1)
         merged = torch.cat([merged, rows.to(merged).expand(len(merged), -1, -1)], dim=1)
     if options.residual:
@@ -118,7 +122,7 @@ def measure_flow(
 ) -> dict[str, Any]:
     """Return the mean flow by fused layer over the first `pairs` videos of a split, each with its first caption.
 
-    Raises InvalidInput where the corpus has no captions, or there is no checkpoint.
+    Raises InvalidInput if the corpus has no captions, or if there is no checkpoint.
     """
     loaded = checkpoint.load(folder)
     model = loaded.model.eval()

@@ -1,4 +1,4 @@
-"""Captions that a model generates, beside those that people or the generator of the scenes wrote.
+"""Metrics of captions that a model generates, compared with the captions of the corpus.
 
 Shape letters: N examples, D embedding dim, V visual tokens, K their width, T audio tokens, A their width.
 """
@@ -32,17 +32,19 @@ def caption_metrics(
     audio: np.ndarray | None,
     options: CaptionOptions,
 ) -> dict[str, float]:
-    """Return how well the captions that a model generates fit.
+    """Return the quality of the captions that a model generates.
 
     BLEU-4, ROUGE-L and CIDEr-D compare with all captions of an example. `similarity (generated)` is the mean cosine of
-    the embeddings of captions and examples in percent; `similarity (written)` is that of the example's own captions.
-    Scenes have `scene_metrics`, too, those of the test split also `... (held-out combinations)`.
+    generated captions and examples in percent, `similarity (written)` that of the corpus's captions. Synthetic scenes
+    also have `scene_metrics`; in the test split these are also computed for `held-out combinations`.
 
     Args:
-        videos: Embeddings of the examples, N in all.
+        encoder: The model.
+        packed: The corpus.
+        videos: Embeddings of the N examples.
         visual: Visual tokens (N, V, K).
-        audio: Audio tokens (N, T, A); None: only what is seen counts.
-        options: Decoding.
+        audio: Audio tokens (N, T, A); None: sound is not used.
+        options: Options of decoding.
     """
     assert isinstance(encoder, Model | TorchEncoder)
     rows = [row for row, example in enumerate(packed.examples) if queries_of(example)]
@@ -74,7 +76,7 @@ def ngram_metrics(generated: Sequence[str], written: Sequence[Sequence[str]]) ->
     """Return the metrics of the COCO captions task that need no Java, times 100.
 
     BLEU-4 of the corpus (Papineni et al., ACL 2002), ROUGE-L (Lin, 2004) and CIDEr-D (Vedantam et al., CVPR 2015).
-    Published numbers split words by the Penn Treebank's rules, in place of `words_of`.
+    Words are split by `words_of`; published numbers use the Penn Treebank tokenizer and differ slightly.
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
@@ -89,16 +91,16 @@ def ngram_metrics(generated: Sequence[str], written: Sequence[Sequence[str]]) ->
 
 
 def scene_metrics(captions: Sequence[str], worlds: Sequence[World]) -> dict[str, float]:
-    """Return the percentage of captions of scenes that are right in what they say of objects, colours and motions.
+    """Return the percentage of captions of scenes whose statements about objects, colours and motions are all true.
 
-    `whole scenes`: those that also name the colour and the shape of every object, and every motion.
+    `whole scenes`: captions that also name the colour and the shape of every object, and every motion.
     """
     right = np.array([correct_parts(text, world) for text, world in zip(captions, worlds, strict=True)])
     return dict(zip(SCENE_METRICS, (100 * right.mean(axis=0)).tolist(), strict=True))
 
 
 def correct_parts(text: str, world: World) -> tuple[bool, bool, bool, bool]:
-    """Return whether a caption has each of `SCENE_METRICS`. Each requires those before it."""
+    """Return whether a caption fulfils each of `SCENE_METRICS`. Each metric requires the ones before it."""
     caption = parse(text)
     shapes = Description(tuple(Mention(shape=m.shape) for m in caption.mentions), ())
     colours = Description(tuple(Mention(m.colour, m.shape) for m in caption.mentions), ())

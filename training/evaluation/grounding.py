@@ -1,4 +1,4 @@
-"""How well a model finds what phrases name: pointing accuracy and intersection over union of boxes."""
+"""Accuracy of grounding: pointing accuracy, and intersection over union (IoU) of boxes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from vitascope.grounding import Grounding, ground
 from vitascope.model import Model
 
 PER_SCENE = 6
-"""Phrases of a scene, of which about two thirds name an object that is there."""
+"""Number of phrases that are sampled per scene; about two thirds name an object of the scene."""
 
 
 def grounding_metrics(encoder: Encoder, packed: Packed, visual: np.ndarray) -> dict[str, float]:
     """Return how well phrases about examples are located, in percent.
 
-    `pointing`: the largest value of the heat map is inside of the box (pointing game, Zhang et al., ECCV 2016);
-    `IoU@0.5`: the box overlaps the right one by at least half; `mean IoU`. `present or not`: the probability that a
-    phrase about something in the picture has a higher score than one about something that is not there (AUROC).
+    Metrics:
+        `pointing`: the maximum of the heat map is inside of the right box (pointing game, Zhang et al., ECCV 2016).
+        `IoU@0.5`: the IoU of the predicted and the right box is at least 0.5.
+        `mean IoU`: mean IoU of these boxes.
+        `present or not`: the probability that a phrase about a present object scores higher than one about an absent
+            object (AUROC).
     Scenes of the test split also have `... (held-out combinations)`.
 
     Args:
+        encoder: The model.
+        packed: The corpus.
         visual: Visual tokens (N, V, K).
     """
     rows = [(row, region) for row, example in enumerate(packed.examples) for region in regions_of(example)]
@@ -56,7 +61,7 @@ def _percentages(hits: np.ndarray, overlap: np.ndarray, suffix: str) -> dict[str
 
 
 def regions_of(example: Example) -> list[Region]:
-    """Return the stored phrases of an example, or the same ones each time of a scene."""
+    """Return the stored phrases of an example; for a scene, phrases sampled with a seed that depends on its key."""
     if example.regions or "scene" not in example.attributes:
         return list(example.regions)
     world, rng = world_of(example.attributes["scene"]), Random(f"grounding {example.key}")
@@ -79,7 +84,7 @@ def _is_inside(point: tuple[float, float], box: Box) -> bool:
 
 
 def intersection_over_union(first: Box, second: Box) -> float:
-    """Return the area that two boxes share, relative to the area of both together."""
+    """Return the intersection over union of two boxes, 0..1."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(width, 0.0) * max(height, 0.0)

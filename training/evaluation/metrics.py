@@ -14,20 +14,20 @@ from scipy.special import comb
 
 
 class BestRanks(NamedTuple):
-    """Where the best relevant item of each of Q queries is ranked, (Q,) each: its rank depends on the order of ties."""
+    """Rank of the best relevant item of each of Q queries, which depends on the order of ties. Each field is (Q,)."""
 
     better: np.ndarray
     """Number of items with a higher score than the best relevant item."""
     tied: np.ndarray
-    """Number of items with its score, itself included."""
+    """Number of items with the same score, including itself."""
     tied_relevant: np.ndarray
-    """Number of these that are relevant."""
+    """Number of relevant items with the same score."""
 
 
 def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> BestRanks:
-    """Return where the best relevant item of each query is ranked.
+    """Return the rank of the best relevant item of each query.
 
-    scores: (Q, N), higher is better. relevant: Relevant columns per query.
+    scores: (Q, N), higher is better. relevant: Indices of the relevant columns of each query, at least one.
     """
     best = np.array([scores[q, columns].max() for q, columns in enumerate(relevant)])[:, None]
     tied_relevant = [int((scores[q, columns] == best[q]).sum()) for q, columns in enumerate(relevant)]
@@ -35,14 +35,17 @@ def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> BestRanks:
 
 
 def retrieval(scores: np.ndarray, relevant: Sequence[np.ndarray], at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Return R@K in percent, median rank and mean rank, all expected over the order of ties."""
+    """Return R@K in percent, median rank `MdR` and mean rank `MnR`, as expected values over the order of ties.
+
+    scores, relevant: As in `best_ranks`. at: Values of K.
+    """
     return rank_summary(best_ranks(scores, relevant), at)
 
 
 def mean_average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
-    """Return mAP in percent, expected over the order of ties (McSherry and Najork, ECIR 2008).
+    """Return mAP in percent, as the expected value over the order of ties (McSherry and Najork, ECIR 2008).
 
-    scores, relevant: (Q, N); each query has a relevant item.
+    scores: (Q, N). relevant: (Q, N) bool, with at least one relevant item per query.
     """
     return float(100.0 * np.mean([_average_precision(*query) for query in zip(scores, relevant, strict=True)]))
 
@@ -52,14 +55,15 @@ def _average_precision(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
     hits = np.bincount(group, relevant_N)
     better, better_hits = np.cumsum(size) - size, np.cumsum(hits) - hits
     rank, of_rank = np.arange(1, len(scores_N) + 1), np.repeat(np.arange(len(size)), size)
-    # A relevant item at a rank has the other relevant ones of its group before it in proportion to that rank.
+    # The other relevant items of a group of ties are spread evenly over its ranks, so their expected number before a
+    # rank is proportional to the number of the group's items before it.
     earlier = (rank - 1 - better[of_rank]) * ((hits - 1) / np.maximum(size - 1, 1))[of_rank]
     precision = (better_hits[of_rank] + 1 + earlier) / rank
     return float((hits / size)[of_rank] @ precision / hits.sum())
 
 
 def rank_summary(ranks: BestRanks, at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Return the metrics of `retrieval`."""
+    """Return the metrics of `retrieval` from ranks. at: Values of K."""
     better, tied, tied_relevant = ranks
     out = {}
     for k in at:
@@ -84,13 +88,13 @@ def pairwise_accuracy(right: np.ndarray, wrong: np.ndarray) -> float:
 
 
 def choice_accuracy(scores: np.ndarray) -> float:
-    """Return the percentage of rows (n, candidates) whose first candidate scores highest; of k tied, 1 / k."""
+    """Return the percentage of rows (n, candidates) whose first candidate scores highest; k tied ones count 1 / k."""
     best = scores == scores.max(axis=1, keepdims=True)
     return float(100.0 * (best[:, 0] / best.sum(axis=1)).mean())
 
 
 def calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Return the expected calibration error with equal-width bins (Guo et al., 2017), as a fraction."""
+    """Return the expected calibration error (0..1) with equal-width bins (Guo et al., ICML 2017)."""
     probabilities, correct = np.asarray(probabilities, dtype=float), np.asarray(correct, dtype=float)
     index = np.minimum((probabilities * bins).astype(int), bins - 1)
     error = 0.0

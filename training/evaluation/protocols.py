@@ -1,7 +1,7 @@
-"""Evaluation protocols: one for each corpus that `docs/results.md` reports, and one for any other corpus.
+"""Evaluation protocols: one for each corpus of `docs/results.md`, and a general one for other corpora.
 
-The metrics of another corpus follow from its examples: captions (retrieval in both directions), negative captions
-(pairwise accuracy and multiple choice), questions (exact match), phrases with boxes.
+The general protocol measures what the examples allow: captions (retrieval in both directions), negative captions
+(pairwise accuracy and multiple choice), questions (exact match), and phrases with boxes (grounding).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from vitascope.model import Model
 
 Numbers = dict[str, float]
 CANDIDATES = 20
-"""Results of a search that are ordered by match."""
+"""Default number of search results that are reordered by match."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,19 @@ class EvalTarget:
     split: str
     judgements: Path | None = None
     clips: int | None = None
-    """Packed clips used per video (None: all)."""
+    """Number of packed clips used per video; None: all."""
     rerank: int | None = None
-    """Results of a search that are ordered by match (None: of `sound_scenes` as many as a bundle states, else 20)."""
+    """Number of search results that are reordered by match. None: for `sound_scenes` the default of the bundle, else
+    20."""
     captions: CaptionOptions | None = None
-    """Measure captions that the model generates with these options, and nothing else (None: all but these)."""
+    """Measure only captions, which the model generates with these options; None: measure everything else."""
     entailment: bool = False
-    """Measure the classes of sentences, and nothing else."""
+    """Measure only entailment."""
     rerank_queries: int = RERANK_QUERIES
-    """Queries whose results are ordered by match, spread evenly; of `sound_scenes` for each need. 0: all."""
+    """Number of queries whose results are reordered by match, spread evenly; for `sound_scenes` per need. 0: all."""
 
     def packed(self, corpus: str, split: str | None = None) -> Packed:
-        """Open a packed corpus. Raises InvalidInput where the model cannot take its frames."""
+        """Open a packed corpus. Raises InvalidInput if the model does not accept its frames."""
         packed = open_packed(self.data / corpus / (split or self.split))
         if not packed.sound_alone:
             check_streams(self.encoder, packed)
@@ -91,27 +92,27 @@ class EvalTarget:
         return embed_gallery(self.encoder, packed, _merging(self.encoder), clips=self.clips, alter=alter)
 
     def clip_metrics(self, packed: Packed) -> Numbers:
-        """Return the metric `clips`, the number of clips used per video, where several are packed."""
+        """Return the metric `clips`, the number of clips used per video; empty if the corpus has one clip per video."""
         clips = clip_count(packed, self.clips)
         return {"clips": float(clips)} if packed.clips > 1 else {}
 
     @property
     def candidates(self) -> int:
-        """Return the number of results that are ordered by match."""
+        """Number of search results that are reordered by match."""
         return CANDIDATES if self.rerank is None else self.rerank
 
     @property
     def answers(self) -> bool:
-        """Return whether the model answers questions (one trained for retrieval alone does not)."""
+        """Whether the model answers questions; a model trained only for retrieval does not."""
         return "answering" in self.encoder.tasks
 
     @property
     def grounds(self) -> bool:
-        """Return whether the model finds what phrases name."""
+        """Whether the model locates phrases (grounding)."""
         return "grounding" in self.encoder.tasks
 
     def answer_metrics(self, packed: Packed, tokens: np.ndarray) -> Numbers:
-        """Return the accuracy of answers; nothing for a model that does not answer."""
+        """Return the accuracy of answers; empty for a model that does not answer questions."""
         return exact_answers(self.encoder, packed, tokens) if self.answers else {}
 
 
@@ -127,7 +128,7 @@ def _merging(encoder: Encoder) -> float | None:
 
 
 def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
-    """Return why a corpus has nothing to measure, or None."""
+    """Return the reason why a corpus has nothing to measure with the target; None if it has."""
     stream = audio_stream(target.encoder)
     if packed.sound_alone and stream is None:
         return f"sounds without frames in {packed.folder}, and the model has no sound"
@@ -268,17 +269,17 @@ def _stamp_sounds(target: EvalTarget) -> Numbers:
 
 
 def measure_captions(target: EvalTarget, packed: Packed, options: CaptionOptions) -> Numbers:
-    """Return the metrics of captions that the model generates, see `caption_metrics`."""
+    """Return `caption_metrics` of the captions that the model generates for a corpus."""
     return caption_metrics(target.encoder, packed, *_fused_inputs(target, packed), options)
 
 
 def _entailment_kind(encoder: Encoder) -> EntailmentKind:
-    """Return what the sentences that a model classifies are about; a bundle's are about a video."""
+    """Return the kind of a model's entailment head; bundles have only the kind `video`."""
     return (isinstance(encoder, TorchEncoder) and encoder.model.cfg.entailment) or "video"
 
 
 def measure_entailment(target: EvalTarget, packed: Packed) -> Numbers:
-    """Return how often sentences get the right class: about a video, or about two pictures."""
+    """Return the accuracy of entailment, about videos or about pairs of pictures, depending on the model."""
     encoder = target.encoder
     assert isinstance(encoder, Model | TorchEncoder)
     if isinstance(encoder, TorchEncoder) and _entailment_kind(encoder) == "pair":
@@ -288,7 +289,7 @@ def measure_entailment(target: EvalTarget, packed: Packed) -> Numbers:
 
 
 def _fused_inputs(target: EvalTarget, packed: Packed) -> tuple[Gallery, np.ndarray, np.ndarray | None]:
-    """Return the gallery of a corpus, its visual tokens, and its audio tokens where the fused layers read sound."""
+    """Return the gallery of a corpus, its visual tokens, and its audio tokens if the fused layers read sound."""
     stream = audio_stream(target.encoder)
     sounds = embed_sounds(target.encoder, packed) if stream and stream.fused and is_packed_for(packed, stream) else None
     if packed.sound_alone:
@@ -300,11 +301,11 @@ def _fused_inputs(target: EvalTarget, packed: Packed) -> tuple[Gallery, np.ndarr
 
 
 def _pictogram_videos(target: EvalTarget) -> Numbers:
-    """Labels are the queries; the gallery has every animation without skin tone, of all splits."""
+    """Measure searches for animations by their labels. The gallery has all splits, without variants of skin tone."""
     splits = {split: target.packed("pictogram_videos", split) for split in ("train", "val", "test")}
     videos = join_galleries([target.embed(p)[0] for p in splits.values()])
     labels = [e.captions[0] for p in splits.values() for e in p.examples]
-    # Several concepts may carry one label; any of them is a right answer to it.
+    # Several concepts may have the same label; each of them is relevant for it.
     out: Numbers = {"gallery": float(len(labels))} | target.clip_metrics(splits[target.split])
     subsets, start = {"all": range(len(labels))}, 0
     for split, packed in splits.items():

@@ -59,22 +59,23 @@ def evaluate(
     Args:
         model: Bundle or checkpoint folder.
         data: Folder of packed corpora.
-        corpora: None for all that have this split and something to measure.
+        split: Split to measure.
+        corpora: Names of corpora; None: all that have this split and something to measure.
         judgements: Folder of the Flickr8k expert judgements.
         out: JSON file for the results.
-        clips: Clips used per video, evenly spread over the packed ones (None: all).
-        rerank: Results that are ordered by match, as `EvalTarget.rerank`.
-        captions: As `EvalTarget.captions`.
-        entailment: Measure the classes of sentences, and nothing else.
-        rerank_queries: Queries whose results are ordered by match, as `EvalTarget.rerank_queries`.
-        log: Called with a line about each corpus that is left out.
+        clips: Number of clips used per video, evenly spread over the packed clips; None: all.
+        rerank: As in `EvalTarget`.
+        captions: As in `EvalTarget`.
+        entailment: Measure only entailment.
+        rerank_queries: As in `EvalTarget`.
+        log: Called with a line of text for each corpus that is skipped or measured in an unusual way.
 
     Returns:
         {corpus: {metric: value}}; percentages unless a name says otherwise.
 
     Raises:
-        InvalidInput, TaskMissing: A corpus is missing, has nothing to measure, or has other frames than the model has,
-            or the model does not caption, rerank captions or classify; raised before anything is measured.
+        InvalidInput, TaskMissing: A named corpus is missing or has nothing to measure, its frames do not fit the model,
+            or the model does not have the task. Raised before anything is measured.
     """
     if rerank is not None and rerank < 1:
         raise InvalidInput(f"rerank: {rerank}; at least 1 was expected")
@@ -99,7 +100,7 @@ def evaluate(
 
 
 def _classifies(encoder: Encoder) -> bool:
-    """Return whether a model classifies sentences about a video, or about two pictures."""
+    """Return whether a model has an entailment head."""
     if isinstance(encoder, TorchEncoder):
         return encoder.model.cfg.entailment is not None
     return "entailment" in encoder.tasks
@@ -115,7 +116,7 @@ def open_encoder(model: Path) -> Encoder:
 
 
 def _select_corpora(data: Path, split: str, names: Sequence[str] | None) -> list[str]:
-    """Return the requested corpora, or all: known ones first, then the others by name."""
+    """Return the requested corpora. None: all, first those of `PROTOCOLS`, then the others by name."""
     packed = sorted(p.parent.parent.name for p in data.glob(f"*/{split}/{PACK_NAME}"))
     if not packed:
         raise InvalidInput(f"data: no corpus in {data} has a split {split!r}; `vitascope prepare` packs some")
@@ -132,7 +133,10 @@ def _select_corpora(data: Path, split: str, names: Sequence[str] | None) -> list
 def _select_protocols(
     target: EvalTarget, names_requested: Sequence[str], *, named: bool, log: Log
 ) -> dict[str, Callable[[], Numbers]]:
-    """Return the protocol of each corpus with something to measure; a named corpus without is an error."""
+    """Return the protocol of each corpus that has something to measure.
+
+    named: Raise InvalidInput for a corpus without anything to measure, instead of skipping it.
+    """
     chosen: dict[str, Callable[[], Numbers]] = {}
     for name in names_requested:
         packed = target.packed(name)

@@ -26,11 +26,11 @@ from vitascope.errors import InvalidInput
 T = TypeVar("T")
 
 TEXTS = 1024
-"""Texts that are compared with all clips at once."""
+"""Number of texts that are compared with all clips in one batch."""
 RANKS = (1, 5, 10)
-"""K of R@K."""
+"""Values of K of R@K."""
 RERANK_QUERIES = 200
-"""Queries whose results are reranked."""
+"""Default number of queries whose results are reranked."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Gallery:
 
 
 def join_galleries(galleries: Sequence[Gallery]) -> Gallery:
-    """Concatenate galleries. Raises InvalidInput where their numbers of clips differ."""
+    """Concatenate galleries. Raises InvalidInput if their numbers of clips differ."""
     if len({gallery.vectors.shape[1:] for gallery in galleries}) > 1:
         clips = [gallery.vectors.shape[1] if gallery.vectors.ndim == 3 else 1 for gallery in galleries]
         raise InvalidInput(f"clips: {clips} in the splits of one gallery; equally many were expected")
@@ -68,7 +68,7 @@ def join_galleries(galleries: Sequence[Gallery]) -> Gallery:
 
 
 def merge_temperature(config: FusedConfig) -> float | None:
-    """Return the temperature of the pooling of clips; None where a model pools them into one embedding."""
+    """Return the temperature of the pooling of clip similarities; None if the model pools clips into one embedding."""
     return config.temperature if config.clip_merge == "logsumexp" else None
 
 
@@ -80,20 +80,21 @@ def embed_gallery(
     clips: int | None = None,
     alter: Alter | None = None,
 ) -> tuple[Gallery, np.ndarray]:
-    """Return the gallery of a corpus and its visual tokens (N, V, W) float16, means over clips.
+    """Return the gallery of a corpus and its visual tokens (N, V, W) float16, averaged over clips.
 
-    merging: Of `merge_temperature`. clips: Number of packed clips to use; None: all.
+    merging: Result of `merge_temperature`. clips: Number of packed clips to use; None: all. alter: Changes the streams
+    first (ablations); None: unchanged.
     """
     vectors, tokens = embed_corpus(encoder, packed, clips=clips, alter=alter, per_clip=merging is not None)
     return Gallery(vectors, merging or 1.0), tokens
 
 
 MAX_SIMILARITIES = 2**27
-"""Similarities that are held at once (512 MiB): a split of shards from the web may have more."""
+"""Maximum number of similarities in memory (512 MiB); a large split of web data may have more in total."""
 
 
 def queries_of(example: Example, captions: int | None = None) -> tuple[str, ...]:
-    """Return the first `captions` captions (None: all), without captions that only serve multiple choice."""
+    """Return the first `captions` captions (None: all), without captions that are for multiple choice only."""
     chosen = example.attributes.get(CHOICE_ONLY, [])
     chosen = chosen if isinstance(chosen, list) else [chosen]
     return tuple(c for i, c in enumerate(example.captions) if i not in chosen)[:captions]
@@ -102,10 +103,10 @@ def queries_of(example: Example, captions: int | None = None) -> tuple[str, ...]
 def caption_retrieval(
     encoder: Encoder, packed: Packed, videos: Gallery, captions: int | None = None
 ) -> dict[str, float]:
-    """Return `t2v R@1`, `v2t R@1` and so on; video to text counts the best of a video's captions.
+    """Return the metrics of text-to-video and video-to-text retrieval: `t2v R@1`, `v2t R@1` and so on.
 
-    Every video is in the gallery; those without captions are not queries. Other videos with an equal caption are not
-    relevant. captions: Use only this many captions per example; None: all.
+    Video to text ranks the best of a video's captions. The gallery has all videos, also those without captions. Other
+    videos with the same caption are not relevant. captions: Maximum number of captions per example; None: all.
     """
     queries = [queries_of(e, captions) for e in packed.examples]
     texts = [c for own in queries for c in own]
@@ -127,7 +128,10 @@ def caption_retrieval(
 
 
 def _ranks(scores: Callable[[slice], np.ndarray], relevant: Sequence[np.ndarray], candidates: int) -> dict[str, float]:
-    """Return the metrics of `retrieval`, computing scores for a slice of the queries at a time."""
+    """Return the metrics of `retrieval`, computing the scores of one slice of queries at a time to save memory.
+
+    relevant: Indices of the relevant candidates of each query. candidates: Number of candidates.
+    """
     size = max(1, MAX_SIMILARITIES // candidates)
     parts = [slice(start, start + size) for start in range(0, len(relevant), size)]
     ranks = [best_ranks(scores(part), relevant[part]) for part in parts]
@@ -137,7 +141,10 @@ def _ranks(scores: Callable[[slice], np.ndarray], relevant: Sequence[np.ndarray]
 def concept_retrieval(
     encoder: Encoder, queries: list[str], query_groups: list[str], videos: Gallery, groups: list[str]
 ) -> dict[str, float]:
-    """Return retrieval metrics of concept queries, where several videos may show a concept (`groups`)."""
+    """Return retrieval metrics of queries for concepts; several videos may show the same concept.
+
+    A video is relevant if its entry in `groups` equals the query's entry in `query_groups`.
+    """
     scores = videos.scores(embed_texts(encoder, queries))
     gallery = np.array(groups)
     metrics = retrieval(scores, [np.flatnonzero(gallery == g) for g in query_groups])
@@ -145,9 +152,10 @@ def concept_retrieval(
 
 
 def name_metrics(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[str, float]:
-    """Return how well categories and their names find one another; the first caption is the name of the category.
+    """Return metrics of categories, whose names are the first captions of their videos.
 
-    `precision@1` and `mAP` of a bare name searching all videos, `name top-1` and `top-5` of a video among all names.
+    `precision@1` and `mAP`: searches for videos by a name. `name top-1` and `name top-5`: classification of videos by
+    all names.
     """
     labels = np.array([e.captions[0] for e in packed.examples])
     names = sorted(set(labels))
@@ -168,7 +176,10 @@ class NearestVideos:
     is_relevant: np.ndarray
 
     def recall(self, scores: np.ndarray | None = None, candidates: int = 0) -> list[float]:
-        """Return R@1, R@5 and R@10 in percent where scores (T, K) order the first `candidates` videos."""
+        """Return R@1, R@5 and R@10 in percent.
+
+        scores: (T, K), by which the first `candidates` videos are reordered; None: they keep their order.
+        """
         ranked = self.is_relevant
         if scores is not None and candidates:
             order = np.argsort(-scores[:, :candidates], axis=1, kind="stable")
@@ -177,13 +188,13 @@ class NearestVideos:
 
 
 def spread(items: Sequence[T], limit: int) -> list[T]:
-    """Return at most `limit` items, spread evenly over all of them; all for a limit of 0."""
+    """Return at most `limit` items, evenly spread over all of them. limit: 0: all."""
     count = min(limit or len(items), len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
 
 def spread_captions(packed: Packed, limit: int) -> list[str]:
-    """Return at most `limit` different first captions, spread over the examples; all for a limit of 0."""
+    """Return at most `limit` different first captions, evenly spread over the examples. limit: 0: all."""
     return spread(list(dict.fromkeys(e.captions[0] for e in packed.examples if e.captions)), limit)
 
 
@@ -203,9 +214,9 @@ def score_nearest(
     count: int,
     audio: np.ndarray | None = None,
 ) -> NearestVideos:
-    """Return the `count` videos of the highest scores (T, N) of each query, whose `similarity` is that score.
+    """Return the `count` videos with the highest scores (T, N) for each query. Their `similarity` is the score.
 
-    tokens, audio: Visual tokens (N, V, W), and audio tokens (N, T, A) where sound counts.
+    tokens: Visual tokens (N, V, W). audio: Audio tokens (N, T, A); None: sound is not used.
     """
     nearest = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     texts, rows = [text for text in queries for _ in range(nearest.shape[1])], nearest.ravel().tolist()
@@ -227,11 +238,15 @@ def reranked_retrieval(
     queries: int = RERANK_QUERIES,
     candidates: int = 20,
 ) -> dict[str, float]:
-    """Return R@1, R@5 and R@10 of first captions by similarity, and of the best hits reordered by match and fused.
+    """Return R@1, R@5 and R@10 of searches by first captions: by similarity, and reordered by match and by fused.
 
     Args:
-        queries: Largest number of captions, spread evenly over the examples; 0: all.
-        candidates: Number of hits that are reordered.
+        encoder: The model.
+        packed: The corpus.
+        videos: Its gallery.
+        tokens: Its visual tokens (N, V, W).
+        queries: Maximum number of captions, spread evenly over the examples; 0: all.
+        candidates: Number of results that are reordered.
     """
     captions = spread_captions(packed, queries)
     nearest = nearest_videos(encoder, packed, videos, tokens, queries=captions, count=candidates)
@@ -250,8 +265,8 @@ def reranked_retrieval(
 def name_retrieval(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[str, float]:
     """Return retrieval metrics of photographs by ImageNet class name, `name R@1` and so on.
 
-    The photographs are not labelled: one counts as relevant for a name where the pretrained classifier, the teacher of
-    the class-name objective, ranks that class first. Queries are the names that occur.
+    The photographs have no labels. A photograph is relevant for a name if the pretrained classifier, the teacher of the
+    class-name objective, predicts that class. The queries are the names of all predicted classes.
     """
     names = class_names()
     best = [names[int(row.argmax())] for row in classify(packed)]  # two cranes, bird and machine, share a name
@@ -266,11 +281,12 @@ Counts = Mapping[str, float]
 def sentence_retrieval(encoder: Encoder, packed: Packed) -> dict[str, float]:
     """Search for every clip by its first caption among all clips.
 
-    Clips with equal captions (ignoring case) are correct results for one another.
+    Clips with equal captions (ignoring case) are relevant for one another.
 
     Returns:
-        `sentences` (number of queries), `first`, `among 5`, `among 10` (queries whose clip is ranked there; expected
-        number for ties), `median rank` and `mean rank`. Metrics that are trivial for so few clips are left out.
+        `sentences`: number of queries. `first`, `among 5`, `among 10`: number of queries with a relevant clip at that
+        rank or better (the expected number for ties). `median rank`, `mean rank`. `among K` is missing if there are not
+        more than K clips.
     """
     sentences = [example.captions[0] for example in packed.examples]
     vectors, _ = embed_corpus(encoder, packed)
@@ -286,7 +302,11 @@ def sentence_retrieval(encoder: Encoder, packed: Packed) -> dict[str, float]:
 
 
 def compare_counts(before: Counts, after: Counts) -> int:
-    """Return 1 when `after` is better, -1 when it is worse, 0 when equal, by `first`, then by mean rank."""
+    """Compare results of `sentence_retrieval` by `first`, then by mean rank.
+
+    Returns:
+        1 if `after` is better, -1 if it is worse, else 0.
+    """
     for name, sign in (("first", 1), ("mean rank", -1)):
         difference = sign * (after[name] - before[name])
         if difference:

@@ -1,4 +1,4 @@
-"""Measurements of models with sound: recordings by their names, and clips by what is seen, heard, or both.
+"""Metrics of models with sound: retrieval of recordings by name, and of clips by picture, sound or both.
 
 Shape letters: N examples, D embedding dim, V visual tokens, K their width, T audio tokens, A their width.
 """
@@ -56,12 +56,12 @@ def audio_stream(encoder: Encoder) -> AudioStream | None:
 
 
 def is_packed_for(packed: Packed, stream: AudioStream) -> bool:
-    """Return whether the corpus has sound, at the rate that the stream has."""
+    """Return whether the corpus has sound at the stream's sample rate."""
     return packed.audio is not None and stream.sample_rate == SAMPLE_RATE
 
 
 def packed_sounds(packed: Packed, rows: np.ndarray, stream: AudioStream) -> dict[str, np.ndarray]:
-    """Return the inputs of the audio graph for some rows; of a sound longer than a window, its middle."""
+    """Return the inputs of the audio graph for some rows: the whole sound, or its middle if it exceeds a window."""
     audio = read_audio(packed, rows, stream.seconds)
     return {SAMPLES: audio.samples.numpy(), LENGTHS: audio.lengths.numpy()}
 
@@ -69,8 +69,8 @@ def packed_sounds(packed: Packed, rows: np.ndarray, stream: AudioStream) -> dict
 def embed_sounds(encoder: Encoder, packed: Packed) -> EmbeddedSounds:
     """Embed the sound of every example. The model must have sound.
 
-    Of a sound longer than a window a checkpoint reads the middle, and a bundle all as in a service. A bundle that takes
-    another sample rate than the corpus has reads resampled sounds.
+    If a sound is longer than a window, a checkpoint reads its middle, and a bundle all of it, as in a service. For a
+    bundle, sounds are resampled if its sample rate differs from that of the corpus.
     """
     stream = audio_stream(encoder)
     assert stream is not None
@@ -92,7 +92,7 @@ def embed_sounds(encoder: Encoder, packed: Packed) -> EmbeddedSounds:
 
 
 def resampled_sound(packed: Packed, row: int, sample_rate: int) -> np.ndarray:
-    """Return the sound (n,) float32 of a row at a sample rate (Hz), -1 to 1; empty without sound."""
+    """Return the sound (n,) float32 of a row, -1 to 1, at a sample rate in Hz; empty for a row without sound."""
     assert packed.audio is not None
     samples = packed.audio[row] / np.float32(FULL_SCALE)
     if sample_rate == SAMPLE_RATE or not len(samples):
@@ -119,7 +119,7 @@ def _embed_as_served(model: Model, sounds: Sequence[np.ndarray]) -> EmbeddedSoun
 
 
 def no_pictures(encoder: Encoder, packed: Packed) -> np.ndarray:
-    """Return the visual tokens (N, V, K) float16 of sounds alone: 0."""
+    """Return the visual tokens (N, V, K) float16 of sounds without a picture: zeros."""
     if isinstance(encoder, TorchEncoder):
         cfg = encoder.model.cfg
         shape = (cfg.visual_tokens, cfg.visual_width)
@@ -132,7 +132,7 @@ def no_pictures(encoder: Encoder, packed: Packed) -> np.ndarray:
 def answer_metrics(
     encoder: Encoder, packed: Packed, visual: np.ndarray | None, sounds: EmbeddedSounds
 ) -> dict[str, float]:
-    """Return the accuracy of answers by sight and sound; nothing for a model that does not answer by sound.
+    """Return the accuracy of answers from pictures and sound; empty for a model that does not use sound in answers.
 
     visual: Visual tokens (N, V, K); None: the corpus has no pictures.
     """
@@ -144,15 +144,15 @@ def answer_metrics(
 
 
 def joint_gallery(videos: np.ndarray, sounds: np.ndarray) -> Gallery:
-    """Return the normalised sums of embeddings (N, D) of videos and of their sounds, 0 where there is none."""
+    """Return a gallery of normalised sums of video embeddings (N, D) and sound embeddings (N, D), 0 without sound."""
     return Gallery(normalize_rows(videos + sounds))
 
 
 def search_scores(calibration: Calibration, texts: np.ndarray, videos: np.ndarray, sounds: np.ndarray) -> np.ndarray:
-    """Return the scores (T, N) by which a search ranks clips for texts (T, D): what is seen, heard, and both together.
+    """Return the scores (T, N) by which a search ranks clips for texts (T, D).
 
-    Each is independent evidence that a clip fits, as in index/search/fusion.py. Without a calibration of similarity,
-    as of a checkpoint, the scores are similarities with the sums of the embeddings.
+    They combine the evidence of pictures, of sound and of both together as independent, as in index/search/fusion.py.
+    Without a calibration of similarity, as in a checkpoint, scores are similarities with the sum of both embeddings.
     """
     cosines_seen, has_sound = texts @ videos.T, sounds.any(axis=1)
     seen = similarity_probability(calibration, cosines_seen)
@@ -186,10 +186,14 @@ def nearest_scenes(
     """Return the `count` best results of searches for `RERANK_QUERIES` first captions with a need.
 
     Args:
-        calibration: Of similarity.
+        encoder: The model.
+        calibration: Calibration of similarity.
+        packed: The corpus.
+        need: What a caption needs: picture, sound or both.
         videos: Embeddings (N, D).
         visual: Visual tokens (N, V, K).
-        sounds: Of the same clips.
+        sounds: Sounds of the same clips.
+        count: Number of results.
     """
     queries = spread(first_captions(packed, need), RERANK_QUERIES)
     scores = search_scores(calibration, embed_texts(encoder, queries), videos, sounds.vectors)
@@ -206,20 +210,22 @@ def scene_metrics(
     match_weight: float | None = None,
     rerank_queries: int = RERANK_QUERIES,
 ) -> dict[str, float]:
-    """Return how well clips are found, and asked about, by texts that need sight, sound or both.
+    """Return metrics of retrieval and answers for texts that need pictures ("sight"), sound or both.
 
-    Each once with all that a clip has, and once with its sound and once with its pictures blanked. The first caption of
-    each clip and need is a query; every clip with that caption is a right result.
+    Everything is measured three times: with the whole clips, with their sound blanked, and with their pictures blanked.
+    The first caption of each clip and need is a query; every clip with that caption is relevant.
 
     Args:
+        encoder: The model.
+        packed: The corpus.
         videos: Embeddings (N, D).
         visual: Visual tokens (N, V, K).
-        sounds: Of the same clips.
-        rerank: Number of best clips that are also reranked.
-        match_weight: Of the match in the order of clips with all that they have, as of a service (`reranked`). None:
-            they are ordered by match alone, as those are whose sound or pictures are blanked.
-        rerank_queries: Of each need, whose results are reranked, spread evenly over the clips; 0: all. Where sound or
-            pictures are blanked, at most `RERANK_QUERIES`.
+        sounds: Sounds of the same clips.
+        rerank: Number of best clips that are also reranked; 0: none.
+        match_weight: Weight of the match when whole clips are reranked, as in a service (`reranked`). None: they are
+            ordered by match only. Clips with blanked sound or pictures are always ordered by match only.
+        rerank_queries: Number of queries of each need whose results are reranked, spread evenly over the clips; 0: all.
+            With blanked sound or pictures at most `RERANK_QUERIES`.
     """
     inputs: dict[str, tuple[np.ndarray, np.ndarray | None]]
     inputs = {"": (visual, sounds.tokens), " [sound blanked]": (visual, None)}
@@ -264,13 +270,13 @@ def _reranked_recall(
     rerank: int,
     match_weight: float | None,
 ) -> dict[str, float]:
-    """Return recall at `RANKS` of the best clips of each text as they are, and ordered by match.
+    """Return recall at `RANKS` of the best clips of each text, in the order of the search and reranked.
 
     Args:
-        texts: B of them.
-        scores: (B, N) of a search.
+        texts: B texts.
+        scores: (B, N), scores of the search.
         tokens: Visual and audio tokens of the clips.
-        rerank, match_weight: As of `scene_metrics`.
+        rerank, match_weight: As in `scene_metrics`.
     """
     pictures, audio = tokens
     nearest = score_nearest(encoder, packed, texts, scores, pictures, rerank, audio)
@@ -299,9 +305,9 @@ def _answers_by_need(
 
 
 def pair_metrics(videos: np.ndarray, sounds: np.ndarray) -> dict[str, float]:
-    """Return how often a sound finds its picture, and a picture its sound, beside chance.
+    """Return the recall of searches for pictures by their sounds and for sounds by their pictures, and of chance.
 
-    videos, sounds: Embeddings (N, D) of the same examples; those without sound are left out.
+    videos, sounds: Embeddings (N, D) of the same examples; examples without sound are left out.
     """
     audible = sounds.any(axis=1)
     similarity = sounds[audible] @ videos[audible].T
@@ -314,7 +320,7 @@ def pair_metrics(videos: np.ndarray, sounds: np.ndarray) -> dict[str, float]:
 
 
 def first_captions(packed: Packed, need: Needs) -> list[str]:
-    """Return the first caption with a need of each example that has one."""
+    """Return the first caption with the given need of each example that has such a caption."""
     captions = (
         next((c for c, n in zip(e.captions, e.caption_needs, strict=False) if n == need), None) for e in packed.examples
     )

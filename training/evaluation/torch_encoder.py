@@ -1,4 +1,4 @@
-"""A torch model with the methods of the runtime model.
+"""`TorchEncoder`: a torch model with the interface of the runtime's `Model`.
 
 Shape letters: n pairs, B items, C clips, F frames, H W pixels, D embedding dim, L text tokens, V visual tokens, W their
 width.
@@ -41,26 +41,26 @@ from vitascope.tokenizer import Tokenizer
 
 PAIRS_PER_BATCH = 128
 SENTENCES_PER_BATCH = 96
-"""Captions in progress at once."""
+"""Number of captions that are generated at once."""
 CLIPS_PER_PASS = 256
-"""Clips whose tokens are prepared for the fused layers at once: 1 MB each with sound."""
+"""Number of clips whose keys and values for the fused layers are in memory at once: 1 MB each with sound."""
 
 
 class PairBatch(NamedTuple):
-    """Some of n pairs of a text and a clip, for the heads of a torch model."""
+    """A batch of B of n pairs of text and clip, for the heads of a torch model."""
 
     positions: list[int]
-    """Among the n pairs."""
+    """Indices of the B pairs among the n pairs."""
     states: Tensor
     """(B, L, D) text states."""
     mask: Tensor
     """(B, L)"""
     cache: VisualCache
-    """A clip per text."""
+    """The clip of each text."""
 
 
 class TorchEncoder:
-    """A torch model with the methods of the runtime model, for validation during training and parity checks."""
+    """A torch model with the interface of the runtime's `Model`, for validation, evaluation and parity checks."""
 
     def __init__(
         self, model: FusedModel, tokenizer: Tokenizer, answers: list[str], calibration: Calibration | None = None
@@ -71,7 +71,7 @@ class TorchEncoder:
 
     @property
     def tasks(self) -> Sequence[Task]:
-        """Return the tasks of the model; without an answer vocabulary it does not answer."""
+        """Return the tasks of the model, as in a manifest."""
         cfg = self.model.cfg
         added = {"answering": self.answers, "captioning": cfg.caption_layers, "grounding": cfg.grounding_layers}
         added["entailment"] = cfg.entailment == "video"
@@ -99,7 +99,7 @@ class TorchEncoder:
         return embed_views(run, streams, self.model.cfg.mirrored_view)
 
     def embed_windows(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the outputs of the graph `audio` of windows of sound, by the names of its inputs."""
+        """Run the graph `audio` on windows of sound: inputs and outputs by the names of the graph."""
         with inference_mode(self.model):
             vector, tokens = self.model.encode_audio(self._tensor(inputs[SAMPLES]), self._tensor(inputs[LENGTHS]))
         return {"vector": _numpy(vector), AUDIO_TOKENS: _numpy(tokens)}
@@ -112,9 +112,9 @@ class TorchEncoder:
     def score_pairs(
         self, texts: Sequence[str], rows: Sequence[int], visual: np.ndarray, audio: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the text embeddings (n, D) and the matching logits (n,) of texts[i] with the tokens of row rows[i].
+        """Return the text embeddings (n, D), and the matching logits (n,) of texts[i] with clip rows[i].
 
-        visual, audio: As `visual_tokens` and `audio_tokens` of `match`, of all rows.
+        visual, audio: Visual tokens and audio tokens of all clips.
         """
         vectors = np.empty((len(texts), self.model.cfg.vector_width), np.float32)
         logits = np.empty(len(texts), np.float32)
@@ -147,7 +147,7 @@ class TorchEncoder:
         audio: np.ndarray | None = None,
         top: int = 1,
     ) -> list[list[Answer]]:
-        """Return the `top` answers to questions[i] about the tokens of row rows[i], most probable first."""
+        """Return the `top` answers to questions[i] about clip rows[i], most probable first."""
         answers: list[list[Answer]] = [[]] * len(questions)
         with inference_mode(self.model):
             for part in self._pair_batches(questions, rows, visual, audio):
@@ -169,9 +169,9 @@ class TorchEncoder:
     def entailment_logits(
         self, texts: Sequence[str], visual: np.ndarray, audio: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the logits (n, classes) of texts[i] about the tokens visual[i], or visual[2i] and visual[2i + 1].
+        """Return the logits (n, classes) of texts[i] about clip i, or about the pictures 2i and 2i + 1 of a pair.
 
-        visual, audio: As `visual_tokens` and `audio_tokens` of `match`.
+        visual, audio: Visual tokens and audio tokens of the clips or pictures.
         """
         with inference_mode(self.model):
             states, mask = self._states(texts)
@@ -187,7 +187,7 @@ class TorchEncoder:
         return generate_captions(self, decoder, tokens, options)
 
     def run_graph(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return what a graph of captions or of grounding computes, by the names of its inputs and outputs."""
+        """Run a graph of captions or grounding: inputs and outputs by the names of the graph."""
         tensors = {name: self._tensor(x.astype(np.float32) if x.dtype.kind == "f" else x) for name, x in inputs.items()}
         prepared = (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)
         names: tuple[str, ...]
@@ -206,7 +206,7 @@ class TorchEncoder:
     def _pair_batches(
         self, texts: Sequence[str], rows: Sequence[int], visual: np.ndarray, audio: np.ndarray | None
     ) -> Iterator[PairBatch]:
-        """Yield all pairs in batches of similar length; a clip is prepared once, a text encoded once per batch."""
+        """Yield all pairs in batches of similar length. Clips are prepared once, texts encoded once per batch."""
         distinct = sorted(set(rows))
         for first in range(0, len(distinct), CLIPS_PER_PASS):
             clips = distinct[first : first + CLIPS_PER_PASS]
@@ -239,7 +239,7 @@ class TorchEncoder:
 
 
 class inference_mode:
-    """Evaluation mode without gradients; the previous mode is restored."""
+    """Context manager for evaluation mode without gradients; the previous mode is restored on exit."""
 
     def __init__(self, model: FusedModel) -> None:
         self.model = model

@@ -1,8 +1,8 @@
-"""The objective `caption_reward`: of captions that the model samples, those with the higher rewards become likelier.
+"""The objective `caption_reward`: sampled captions with higher rewards become more likely.
 
-Self-critical sequence training (Rennie et al., CVPR 2017), in which the baseline of a sample is the mean reward of the
-other samples of its video (Luo, 2020). Cross-entropy teaches the next word after words of people; this teaches whole
-captions.
+Self-critical sequence training (Rennie et al., CVPR 2017). The baseline of a sample is the mean reward of the other
+samples of the same video (Luo, 2020). Cross-entropy trains only the next word after human-written words; this objective
+trains whole generated captions.
 
 Shape letters: P videos, B = P * SAMPLES captions, L tokens of a caption, V visual tokens, A audio tokens, W the width
 of either.
@@ -29,13 +29,13 @@ from vitascope.captions import CaptionOptions
 from vitascope.tokenizer import Tokenizer
 
 SAMPLES = 5
-"""Captions that are sampled of each video."""
+"""Number of captions that are sampled for each video."""
 TEMPERATURE = 0.7
-"""Temperature of sampling. At 1, label smoothing leaves a tenth of the probability to words that do not fit."""
+"""Sampling temperature. At 1, words that do not fit have a tenth of the probability, because of label smoothing."""
 
 
 class CiderReward:
-    """CIDEr-D (Vedantam et al., CVPR 2015) with the captions of people, in which rare words count most."""
+    """CIDEr-D (Vedantam et al., CVPR 2015) with the corpus's captions as references; rare words count most."""
 
     def __init__(self, packed: Packed) -> None:
         from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, precook
@@ -46,7 +46,7 @@ class CiderReward:
         self.scorer.compute_doc_freq()
 
     def __call__(self, row: int, captions: Sequence[str]) -> list[float]:
-        """Return the reward, from 0 on, of each of some captions of the example in a row of the corpus."""
+        """Return the rewards (0 or more) of captions of the example at index `row` of the corpus."""
         self.scorer.ctest = [self.cook(words_of(caption)) for caption in captions]
         # CiderScorer takes the document count from len(crefs) but reads one reference per candidate.
         self.scorer.crefs = [self.written[row]] * len(self.written)
@@ -54,7 +54,7 @@ class CiderReward:
 
 
 class SampledCaptions(NamedTuple):
-    """Captions that a model wrote, the `SAMPLES` of a video adjacent."""
+    """Captions that a model generated; the `SAMPLES` captions of a video are adjacent."""
 
     tokens: Tokens
     rewards: Tensor
@@ -62,26 +62,33 @@ class SampledCaptions(NamedTuple):
 
 
 class CaptionSampler:
-    """Samples captions of the videos of some corpora, and rewards them."""
+    """Samples captions of videos and computes their rewards."""
 
     mean_reward: float
     """Mean reward of the captions of the last step."""
 
     def __init__(self, model: FusedModel, tokenizer: Tokenizer, corpora: Mapping[str, Packed]) -> None:
-        """corpora: By name."""
+        """corpora: Packed corpora by name."""
         self.model, self.tokenizer = model, tokenizer
         self.encoder = TorchEncoder(model, tokenizer, [])
         self.rewards = {name: CiderReward(packed) for name, packed in corpora.items()}
 
     def sample(self, corpus: str, rows: np.ndarray, visual_PVW: Tensor, audio_PAW: Tensor | None) -> SampledCaptions:
-        """Sample captions of the examples in some rows (P,) of a corpus, from their tokens, in evaluation mode."""
+        """Sample captions in evaluation mode.
+
+        Args:
+            corpus: Name of the corpus.
+            rows: Indices (P,) of the examples in the corpus.
+            visual_PVW: Visual tokens of the examples.
+            audio_PAW: Audio tokens (P, A, W); None: sound is not used.
+        """
         options = CaptionOptions(beams=1, temperature=TEMPERATURE, count=SAMPLES, seed=int(torch.randint(2**31, ())))
         visual = visual_PVW.detach().float().cpu().numpy()
         audio = None if audio_PAW is None else audio_PAW.detach().float().cpu().numpy()
-        # One change of mode for all tokens: generation would change it at each.
+        # Switch to evaluation mode once here; otherwise generation would switch the mode for every token.
         with inference_mode(self.model), torch.autocast(visual_PVW.device.type, enabled=False):
             captions = self.encoder.generate_captions(visual, audio, options)
-        # A caption of special tokens alone has no visible character.
+        # Replace empty captions, which consist of special tokens only.
         texts = [[caption.text.strip() or "." for caption in of_video] for of_video in captions]
         rewards = [self.rewards[corpus](int(row), of_video) for row, of_video in zip(rows, texts, strict=True)]
         self.mean_reward = float(np.mean(rewards))
@@ -93,9 +100,10 @@ class CaptionSampler:
 def caption_reward_loss(
     model: FusedModel, sampled: SampledCaptions, visual_PVW: Tensor, audio_PAW: Tensor | None
 ) -> Tensor:
-    """Compute the mean over the tokens of sampled captions of -log-probability times the advantage of the caption.
+    """Compute the policy gradient loss: the mean over tokens of -log-probability times the advantage of the caption.
 
-    The advantage is the reward of the caption less the mean reward of the other captions of its video.
+    The advantage is the reward of the caption minus the mean reward of the other captions of its video. Tokens as in
+    `CaptionSampler.sample`.
     """
     ids, mask, rewards = sampled.tokens.ids, sampled.tokens.mask, sampled.rewards
     advantages = (rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)).flatten()

@@ -1,7 +1,7 @@
-"""The objective `captions`: the next token of captions, from those before it and from the video.
+"""The objective `captions`: predict the next token of a caption from the earlier tokens and the video.
 
 Shape letters: P videos, B captions, L tokens of a caption, V visual tokens, A audio tokens, W their width, n tokens to
-predict, D width of their states, k tokens that stand for the vocabulary.
+predict, D width of their states, k tokens of the sampled softmax.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from training.models.fusion import FusedModel
 from training.models.text import repeated
 
 DRAWS = 4096
-"""Random draws from the vocabulary at each step."""
+"""Number of tokens that are drawn from the vocabulary at each step for the sampled softmax."""
 SMOOTHING = 0.1
-"""Share of the target that all tokens have alike (Szegedy et al., CVPR 2016, section 7)."""
+"""Label smoothing (Szegedy et al., CVPR 2016, section 7)."""
 
 
 def caption_loss(
     model: FusedModel, ids_BL: Tensor, mask_BL: Tensor, visual_PVW: Tensor, audio_PAW: Tensor | None
 ) -> Tensor:
-    """Compute the cross-entropy of all tokens of captions but the first, [CLS].
+    """Compute the cross-entropy of all tokens of captions except the first, [CLS].
 
-    A decoder with a list of words has the softmax over these; other words of captions are read, but not predicted.
+    With an output vocabulary (`CaptionDecoder.words`) the softmax is over this vocabulary only. Other tokens are inputs
+    but not targets.
 
     Args:
         ids_BL, mask_BL: Tokens of B = n * P captions, the n captions of a video adjacent.
         visual_PVW: Visual tokens.
-        audio_PAW: Audio tokens; None: only what is seen counts.
+        audio_PAW: Audio tokens; None: sound is not used.
     """
     decoder = model.get_caption_decoder()
     states, predicted = caption_states(model, ids_BL, mask_BL, visual_PVW, audio_PAW)
@@ -49,7 +50,7 @@ def caption_loss(
 def caption_states(
     model: FusedModel, ids_BL: Tensor, mask_BL: Tensor, visual_PVW: Tensor, audio_PAW: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the states (n, D) before the n tokens that the decoder predicts, and which these are, (B, L - 1) bool.
+    """Return the decoder states (n, D) that predict n tokens, and the mask (B, L - 1) bool of these tokens.
 
     Arguments as in `caption_loss`.
     """
@@ -64,11 +65,11 @@ def caption_states(
 
 
 def sample_vocabulary(targets_n: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Sample tokens that stand for the vocabulary in a softmax, at a part of its cost (Jean et al., ACL 2015).
+    """Sample the tokens of a sampled softmax, which is cheaper than one over the vocabulary (Jean et al., ACL 2015).
 
     Returns:
-        Token ids (k,) in ascending order, all targets among them; and the logit correction (0 for targets, else -log of
-        the inclusion probability) that makes the sampled softmax denominator unbiased.
+        Token ids (k,) in ascending order, which include all targets; and a correction (k,) to add to the logits (0 for
+        targets, else -log of the inclusion probability), so that the softmax denominator is unbiased.
     """
     drawn = torch.randint(vocabulary, (DRAWS,), device=targets_n.device)
     ids: Tensor = torch.cat([targets_n, drawn]).unique()  # type: ignore[no-untyped-call]

@@ -1,7 +1,8 @@
 """Class-name distillation: a classifier's probabilities on unlabelled images as soft labels over its class names.
 
-The ImageNet CNN that the visual encoders start from knows 1,000 classes by name. Its probabilities are a target over
-the embedded names, which aligns text with natural images without labels.
+The ImageNet CNN from which the visual encoders are initialized has 1,000 named classes. Its probabilities are the
+target for the similarities of an image with the embedded class names. This aligns text with natural images, and needs
+no labels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from training.data.packed import Packed
 from training.models.pretrained import imagenet_classifier
 
 MAX_SYNONYMS = 3
-"""Names of a class in `class_texts`."""
+"""Maximum number of names of a class in `class_texts`."""
 _SENTENCE = "a photo of a "
 ABSENT_BELOW = 0.02
 """A class is absent where its probability is below this in every frame."""
@@ -32,7 +33,7 @@ def class_names() -> list[str]:
 
 
 def other_class_names(names: Collection[str]) -> list[str]:
-    """Return the names of the classes that neither contain one of `names` nor are part of one, ignoring case."""
+    """Return the class names that neither contain any of `names` nor are contained in any of them, ignoring case."""
     known = [name.lower() for name in names]
     others = [text.removeprefix(_SENTENCE) for text in class_names()]
     return [other for other in others if not any(other.lower() in name or name in other.lower() for name in known)]
@@ -53,7 +54,7 @@ def class_texts() -> list[list[str]]:
 def teacher_probabilities(packed: Packed, cache: Path, *, bf16: bool = True) -> np.ndarray:
     """Return the classifier's probabilities (N, 1000) float16 of every high-resolution frame.
 
-    They are computed once and kept in the folder `cache`, in a file named after the packed corpus and its fingerprint.
+    They are computed once and stored in the folder `cache`. The file name has the corpus and its fingerprint.
     """
     precision = "bf16" if bf16 else "float32"
     path = cache / f"{packed.folder.parent.name}-{packed.folder.name}-{packed.fingerprint[:16]}-{precision}.npy"
@@ -71,7 +72,7 @@ def teacher_probabilities(packed: Packed, cache: Path, *, bf16: bool = True) -> 
 def classify(packed: Packed, *, bf16: bool = True) -> np.ndarray:
     """Compute the pretrained classifier's probabilities (N, 1000) float16 of each high-resolution frame.
 
-    Several clips are averaged. bf16: compute in bfloat16 where float32 is not needed.
+    Probabilities are averaged over the clips of a video. bf16: compute with bfloat16 autocast.
     """
     classifier = imagenet_classifier()
     high = packed.frames("high")
@@ -86,9 +87,9 @@ def classify(packed: Packed, *, bf16: bool = True) -> np.ndarray:
 
 
 def most_likely(teacher_BN: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the indices (count,) of the likeliest classes in all processes' batches, and the targets over them.
+    """Return the indices (count,) of the most probable classes over the batches of all processes, and the targets.
 
-    The targets (B, count) are renormalised to sum to 1.
+    The targets (B, count) are the probabilities of these classes, renormalised to sum to 1.
     """
     classes = distributed.all_reduce_sum(teacher_BN.sum(dim=0)).topk(count).indices
     targets = teacher_BN[:, classes] + 1e-6
@@ -96,6 +97,6 @@ def most_likely(teacher_BN: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def absent_class_names(packed: Packed) -> list[str]:
-    """Return the sentences of `class_names` about things that the classifier sees in no frame of a corpus."""
+    """Return the sentences of `class_names` whose class is below `ABSENT_BELOW` in every frame of a corpus."""
     likeliest = classify(packed).max(axis=0)
     return [name for name, probability in zip(class_names(), likeliest, strict=True) if probability < ABSENT_BELOW]

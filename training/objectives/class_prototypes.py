@@ -1,8 +1,9 @@
-"""Pictures of every class of the pretrained classifier without photographs: real features moved towards a class.
+"""Synthetic features of every class of the pretrained classifier: real features that are moved towards a class.
 
-A corpus shows few of the 1,000 classes. The classifier's weights tell how the mean feature of a class differs from the
-mean of all (for classes with equal covariance, the covariance times the weight row), so a photograph's features can be
-moved until the classifier sees any class in them. Its probabilities of the moved features are the soft label.
+A corpus shows few of the 1,000 classes. The classifier's weights determine how the mean feature of a class differs from
+the overall mean (for classes with equal covariance, by the covariance times the weight row). So the features of a
+photograph can be moved until the classifier predicts a chosen class. The soft label is the classifier's probabilities
+of the moved features.
 
 Shape letters: B pictures, C channels, K classes.
 """
@@ -18,9 +19,9 @@ from torch import Tensor
 from training.models.pretrained import imagenet_classifier
 
 MAX_FEATURE = 6.0
-"""The classifier's features pass a ReLU6."""
+"""Upper bound of the classifier's features, which are outputs of a ReLU6."""
 MAX_MARGIN = 8.0
-"""Largest logit by which a class is moved above all others."""
+"""Largest margin between the logit of the chosen class and all other logits."""
 
 
 class ClassPrototypes(NamedTuple):
@@ -33,7 +34,7 @@ class ClassPrototypes(NamedTuple):
     mean: Tensor
     """(C,) of the features of real pictures."""
     directions: Tensor
-    """(K, C), each of which adds one to the logit of its class relative to the mean logit."""
+    """(K, C). Adding a direction to the features raises the logit of its class by 1, relative to the mean logit."""
 
     @classmethod
     def fit(cls, features_NC: Tensor) -> Self:
@@ -54,7 +55,7 @@ class ClassPrototypes(NamedTuple):
         return torch.softmax(features_BC @ self.weight.T + self.bias, dim=-1)
 
     def move(self, features_BC: Tensor) -> Tensor:
-        """Return features (B, C) that are moved towards a random class each, by a random margin over the others."""
+        """Move each row of features (B, C) towards a random class, until its logit leads by a random margin."""
         count = len(features_BC)
         random = partial(torch.rand, count, device=features_BC.device)
         faded = self.mean + random()[:, None] * (features_BC - self.mean)

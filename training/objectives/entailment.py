@@ -1,6 +1,6 @@
-"""The objective `entailment`: the class of sentences about videos, or about two pictures.
+"""The objective `entailment`: classify sentences about videos, or about pairs of pictures.
 
-Shape letters: B videos, or pairs of pictures, K sentences about each, D width of the fused layers.
+Shape letters: B videos or pairs of pictures, K sentences about each, D width of the fused layers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from vitascope.errors import InvalidInput
 
 
 class PooledStates:
-    """What the classifier of sentences reads, by video and sentence, for stages that train it alone.
+    """Cache of the entailment head's inputs, by video and sentence, for stages that train only this head.
 
-    Every pair passes the fused layers once: where the batch has one that did not, all of the batch do. What is stored
-    depends a little on the rest of that batch, and on the sound that was drawn for it, so a resumed run may differ.
+    If any pair of a batch is not in the cache, the fused layers run for the whole batch. The stored values depend
+    slightly on the padding and on the sound window drawn for that batch, so a resumed run may differ.
     """
 
     def __init__(self, model: FusedModel) -> None:
@@ -29,7 +29,7 @@ class PooledStates:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the inputs (B * K, 3D) of the classifier."""
+        """Return the inputs (B * K, 3D) of the entailment head."""
         sentences = text_keys(_sentences(batch))
         count = len(sentences) // len(batch.rows)
         dataset = batch.dataset
@@ -42,7 +42,10 @@ class PooledStates:
 
 
 def entailment_inputs(model: FusedModel, batch: Batch, video: EncodedVideo) -> Tensor:
-    """Return what the classifier of sentences reads of a batch, (B * K, 3D), or of two pictures (B * K, 6D)."""
+    """Return the inputs of the entailment head: (B * K, 3D), or (B * K, 6D) for pairs of pictures.
+
+    Raises ValueError for the kind `pair` with a corpus whose examples do not have two pictures.
+    """
     sentences = _sentences(batch)
     states = encode_text_states(model, sentences, detach=batch.dataset.detach_text)
     pictures = video.tokens
@@ -58,7 +61,7 @@ def entailment_inputs(model: FusedModel, batch: Batch, video: EncodedVideo) -> T
 
 
 def entailment_loss(model: FusedModel, batch: Batch, inputs: Tensor) -> Tensor:
-    """Compute the cross-entropy of the classes. inputs: As `entailment_inputs` returns them."""
+    """Compute the cross-entropy of the classes. inputs: Result of `entailment_inputs`."""
     assert batch.labels is not None
     return F.cross_entropy(model.get_entailment_head()(inputs).float(), batch.labels)
 

@@ -1,4 +1,4 @@
-"""The objective `grounding`: a heat map and boxes of what phrases name, from the visual tokens of a video.
+"""The objective `grounding`: predict a heat map and a box of the object that a phrase names.
 
 Shape letters: B phrases, P videos, L tokens of a phrase, V visual tokens of a grid of Y rows and X columns, W their
 width, c cells of the heat map along each side of a token, D width of the text layers.
@@ -16,7 +16,7 @@ from training.models.fusion import FusedModel
 from training.models.grounding_head import ground
 
 LENGTH_GROUPS = 4
-"""Groups of phrases that are encoded together."""
+"""Number of groups of similar length in which the phrases of a batch are encoded."""
 SPREAD = 0.2
 """Standard deviation of the target around the centre of an object, relative to its width and height."""
 OVERLAP_WEIGHT, EDGE_WEIGHT = 2.0, 5.0
@@ -24,7 +24,7 @@ OVERLAP_WEIGHT, EDGE_WEIGHT = 2.0, 5.0
 
 
 def phrase_loss(model: FusedModel, ids_BL: Tensor, mask_BL: Tensor, visual_PVW: Tensor, targets_B4: Tensor) -> Tensor:
-    """Compute the loss of B = n * P phrases, the n phrases about a video adjacent, by their token ids.
+    """Compute the loss of B = n * P phrases, given as token ids; the n phrases about a video are adjacent.
 
     targets_B4: As in `grounding_loss`.
     """
@@ -54,14 +54,14 @@ def encode_phrases(model: FusedModel, ids_BL: Tensor, mask_BL: Tensor) -> Tensor
 def grounding_loss(heat_BYX: Tensor, boxes_B4: Tensor, targets_B4: Tensor) -> Tensor:
     """Compute the loss of the heat map and of the boxes.
 
-    The target of the heat map is a Gaussian around the centre of the object, 0 everywhere for what is not there; its
-    loss is the quality focal loss (Li et al., "Generalized focal loss", NeurIPS 2020, equation 4). The losses of a box
-    are generalized IoU (Rezatofighi et al., CVPR 2019) and the distances of its edges.
+    The target of the heat map is a Gaussian around the centre of the object; it is 0 everywhere if the object is
+    absent. The loss of the heat map is the quality focal loss (Li et al., "Generalized focal loss", NeurIPS 2020,
+    equation 4). The loss of a box is generalized IoU (Rezatofighi et al., CVPR 2019) plus the distance of its edges.
 
     Args:
         heat_BYX: Logits (B, Y c, X c).
         boxes_B4: Left, top, right and bottom as fractions of the picture.
-        targets_B4: The same of the object; all 0 for what is not there.
+        targets_B4: Boxes of the objects, in the same form; all 0 for an absent object.
     """
     heat, boxes, present = heat_BYX.float(), boxes_B4.float(), targets_B4.any(dim=1)
     target = target_heat(targets_B4, heat.shape[1], heat.shape[2])
@@ -74,7 +74,7 @@ def grounding_loss(heat_BYX: Tensor, boxes_B4: Tensor, targets_B4: Tensor) -> Te
 
 
 def target_heat(targets_B4: Tensor, rows: int, columns: int) -> Tensor:
-    """Return the targets (B, rows, columns) of heat maps, at most 1; 0 everywhere where all of a target is 0."""
+    """Return the targets (B, rows, columns) of heat maps, 0..1; 0 everywhere for an absent object (a box of zeros)."""
     left, top, right, bottom = (targets_B4[:, i, None] for i in range(4))
 
     def bell(low: Tensor, high: Tensor, cells: int) -> Tensor:

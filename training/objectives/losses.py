@@ -1,6 +1,6 @@
 """Losses of all architectures, and the random choices of their targets: masked words and negative captions.
 
-Each loss, averaged over processes, equals its value in one process with all samples.
+The mean of each loss over processes equals the loss of one process with all samples.
 
 Shape letters: B videos, C clips, T texts, V visual tokens, L text tokens, K objects, A attributes, D embedding dim,
 n positions.
@@ -19,7 +19,7 @@ from training import distributed
 
 IGNORE_INDEX = -100
 MISSING, OTHER = -1, -2
-"""Groups of `paired_itc` beside those of examples."""
+"""Special groups of `paired_itc`: no such embedding, and a negative for all."""
 
 
 def mask_words(
@@ -31,11 +31,15 @@ def mask_words(
     special: Tensor,
     ratio: float = 0.15,
 ) -> tuple[Tensor, Tensor]:
-    """Mask words as BERT does (Devlin et al., 2019, section 3.1): of those chosen, 80% [MASK], 10% random, 10% kept.
+    """Mask words as in BERT (Devlin et al., 2019, section 3.1).
+
+    Of the chosen words, 80% become [MASK], 10% become a random word and 10% stay.
 
     Args:
         input_ids: (B, L) int64.
         attention_mask: (B, L), 0 for padding.
+        mask_id: Token id of [MASK].
+        vocabulary: Number of tokens of the vocabulary, from which random words are drawn.
         special: (k,) ids that are never masked.
         ratio: Probability that a word is chosen.
 
@@ -58,16 +62,17 @@ def hard_negatives(similarity: Tensor, groups: Tensor, temperature: float) -> Te
 
     Args:
         similarity: (B, B).
-        groups: (B,) int64.
+        groups: (B,) int64; samples of the same group are not negatives of one another.
+        temperature: Divisor of the similarities; lower values prefer more similar columns.
 
     Returns:
-        Column indices (B,); a row without a column of another group gets its own index.
+        Column indices (B,). A row for which there is no column of another group gets its own index.
     """
     return _sample_columns(torch.softmax(similarity.float() / temperature, dim=1) + 1e-9, groups)
 
 
 def random_negatives(groups: Tensor) -> Tensor:
-    """Sample one column of another group per row, uniformly (SOHO, section 3.3). See `hard_negatives`."""
+    """Sample one column of another group per row, uniformly (SOHO, section 3.3). Returns as `hard_negatives`."""
     return _sample_columns(torch.ones(len(groups), len(groups), device=groups.device), groups)
 
 
@@ -82,8 +87,8 @@ def _sample_columns(weights_BB: Tensor, groups: Tensor) -> Tensor:
 def pool_clip_similarity(similarity_BCT: Tensor, temperature: float) -> Tensor:
     """Pool the similarities of C clips with T texts by log-sum-exp, to (B, T) float32.
 
-    temperature * (log sum over c of exp(s_c / temperature) - log C): a soft maximum, closer to the best clip the lower
-    the temperature. Equal clips give the similarity of one.
+    The result is temperature * (log sum over c of exp(s_c / temperature) - log C): a soft maximum, which approaches the
+    best clip as the temperature decreases. For equal similarities it is their value.
     """
     scaled = similarity_BCT.float() / temperature
     return temperature * (scaled.logsumexp(dim=1) - math.log(scaled.shape[1]))
@@ -92,7 +97,8 @@ def pool_clip_similarity(similarity_BCT: Tensor, temperature: float) -> Tensor:
 def _similarity(video: Tensor, text_TD: Tensor, temperature: float) -> Tensor:
     """Return the similarity (B, T) float32 of video embeddings (B, D), or of clip embeddings (B, C, D), with texts.
 
-    In float32 also under autocast: a bfloat16 cosine has three digits, and a low temperature magnifies the error.
+    Computed in float32 even under autocast: a bfloat16 cosine has three digits, and dividing by a low temperature
+    magnifies the error.
     """
     with torch.autocast(video.device.type, enabled=False):
         similarity = video.float() @ text_TD.float().T
@@ -111,20 +117,20 @@ def itc(
 
     Args:
         video: Embeddings of videos (B, D), or of their clips (B, C, D), whose similarities are pooled.
-        text_TD: The same number of text embeddings per video, those of a video adjacent.
+        text_TD: Text embeddings, the same number per video, the texts of a video adjacent.
         temperature: Divisor of the similarities.
         groups: (B,) int64. Samples of one group are not negatives of one another; they share the target.
-        negatives: (M, D) further texts that are wrong for every video, used video to text only. Every process gives
-            the same number, or None.
-        soft: Positive weights of a soft target (B, T) of the videos and texts of all processes, such as
-            `caption_similarity`, already scaled; added to the targets.
+        negatives: (M, D) further texts that are wrong for every video; used only in the direction video to text. Every
+            process must pass the same number, or None.
+        soft: (B, T) soft targets such as `caption_similarity`, of the videos and texts of all processes,
+            multiplied by their share s; the other targets are multiplied by 1 - s.
     """
     video, text, groups = distributed.all_gather(video), distributed.all_gather(text_TD), distributed.all_gather(groups)
     same = (groups[:, None] == groups.repeat_interleave(len(text) // len(video))[None, :]).float()
     logits = _similarity(video, text, temperature) / temperature  # (B, T)
     to_text, target_text, target_video = logits, _distribution(same), _distribution(same.T)
     if soft is not None:
-        share = soft.sum(dim=1).mean()  # what the caller scaled the soft target by
+        share = soft.sum(dim=1).mean()  # the share of the soft target, by which the caller multiplied it
         target_text = (1.0 - share) * target_text + soft
         target_video = (1.0 - share) * target_video + share * _distribution(soft.T)
     if negatives is not None:
@@ -141,14 +147,14 @@ def paired_itc(
     """Compute the symmetric contrastive loss of two kinds of embeddings, some of which may be missing.
 
     Args:
-        first_ND, second_MD: Embeddings of each kind, from all processes together.
+        first_ND, second_MD: Embeddings of each kind; gathered from all processes.
         temperature: Divisor of the similarities.
-        first_groups: (N,) int64. Embeddings of one group belong together; MISSING: there is no such embedding, OTHER:
-            it is a negative of all.
-        second_groups: (M,) int64, in the same way.
+        first_groups: (N,) int64. Embeddings with equal groups are positives of one another. MISSING: the row has no
+            embedding. OTHER: the row is a negative for all.
+        second_groups: (M,) int64, with the same meaning.
 
     Returns:
-        The mean of both directions, each over the embeddings that have a partner; 0 where none has.
+        The mean of both directions, each averaged over the embeddings that have a positive; 0 if there are none.
     """
     first, second = distributed.all_gather(first_ND), distributed.all_gather(second_MD)
     rows, columns = distributed.all_gather(first_groups), distributed.all_gather(second_groups)
@@ -177,13 +183,14 @@ SOFT_TEMPERATURE = 0.05
 
 @torch.no_grad()
 def caption_similarity(states_TD: Tensor, videos: int) -> Tensor:
-    """Return how alike the captions of one video and each caption are, as distributions over captions.
+    """Return soft targets: for each video, a distribution over captions by similarity with its own captions.
 
-    Experts grade how well a caption fits, and so do these targets: a similar caption of another video is half right.
+    Captions that resemble those of the video get a part of the target, as human graders give partial credit.
 
     Args:
-        states_TD: Mean text states of this process's captions, the same number per video, those of a video adjacent.
-        videos: Number of this process's videos.
+        states_TD: Mean text states of the captions of this process, the same number per video, the captions of a video
+            adjacent.
+        videos: Number of videos of this process.
 
     Returns:
         (B, T), of the videos and captions of all processes.
@@ -193,21 +200,22 @@ def caption_similarity(states_TD: Tensor, videos: int) -> Tensor:
 
 
 def _caption_cosines(states_TD: Tensor, videos: int) -> Tensor:
-    """Return the cosines (B, T) of the mean caption of each video with all captions; their common mean is removed."""
+    """Return the cosines (B, T) of each video's mean caption with all captions, after subtracting the overall mean."""
     states = F.normalize(states_TD.float() - states_TD.float().mean(dim=0), dim=-1)
     by_video = F.normalize(states.reshape(videos, -1, states.shape[1]).mean(dim=1), dim=-1)
     return by_video @ states.T
 
 
 def correlation(video_BD: Tensor, text_TD: Tensor, states_TD: Tensor) -> Tensor:
-    """Compute 1 minus the correlation of similarities with those of captions, over all pairs of all processes.
+    """Compute 1 minus the Pearson correlation of video-text similarities with caption-caption similarities.
 
-    ITC orders the captions of one video, and the videos of one caption. This loss puts all pairs on one scale, as
-    people do who grade how well captions fit. Pearson's correlation leaves offset and scale of that to ITC.
+    The correlation is over all pairs of all processes. ITC only orders the captions of one video, and the videos of one
+    caption. This loss puts all pairs on one scale, like human grades of captions. Since correlation ignores offset and
+    scale, ITC determines them.
 
     Args:
         video_BD: Embeddings of videos.
-        text_TD: The same number of text embeddings per video, those of a video adjacent.
+        text_TD: Text embeddings, the same number per video, the texts of a video adjacent.
         states_TD: Mean text states of the same texts; see `caption_similarity`.
     """
     video, text = distributed.all_gather(video_BD), distributed.all_gather(text_TD)
@@ -220,8 +228,8 @@ def correlation(video_BD: Tensor, text_TD: Tensor, states_TD: Tensor) -> Tensor:
 def itm(positive: Tensor, negative: Tensor) -> Tensor:
     """Compute the binary cross-entropy of matching logits (SOHO, section 3.3; HD-VILA publishes no loss for its head).
 
-    Positive and negative pairs, of any number, weigh the same. Without negatives the loss is 0: positive pairs alone
-    would teach the head to always agree.
+    positive, negative: Logits of matching and of other pairs, of any shape. Both kinds have the same total weight.
+    Without negatives the loss is 0: positive pairs alone would train the head to always predict a match.
     """
     if not negative.numel():
         return positive.sum() * 0.0
@@ -229,7 +237,7 @@ def itm(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def itm_ranking(positive: Tensor, negative: Tensor) -> Tensor:
-    """Compute the logistic ranking loss of matching logits (n,) of captions and of their minimal negatives (n,)."""
+    """Compute the logistic ranking loss of matching logits: of captions (n,) and of their minimal negatives (n,)."""
     return F.softplus(negative.float() - positive.float()).mean()
 
 
@@ -241,12 +249,13 @@ def objects(
     sizes: Sequence[int],
     weights: Sequence[float],
 ) -> Tensor:
-    """Compute the dense supervision of visual tokens: which objects are at each, and their attributes.
+    """Compute the loss of predicting, for each visual token, the presence of an object and its attributes.
 
     Args:
         logits_BVC: (B, V, 1 + sum of sizes): presence of an object, then the classes of each attribute.
-        positions: (B, K, 2) x and y in the middle of the clip, as fractions of width and height.
-        classes: (B, K, A) int64, negative where there is no object. Of two objects in one token the first counts.
+        positions: (B, K, 2) x and y of the objects in the middle of the clip, as fractions of width and height.
+        classes: (B, K, A) int64, negative where there is no object. If two objects are in one token, only the first
+            counts.
         grid: Rows and columns of visual tokens.
         sizes: Number of classes of each attribute.
         weights: Weight of each attribute.
@@ -267,9 +276,9 @@ def objects(
 
 
 def object_tokens(positions: Tensor, classes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return the visual token (B, K) int64 of each object, and whether (B, K) bool the object can be read from it.
+    """Return the index (B, K) int64 of each object's visual token, and the mask (B, K) bool of objects that count.
 
-    Arguments as in `objects`. Of two objects in one token only the first can be read.
+    Arguments as in `objects`. If two objects are in one token, only the first counts.
     """
     rows, columns = grid
     column, row = ((positions[..., i] * n).long().clamp(0, n - 1) for i, n in enumerate((columns, rows)))
@@ -287,13 +296,13 @@ def mlm(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def vqa(logits: Tensor, targets: Tensor) -> Tensor:
-    """Compute the cross-entropy over the answer vocabulary, ignoring targets of -100 (not in the vocabulary)."""
+    """Compute the cross-entropy of logits (n, answers), ignoring targets (n,) of -100 (not in the vocabulary)."""
     known = int((targets >= 0).sum())
     loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX) if known else logits.sum() * 0.0
     return distributed.global_mean(loss, known)
 
 
 def class_names(video_BD: Tensor, name_ND: Tensor, teacher_BN: Tensor, temperature: float) -> Tensor:
-    """Compute the soft-label cross-entropy of a classifier's probabilities with the similarities to N class names."""
+    """Compute the cross-entropy of the similarities to N class names, with a classifier's probabilities as targets."""
     log_student = F.log_softmax(_similarity(video_BD, name_ND, temperature) / temperature, dim=-1)
     return -(teacher_BN * log_student).sum(dim=-1).mean()
