@@ -179,7 +179,7 @@ def load_audio(model: FusedModel) -> None:
 def load_kept_stages(video: nn.Module, backbone: str, weights: Path | None = None) -> None:
     """Load pretrained weights into the frozen CNN stages and classifier of `keep_pretrained`, if the encoder has them.
 
-    Raises ValueError for a backbone without a classifier in the package.
+    Raises InvalidInput for a backbone without a classifier in the package.
     """
     kept = getattr(video, "pretrained", None)
     if kept is not None:

@@ -44,7 +44,7 @@ class PooledStates:
 def entailment_inputs(model: FusedModel, batch: Batch, video: EncodedVideo) -> Tensor:
     """Return the inputs of the entailment head: (B * K, 3D), or (B * K, 6D) for pairs of pictures.
 
-    Raises ValueError for the kind `pair` with a corpus whose examples do not have two pictures.
+    Raises InvalidInput for the kind `pair` with a corpus whose examples do not have two pictures.
     """
     sentences = _sentences(batch)
     states = encode_text_states(model, sentences, detach=batch.dataset.detach_text)
