@@ -1,9 +1,9 @@
 """Upgrade of catalogues of version 0.2.0 and earlier, which name every file by its absolute path.
 
-These versions kept uploads in ``<data>/media/<collection>/<sha256>.<suffix>``. Uploads indexed by a job, and copies made
-by jobs, were in ``<data>/collections/<collection>/media/``; a restored collection still used the files of its original.
-The upgrade makes such paths relative and links (or copies) the files into the collection's own folder; it removes
-nothing. The data folder may have been moved, copied or restored since the files were stored.
+These versions kept uploads in ``<data>/media/<collection>/<sha256>.<suffix>``. Uploads indexed by a job, and copies
+made by jobs, were in ``<data>/collections/<collection>/media/``; a restored collection still used the files of its
+original. The upgrade makes such paths relative and links (or copies) the files into the collection's own folder; it
+removes nothing. The data folder may have been moved, copied or restored since the files were stored.
 """
 
 from __future__ import annotations

@@ -307,7 +307,7 @@ class RayExecutor:
             self._end_actors()
 
     def _end_actors(self) -> None:
-        """End actors after their current calls, so that they remove their copies; end actors not started yet at once."""
+        """End actors after their current calls, so that they remove their copies; end unstarted actors at once."""
         import ray
 
         with suppress(Exception):  # the cluster may be gone
