@@ -246,7 +246,9 @@ def _invalid_field(error: Mapping[str, Any], body: object) -> dict[str, str]:
     location, *path = error["loc"]
     message = error["msg"].removeprefix("Value error, ")
     is_missing, value = error["type"] == "missing", error.get("input", [error])
-    if not is_missing and not (value and isinstance(value, list | dict)):
+    # A URL, or the value of an unknown key, may contain a secret, which callers would log with the message.
+    may_be_secret = error["type"] == "extra_forbidden" or (isinstance(value, str) and "://" in value)
+    if not (is_missing or may_be_secret or (value and isinstance(value, list | dict))):
         message = f"{_shorten_value(value)}; {message}"
     if location == "body" and body is not None:
         path = [*_known_keys(body, path), *(path[-1:] if is_missing else [])]

@@ -83,6 +83,16 @@ def test_fields_of_alternatives_are_named_as_in_the_body(running: Running) -> No
         assert detail in problem["detail"]
 
 
+def test_urls_and_values_of_unknown_keys_are_not_repeated(running: Running) -> None:
+    body = {"source": "https://me:secret@media.example/a", "password": "secret", "recursive": "no"}
+    response = running.client.post("/v1/collections/films/jobs", json=body)
+    fields = {e["field"]: e["message"] for e in problem_of(response, 422, "validation_failed")["errors"]}
+    assert fields["password"] == "Extra inputs are not permitted"
+    assert fields["source"].startswith("Input")
+    assert fields["recursive"].startswith("'no'; Input")
+    assert "secret" not in response.text
+
+
 @pytest.mark.parametrize("path", ["/v1/collections", "/v1/answers"])
 @pytest.mark.parametrize("body", [b"{", b"[1, 2]", b'"text"', b"\xff\xfe", b"[" * 100_000, b'{"name": "\\ud800"}'])
 def test_a_body_that_is_not_strict_json_is_a_problem(running: Running, path: str, body: bytes) -> None:
