@@ -115,9 +115,10 @@ def errors(*statuses: int) -> Responses:
     """Document the errors of a route, besides those that every route has."""
     return {status: _response(*ERRORS[status], status) for status in statuses} | {
         "default": {
-            "description": "Any other error: no valid key (401), a missing scope (403), a Host or Origin header that "
-            "is not allowed (421, 403), a limit of the client (429) or of the service (503), both with Retry-After, a "
-            "body that stops (408), is too large (413) or not JSON by its type (415), an unexpected error (500).",
+            "description": "Any other error: a malformed header (400), no valid key (401), a missing scope (403), a "
+            "Host or Origin header that is not allowed (421, 403), a limit of the client (429) or of the service "
+            "(503), both with Retry-After, a body that stops (408), is too large (413) or not JSON by its type (415), "
+            "headers that are too large (431), a request that takes too long (504), an unexpected error (500).",
             "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     }

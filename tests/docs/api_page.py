@@ -213,8 +213,9 @@ client = Client("{server}")  # the key comes from VITASCOPE_API_KEY
 Bodies are JSON of at most 1 MiB (`VITASCOPE_MAX_BODY_BYTES`), or forms with a file of at most 4 GiB
 (`VITASCOPE_MAX_VIDEO_BYTES`). Unknown fields are rejected. Times are in seconds, sizes in bytes or pixels; ids and
 cursors are opaque. Errors are [problem documents](usage.md#errors) with a `code`. Besides the errors it lists, an
-operation may return 401 (no valid key), 403 (the key lacks a permission), 408 (the body did not arrive), 421 (unknown
-host name), 429 and 503 (retry after `Retry-After`), 500 (a defect).
+operation may return 400 (a malformed header), 401 (no valid key), 403 (the key lacks a permission), 408 (the body did
+not arrive), 413 and 415 (the body is too large, or no JSON by its type), 421 (unknown host name), 429 and 503 (retry
+after `Retry-After`), 431 (headers are too large), 500 (a defect), 504 (it took too long).
 
 {errors}"""
 
