@@ -48,10 +48,11 @@ Errors are problem details (RFC 9457) with a stable `code`. Times are seconds, s
 and cursors are opaque.
 
 Requests carry an API key, as `Authorization: Bearer vsk_…` or `X-API-Key: vsk_…`, unless the service is configured
-to require none. A key has scopes: `read` (list, play, search, score, ask), `write` (upload, index, delete videos),
-`admin` (collections, models, operations, webhooks, keys, metrics). POST of collections, videos, jobs and operations
-accepts an `Idempotency-Key`: repeated with the same key within 24 hours, the request is not run again, and the
-response is the stored one, with `Idempotency-Replayed`.
+to require none. A key has scopes: `read` (list, play, search, score, ask), `write` (upload, index, edit, delete
+videos), `admin` (collections, models, operations, webhooks, keys, metrics). POST of collections, videos, jobs and
+operations accepts an `Idempotency-Key`: repeated with the same key within 24 hours, the request is not run again, and
+the response is the stored one, with `Idempotency-Replayed`. `X-Request-Timeout` limits the seconds of a request that
+uses the model or decodes a file; 504 says that they have passed.
 """
 
 TAGS = [
