@@ -30,8 +30,8 @@ def create_app(settings: Settings, service: AppState | None = None) -> FastAPI:
 
     Args:
         settings: Settings of the service.
-        service: An open service; by default one is opened at startup, which raises as ``open_service`` does. Models are
-            loaded in the background, until ``/readyz`` answers 200.
+        service: An open service. None: ``open_service`` is called at startup, and its errors are raised there. Models
+            are loaded in the background; ``/readyz`` returns 200 when they are ready.
     """
 
     @asynccontextmanager
@@ -49,7 +49,7 @@ def create_app(settings: Settings, service: AppState | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.openapi = openapi_of(app)  # type: ignore[method-assign]
-    # include_router would nest them: each request would match twice, and the middleware could not see their endpoints.
+    # include_router would nest the routes: each request would match twice, and the middleware could not see endpoints.
     app.router.routes.extend([*ROUTES, *page.router.routes])
     add_exception_handlers(app)
     app.add_middleware(AuthMiddleware, settings=settings)

@@ -1,4 +1,4 @@
-"""State of a running service, and the dependencies by which routes get it."""
+"""State of a running service, and the FastAPI dependencies that provide it to routes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from vitascope.sandbox.pool import DecodingPool
 from vitascope.sandbox.recognizers import Recognizers
 
 MAX_HEARTBEAT_AGE = 60.0
-"""Seconds without a heartbeat of the event loop after which the service is not alive."""
+"""Seconds without a heartbeat of the event loop after which the service is reported as not alive."""
 HEARTBEAT_SECONDS = 1.0
 MIN_SHUTDOWN_FRACTION = 0.2
-"""Fraction of ``shutdown_timeout`` that is left for a job to store its state, however long requests took."""
+"""Fraction of ``shutdown_timeout`` that is reserved for a job to store its state, however long requests take."""
 
 
 @dataclass
@@ -65,12 +65,12 @@ class AppState:
     previews: PreviewCache
     worker: JobWorker
     url_client: SafeClient | None
-    """Fetches public URLs; None where the setting ``url_fetch`` is off."""
+    """Fetches public URLs; None if the setting ``url_fetch`` is off."""
     operations: Operations
     broadcaster: Broadcaster
     """Event streams of jobs."""
     webhooks: Dispatcher | None
-    """None where the setting ``webhooks`` is off."""
+    """None if the setting ``webhooks`` is off."""
     queue_limiter: QueueLimiter
     """Rejects interactive requests that would be queued for too long."""
     inference_pool: Pool
@@ -80,13 +80,13 @@ class AppState:
     io_pool: Pool
     """Threads of requests that read the catalogue or files."""
     search_pool: Pool
-    """Threads that search in this process: few, since they compute, and the event loop shares the interpreter."""
+    """Threads that search in this process: few, since they compute and compete with the event loop for the GIL."""
     write_pool: Pool
     """Threads of requests that write to the catalogue or receive an upload."""
     upload_pool: Pool
     """Threads of requests that run the job of an upload."""
     resources: ExitStack
-    """Closes what the fields above hold open."""
+    """Closes the resources of the fields above."""
     stopping_since: float | None = None
     """Time at which the shutdown began, on the monotonic clock."""
     heartbeat_at: float = field(default_factory=time.monotonic)
@@ -94,11 +94,11 @@ class AppState:
 
     @property
     def model(self) -> Model:
-        """The default model, not scheduled. Raises NotReady."""
+        """The default model, which runs graphs directly, without the scheduler. Raises NotReady."""
         return self.models.get(None).model
 
     def request_shutdown(self) -> None:
-        """Report the service as not ready, and begin no background work; requests are still answered."""
+        """Report the service as not ready, and start no further background work; requests are still answered."""
         if self.stopping_since is None:
             self.stopping_since = time.monotonic()
         self.worker.request_shutdown()
@@ -110,7 +110,7 @@ class AppState:
         self.resources.close()
 
     async def run_heartbeat(self) -> None:
-        """Note that the event loop runs, until cancelled."""
+        """Record heartbeats of the event loop until cancelled."""
         while True:
             self.heartbeat_at = time.monotonic()
             await asyncio.sleep(HEARTBEAT_SECONDS)
@@ -127,7 +127,7 @@ class AppState:
         self.check_threads()
 
     async def check_engine(self) -> None:
-        """Raise NotReady if the inference server of the default model, where it has one, does not respond."""
+        """Raise NotReady if the default model runs on an inference server that does not respond."""
         model = self.models.get(None).model
         if model.is_remote:
             try:
@@ -143,7 +143,7 @@ class AppState:
             raise NotReady("a thread that runs jobs has died; see the log of the service")
 
     def remaining_shutdown_seconds(self) -> float:
-        """Return what is left of ``shutdown_timeout``, of which requests in flight have used a part."""
+        """Return the seconds of ``shutdown_timeout`` that remain after the time taken by requests in flight."""
         timeout = self.settings.shutdown_timeout
         used = 0.0 if self.stopping_since is None else time.monotonic() - self.stopping_since
         return max(timeout * MIN_SHUTDOWN_FRACTION, timeout - used)
@@ -159,7 +159,7 @@ class AppState:
             raise NotReady("no decoding process is running; new ones are being started")
 
     def collection(self, name: str, *, for_model: bool = False) -> Collection:
-        """Return an open collection; ``for_model``: only if its model is ready.
+        """Return an open collection. ``for_model``: raise NotReady or FingerprintMismatch unless its model is ready.
 
         Raises CollectionNotFound, FingerprintMismatch, NotReady and StorageError.
         """
@@ -169,7 +169,7 @@ class AppState:
         try:
             collection = self.library.open(name)
         except CollectionNotFound as error:
-            raise unknown from error  # whose text has a path of this machine
+            raise unknown from error  # the text of ``error`` contains a path of this machine
         if for_model:
             self.models.for_collection(collection)
         return collection
@@ -193,4 +193,4 @@ async def _ready_app_state(request: Request) -> AppState:
 
 AppStateDep = Annotated[AppState, Depends(_app_state)]
 ReadyAppStateDep = Annotated[AppState, Depends(_ready_app_state)]
-"""For routes that need a model or run jobs: 503 if threads for that have died."""
+"""Dependency of routes that need a model or run jobs: 503 if the threads for these have died."""

@@ -1,4 +1,4 @@
-"""Limits on HTTP connections that uvicorn lacks: headers that trickle, responses that are not read, their number.
+"""HTTP connection limits that uvicorn lacks: slow headers, unread responses, number of connections.
 
 uvicorn sets a timer only between two requests, and limits the size of headers only for its slower parser, so clients
 that send or read slowly would hold connections without end. ``service.http.limits`` has the timeout for bodies.
@@ -30,15 +30,15 @@ _log = logging.getLogger("vitascope.service")
 ABORT = "abort_connection"
 """Key in the state of every request: a function that closes its connection without sending what is buffered."""
 MAX_CONNECTIONS = 4096
-"""Connections, unless the settings or the limit of open files allow fewer. Each takes about 20 KB."""
+"""Default maximum of connections, unless the limit of open files allows fewer. Each takes about 20 KB."""
 OTHER_FILES = 512
-"""Open files besides connections: databases, indexes, uploads, pipes to other processes."""
+"""Reserved open files that are not connections: databases, indexes, uploads, pipes to other processes."""
 EVICTABLE_SECONDS = 1.0
-"""Idle time after which a connection may be closed for a new one, or because the server exits. In less, a request may
-be on its way.
+"""Seconds of idleness after which a connection may be closed, for a new connection or because the server exits. Before
+that, a request may be on its way.
 """
 WARNING_SECONDS = 60.0
-"""Time between two warnings about rejected connections."""
+"""Seconds between two warnings about rejected connections."""
 
 
 @dataclass
@@ -50,11 +50,11 @@ class ConnectionLimits:
     max_header_bytes: int
     write_timeout: float
     is_exiting: bool = False
-    """True: every connection is closed after its next response."""
+    """Whether every connection is closed after its next response."""
     idle: dict[LimitedProtocol, float] = field(default_factory=dict)
-    """Connections without a request in progress, the longest idle first, and the loop's time since when."""
+    """Start of idleness (loop time) by connection, for connections without a request, longest idle first."""
     record: Callable[[int], None] = lambda status: None
-    """Called with the status of each response to data that never became a request."""
+    """Called with the status of each response to data that did not become a request."""
     warned_at: float = -math.inf
 
     @classmethod
@@ -68,7 +68,7 @@ class ConnectionLimits:
 
 
 def _default_max_connections() -> int:
-    """Return half of the files that this process may open besides ``OTHER_FILES``."""
+    """Return half of the number of files that this process may open in addition to ``OTHER_FILES``."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -85,13 +85,12 @@ def limit_connections(
 class LimitedProtocol(Protocol):
     """One connection.
 
-    Headers must be complete ``header_timeout`` after the connection was made, or after their first byte if there were
-    requests before; otherwise the response is 408, or none if nothing was received. Headers of more than
-    ``max_header_bytes`` are rejected with 431. The connection is aborted if its client reads nothing of a response for
-    ``write_timeout``.
+    Headers must be complete ``header_timeout`` after the connection was made (for later requests, after their first
+    byte); otherwise the response is 408, or none if nothing was received. Headers of more than ``max_header_bytes`` are
+    rejected with 431. The connection is aborted if the client reads no part of a response for ``write_timeout``.
 
-    Beyond ``max_connections``, a new connection replaces the one that has been idle longest. If all have requests in
-    progress, it is rejected with 503.
+    Beyond ``max_connections``, a new connection replaces the longest idle connection. If all connections have requests
+    in progress, the new one is rejected with 503.
     """
 
     limits: ConnectionLimits
@@ -145,7 +144,7 @@ class LimitedProtocol(Protocol):
 
     def send_400_response(self, msg: str) -> None:
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.close()  # another response cannot be sent inside of one
+            self.transport.close()  # a response is already being sent
         elif self._is_header_too_large():
             self._reject_header_size()
         else:
@@ -218,7 +217,7 @@ class LimitedProtocol(Protocol):
         return self._header_bytes > self.limits.max_header_bytes and not self._is_receiving_body()
 
     def _is_receiving_body(self) -> bool:
-        """Return whether what is received belongs to the body of a request that already got its response."""
+        """Return whether received data belong to the body of a request that has already got its response."""
         return self.cycle is not None and self.cycle.more_body
 
     def _reject_header_size(self) -> None:
@@ -228,7 +227,7 @@ class LimitedProtocol(Protocol):
         self._reject(503, "overloaded", detail, {"Retry-After": "1"})
 
     def _reject(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
-        """Send a problem document to data that never became a request, and close the connection."""
+        """Send a problem document in response to data that did not become a request, and close the connection."""
         response = problem({}, status, code, detail, headers=headers)
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
         lines += [name + b": " + value for name, value in [*response.raw_headers, (b"connection", b"close")]]

@@ -22,7 +22,7 @@ class HostRefused(VitascopeError):
 
 
 class OriginRefused(VitascopeError):
-    """A page of another web origin sends a request that changes something."""
+    """A page of another web origin sends a request that changes data."""
 
     code = "origin_not_allowed"
 
@@ -79,23 +79,23 @@ class NotReady(VitascopeError):
 
 
 class Overloaded(VitascopeError):
-    """A limit on concurrent work is reached. Nothing of the request was started."""
+    """A limit on concurrent work is reached; the request was not started."""
 
     code = "overloaded"
 
 
 class DeadlineExceeded(VitascopeError):
-    """The request's timeout has passed. Work that had not started is not done."""
+    """The request's timeout has passed. Work that had not started was cancelled."""
 
     code = "deadline_exceeded"
 
 
 class StorageFull(StorageError):
-    """There is no disk space for an upload, of which nothing was received."""
+    """There is no disk space for an upload; it was rejected before it was received."""
 
 
 class RequestAbandoned(VitascopeError):
-    """The client disconnected before the request's turn came."""
+    """The client disconnected before its request was processed."""
 
     code = "abandoned"
 

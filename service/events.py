@@ -34,29 +34,29 @@ _log = logging.getLogger("vitascope.service")
 POLL_SECONDS = 0.2
 PAGE_SIZE = 100
 BUFFER_BYTES = 512 * 1024
-"""Newest events that are kept per job; a stream that is further behind reads from the catalogue."""
+"""Number of newest events in memory per job; a stream that is further behind reads the catalogue."""
 PROGRESS_SECONDS = 1.0
-"""Least time between two ``progress`` events of a job."""
+"""Minimum seconds between two ``progress`` events of a job."""
 PROGRESS_FACTOR = 20
-"""Least time between two ``progress`` events, in multiples of the time that counting the job's files takes."""
+"""Minimum time between two ``progress`` events, as a multiple of the time that it takes to count the job's files."""
 RETRY_MILLISECONDS = 2000
-"""After which a client reconnects."""
+"""Milliseconds after which a client reconnects."""
 HEARTBEAT_SECONDS = 15.0
 STREAM_SECONDS = 900.0
-"""After which a stream ends; its client reconnects."""
+"""Seconds after which a stream ends; its client reconnects."""
 GRACE_SECONDS = 30.0
-"""After that, for a client to read what was sent, before the connection is closed."""
+"""Further seconds for a client to read the sent data before the connection is closed."""
 STALLED_CHECKS = 50
 STALLED_CHECK_SECONDS = 0.01
-"""Number and distance of the checks at shutdown whether streams have ended; those left are cancelled. Counted in
-checks, not seconds: a process that was itself suspended has kept its readers from reading.
+"""Number of checks, and seconds between them, whether streams have ended at shutdown; the rest is cancelled. Checks are
+counted, not seconds, because readers cannot read while the process is suspended.
 """
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 _OPENING = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
 _HEARTBEAT = b":\n\n"
 _ESCAPES = {character: f"\\u{character:04x}" for character in (0x85, 0x2028, 0x2029)}
-"""JSON escapes of characters at which some clients, unlike the standard, end a line."""
+"""JSON escapes of characters that some clients treat as the end of a line, unlike the standard."""
 
 JobKey = tuple[str, int]
 """(collection, job id)"""
@@ -64,7 +64,7 @@ JobKey = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """An encoded event (text/event-stream). ``is_final``: whether it is the end of the job."""
+    """An encoded event (text/event-stream). ``is_final``: whether it reports a terminal state of the job."""
 
     number: int
     data: bytes
@@ -72,7 +72,7 @@ class ServerSentEvent:
 
 
 def to_event(event: Event) -> ServerSentEvent:
-    """Encode an event of a job: ``state``, with the job as it was then, or ``item``."""
+    """Encode an event of a job: ``state``, with the job at that time, or ``item``."""
     if isinstance(event, StateEvent):
         data = _encode("state", serialize_job(event.job).model_dump_json(), event.number)
         return ServerSentEvent(event.number, data, event.job.state in FINAL_JOB_STATES)
@@ -82,7 +82,7 @@ def to_event(event: Event) -> ServerSentEvent:
 
 
 def _progress_event(job: Job) -> bytes:
-    """Encode a job's progress, without an id, as it is not stored."""
+    """Encode the progress of a job. The event has no id, as it is not stored."""
     return _encode("progress", serialize_job(job).model_dump_json())
 
 
@@ -93,7 +93,7 @@ def _encode(kind: str, data: str, number: int | None = None) -> bytes:
 
 
 class EventBuffer:
-    """The newest events of one job, those with a number above ``since``. For use on the event loop."""
+    """The newest events of one job: all events with a number above ``since``. For use on the event loop."""
 
     def __init__(self, since: int) -> None:
         self.since = since
@@ -101,13 +101,13 @@ class EventBuffer:
         self.followers = 0
         self.progress = b""
         self.is_closed = False
-        """True once no more events will come: the job is gone, or the service stops."""
+        """Whether no more events will follow, because the job is gone or the service stops."""
         self._events: deque[ServerSentEvent] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
 
     def add(self, events: Sequence[ServerSentEvent], progress: bytes) -> None:
-        """Append events; ``progress`` replaces the last one unless it is empty."""
+        """Append events; ``progress``, unless empty, replaces the previous progress event."""
         for event in events:
             self._events.append(event)
             self._bytes += len(event.data)
@@ -124,7 +124,7 @@ class EventBuffer:
         self._notify()
 
     def after(self, number: int) -> list[ServerSentEvent] | None:
-        """Return the events above ``number``; None if the buffer no longer has them all."""
+        """Return the events above ``number``; None if the buffer no longer has all of them."""
         return None if number < self.since else [event for event in self._events if event.number > number]
 
     def next_change(self) -> asyncio.Event:
@@ -138,7 +138,7 @@ class EventBuffer:
 
 @dataclass
 class _FollowedJob:
-    """A job with followers. ``counted``: number of the newest event when its progress was last computed."""
+    """A followed job. ``counted``: number of its newest event when its progress was last computed."""
 
     buffer: EventBuffer
     counted: int
@@ -146,7 +146,7 @@ class _FollowedJob:
 
 
 class Broadcaster:
-    """Passes events of jobs to their followers, and limits the streams. For use on the event loop."""
+    """Distributes the events of jobs to streams, and limits the number of streams. For use on the event loop."""
 
     def __init__(self, open_collection: Callable[[str], Collection], max_streams: int, max_client_streams: int) -> None:
         self._open_collection = open_collection
@@ -164,9 +164,9 @@ class Broadcaster:
 
     @contextmanager
     def stream(self, client: str, abort: Callable[[], None], seconds: float) -> Iterator[None]:
-        """Count a stream; cancelled after ``seconds``, or by ``close`` if its reader has stalled.
+        """Count a stream during the block, which is cancelled after ``seconds``, or by ``close`` if its reader stalls.
 
-        ``abort`` closes the connection of the stream without sending what is buffered.
+        ``abort`` closes the connection of the stream without sending buffered data.
 
         Raises Overloaded and TooManyAtOnce.
         """
@@ -192,7 +192,7 @@ class Broadcaster:
 
     @contextmanager
     def follow(self, key: JobKey, newest: int) -> Iterator[EventBuffer]:
-        """Yield the buffer of a job whose last event has the number ``newest``."""
+        """Poll a job during the block, and yield its buffer. ``newest``: number of its last event."""
         job = self._jobs.setdefault(key, _FollowedJob(EventBuffer(newest), newest))
         buffer = job.buffer
         if self._stopping:
@@ -224,7 +224,7 @@ class Broadcaster:
             await asyncio.sleep(STALLED_CHECK_SECONDS)
         for scope, abort in list(self._aborts.items()):
             scope.cancel()
-            abort()  # a connection that is closed in order would wait for its reader
+            abort()  # an orderly close would wait for the reader
 
     async def _poll(self) -> None:
         while self._jobs and not self._stopping:
@@ -252,7 +252,7 @@ class Broadcaster:
             job.buffer.close()
 
     def _read_new(self, key: JobKey, job: _FollowedJob) -> tuple[list[ServerSentEvent], bytes]:
-        """Return the new events, and the progress if it has changed. Runs in a thread."""
+        """Return new events and, if it has changed, the encoded progress. Runs in a thread."""
         name, job_id = key
         collection = self._open_collection(name)
         newest = job.buffer.newest
@@ -270,7 +270,7 @@ class Broadcaster:
 
 
 class EventStream(StreamingResponse):
-    """Response with the events of a job."""
+    """Streaming response with the events of a job."""
 
     def __init__(
         self,
@@ -284,12 +284,13 @@ class EventStream(StreamingResponse):
         """Prepare the response.
 
         Args:
-            broadcaster: Where the job is followed.
+            broadcaster: Source of the events.
             pool: Threads that read the catalogue.
             key: The job.
             current: The job's state and last event number.
-            number: Number of the client's last event; None to start with the current state.
-            is_allowed: Whether the client's API key is still valid, asked before each event; if not, the stream ends.
+            number: Number of the last event that the client has received; None: start with the current state.
+            is_allowed: Returns whether the client's API key is still valid; called before each event. If it returns
+                False, the stream ends.
         """
         self._broadcaster = broadcaster
         self._pool = pool
@@ -299,12 +300,12 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller = scope["state"]["caller"]
-        abort = scope["state"].get(ABORT, lambda: None)  # absent in other servers than ours
+        abort = scope["state"].get(ABORT, lambda: None)  # only `LimitedProtocol` sets it
         with self._broadcaster.stream(caller.client, abort, STREAM_SECONDS + GRACE_SECONDS):
             try:
                 await super().__call__(scope, receive, send)
             finally:
-                await self._events.aclose()  # ends following when the client disconnects
+                await self._events.aclose()  # ends polling of the job when the client disconnects
 
     async def _generate(self, key: JobKey, current: StateEvent, number: int | None) -> AsyncGenerator[bytes, None]:
         deadline = time.monotonic() + STREAM_SECONDS

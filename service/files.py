@@ -48,17 +48,17 @@ EXTENSION_OF = {
 
 
 class MediaStore:
-    """The folder ``data_dir``, which one service uses at a time."""
+    """The folder ``data_dir``, which only one service can use at a time."""
 
     def __init__(self, data_dir: Path, min_free_bytes: int) -> None:
-        """Lock ``data_dir``, which is created if missing. Raises StorageError, and Busy if another service uses it.
+        """Create ``data_dir`` if missing, and lock it. Raises StorageError, and Busy if another service uses it.
 
-        ``min_free_bytes``: what uploads leave free on its disk.
+        ``min_free_bytes``: bytes that uploads must leave free on its disk.
         """
         self.uploads = data_dir / "uploads"
         self._min_free_bytes = min_free_bytes
         self._reserved: dict[Path, int] = {}
-        """Bytes that each upload will have, while it is received."""
+        """Expected size in bytes of each upload that is being received, by path."""
         try:
             for folder in (self.uploads, data_dir / "incoming"):
                 make_folders(folder)
@@ -66,7 +66,7 @@ class MediaStore:
             self._lock(data_dir)
             for leftover in self.uploads.iterdir():
                 leftover.unlink()
-            # Of version 0.2.0, which stored there which files might have no row.
+            # Version 0.2.0 stored here which files might lack a row.
             shutil.rmtree(data_dir / "intents", ignore_errors=True)
         except OSError as error:
             raise StorageError(f"{data_dir}: cannot be used as data folder: {error}") from error
@@ -86,7 +86,7 @@ class MediaStore:
 
     @property
     def reserved_bytes(self) -> int:
-        """Bytes that uploads in progress have yet to write."""
+        """Bytes that uploads in progress still have to write."""
         return sum(max(0, size - _file_size(path)) for path, size in self._reserved.items())
 
     @contextmanager
@@ -116,7 +116,7 @@ def _file_size(path: Path) -> int:
 
 
 class RootsDescription(NamedTuple):
-    """Words about roots for errors: what the folders are, and how to add others."""
+    """Parts of error messages about roots: what the folders are for, and how to add others."""
 
     folders: str
     remedy: str
@@ -127,13 +127,13 @@ BUNDLE_ROOTS = RootsDescription("the folders that models may be added from", "VI
 
 
 def allowed_folder(folder: str, roots: Sequence[Path], description: RootsDescription = JOB_ROOTS) -> Path:
-    """Return the real path of a folder that lies in one of ``roots``.
+    """Return the real path of a folder that is in one of ``roots``.
 
     A relative path is below the first root; ``~`` is the home folder of the service's user.
 
     Raises:
-        PathForbidden: It is outside, also by symbolic links, whether it exists or not.
-        NotFound: It is inside and does not exist.
+        PathForbidden: It is outside (after symbolic links are resolved), whether it exists or not.
+        NotFound: It is inside, but does not exist.
     """
     real = _allowed("folder", folder, roots, description)
     if not os.path.isdir(real):  # Path.is_dir raises for a name that is too long
@@ -142,7 +142,7 @@ def allowed_folder(folder: str, roots: Sequence[Path], description: RootsDescrip
 
 
 def allowed_file(field: str, file: str, roots: Sequence[Path], description: RootsDescription = JOB_ROOTS) -> Path:
-    """Return the real path of a file, as ``allowed_folder``. ``field``: of the request, for errors."""
+    """Like ``allowed_folder``, for a file. ``field``: field of the request, for error messages."""
     real = _allowed(field, file, roots, description)
     if not os.path.isfile(real):
         raise NotFound(f"{field}: {file!r} does not exist or is no file")
@@ -164,8 +164,8 @@ def _allowed(field: str, path: str, roots: Sequence[Path], description: RootsDes
 def open_stored(collection: Collection, video: Video, roots: Sequence[Path]) -> MediaFile:
     """Open the file of a stored video.
 
-    A file of the collection must lie in its media folder, any other in one of ``roots``, whatever the catalogue says:
-    a changed catalogue or link gives no access to other files.
+    A file that the collection owns must be in its media folder, any other in one of ``roots``. The check does not rely
+    on the catalogue, so that a manipulated catalogue or link gives no access to other files.
 
     Raises MediaMissing, PathForbidden and StorageError.
     """
@@ -186,7 +186,7 @@ def open_stored(collection: Collection, video: Video, roots: Sequence[Path]) -> 
 
 @contextmanager
 def rename_errors(path: Path, name: str) -> Iterator[None]:
-    """Let errors about the file at ``path`` call it ``name``, as the client does."""
+    """Replace ``path`` by the client's ``name`` of the file in error messages of the block."""
     try:
         yield
     except (MediaError, InvalidInput) as error:
@@ -194,5 +194,5 @@ def rename_errors(path: Path, name: str) -> Iterator[None]:
 
 
 def rename_stored(video: Video) -> AbstractContextManager[None]:
-    """Let errors about a file that its collection owns call it by its title."""
+    """In error messages of the block, replace the path of a file that its collection owns by the video's title."""
     return rename_errors(Path(video.path), video.title) if is_owned(video.path) else nullcontext()

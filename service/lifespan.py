@@ -34,11 +34,11 @@ from vitascope.sandbox.recognition import KINDS
 from vitascope.sandbox.recognizers import Recognizers
 
 MIN_ACCEPTED = 16
-"""Interactive requests that are accepted however long the queue is, so that a few users are never rejected."""
+"""Concurrent interactive requests that are always accepted, so that a few users are never rejected."""
 OPERATION_SECONDS = 5.0
-"""For an operation or a webhook delivery to notice a shutdown; both are started again at the next start."""
+"""Seconds for an operation or a webhook delivery to end at shutdown; the next start continues both."""
 LOADING_SECONDS = 5.0
-"""For a model that is being loaded at a shutdown."""
+"""Seconds to wait at shutdown for a model that is being loaded."""
 
 
 def open_service(
@@ -48,7 +48,8 @@ def open_service(
 
     Args:
         settings: Settings of the service.
-        url_client, webhook_client: Replace the HTTP clients for URLs and webhooks, where the settings enable those.
+        url_client, webhook_client: HTTP clients to use instead of the default ones, if the settings enable URLs and
+            webhooks.
 
     Raises:
         BundleError, StorageError: A bundle or the data folder cannot be used.
@@ -171,8 +172,8 @@ def _open_operations(
 async def run_service(service: AppState) -> AsyncIterator[None]:
     """Run the background work of a service in the context; then stop it and close the service.
 
-    Parts are stopped in reverse order: first jobs and operations, then the models and decoding processes they need. The
-    server has finished the requests in flight before that.
+    Parts are stopped in reverse order: first jobs and operations, then the models and decoding processes that they use.
+    The server must have finished the requests in flight before.
     """
     async with AsyncExitStack() as stack:
 
@@ -199,7 +200,7 @@ async def run_service(service: AppState) -> AsyncIterator[None]:
 
 
 def _bind_gauges(service: AppState) -> None:
-    """Bind gauges to what they measure."""
+    """Bind gauges to functions that return their values."""
     bind, scheduler, decoding = service.observer.metrics.bind_gauge, service.scheduler, service.decoding
     bind("vitascope_calls_waiting", scheduler.queue_length)
     bind("vitascope_models_failed", service.models.failed_count)

@@ -108,7 +108,7 @@ METRICS = (
 
 
 class Metrics:
-    """The metrics of one service, with a registry of its own; observer of the decoding pool and of the caches."""
+    """The metrics of one service in their own registry; observer of the decoding pool and the caches."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -225,7 +225,7 @@ TRACER_NAME = "vitascope.service"
 
 
 class Observer:
-    """Measures and traces the stages of requests and the calls of graphs; the ``SchedulerObserver``."""
+    """Measures and traces stages of requests and graph calls; implements ``SchedulerObserver``."""
 
     def __init__(self, metrics: Metrics, tracer: Tracer) -> None:
         self.metrics = metrics
@@ -233,7 +233,7 @@ class Observer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure the context as a stage of a request, such as decode, search or rerank, with a span of its own."""
+        """Measure and trace the context as a stage of a request, such as decode, search or rerank."""
         with self.tracer.start_as_current_span(name), self.metrics.stage(name):
             yield
 
@@ -259,7 +259,7 @@ class Observer:
     def _record_span(
         self, name: str, context: Context, started_at: float, ended_at: float, attributes: Mapping[str, str | int]
     ) -> None:
-        """Record a span that has ended. Times as of ``time.monotonic``."""
+        """Record a span that has ended. Times are values of ``time.monotonic``."""
         now, wall = time.monotonic(), time.time_ns()
         start_time = wall - round((now - started_at) * 1e9)
         span = self.tracer.start_span(name, context, start_time=start_time, attributes=dict(attributes))

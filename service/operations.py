@@ -1,7 +1,7 @@
-"""Operations on whole collections: backup, export, embedding again, recognition, captions; one after the other.
+"""Operations on whole collections (backup, export, re-embedding, recognition, captions), run one after the other.
 
-An operation is stored as ``ID.json``, written durably before and after it runs, and a folder ``ID`` with its files. One
-that was running when the service stopped or died runs again at the next start, at most ``MAX_ATTEMPTS`` times.
+An operation is stored as ``ID.json``, written durably before and after it runs, and a folder ``ID`` with its files. An
+operation that was interrupted by a stop or crash runs again at the next start, at most ``MAX_ATTEMPTS`` times.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ OperationKind = Literal["backup", "export", "reembed", "transcribe", "read_text"
 State = Literal["queued", "running", "succeeded", "failed"]
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.1
-"""Interval at which an operation checks whether its model is loaded."""
+"""Seconds between two checks whether the model of an operation is loaded."""
 MAX_NAMED = 5
-"""Videos that an error names."""
+"""Maximum number of videos that an error names."""
 RECOGNITIONS: Mapping[str, RecognitionKind] = {"transcribe": "speech", "read_text": "screen_text"}
-"""Recognitions by the kind of operation, for operations that run a recogniser."""
+"""Recognition kind by operation kind, for operations that run a recogniser."""
 _UNFINISHED = ("queued", "running")
 _ID = re.compile(r"[0-9a-f]{16}")
 
 OnStep = Callable[[float, int], None]
-"""Receives how many steps are done, parts of long ones included, and how many there are."""
+"""Callback with the number of finished steps, including fractions, and their total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ class Operation:
     """An operation on a collection. Times in Unix seconds.
 
     Attributes:
-        error: Why it failed.
-        tries: How often it was begun.
-        model: Fingerprint of the model to embed or caption with, or name of the recogniser.
-        media_not_included: ``files`` and ``bytes`` of the collection's media that a backup or export lacks.
-        videos: numbers of ``recognized`` (or captioned) and ``failed`` videos.
+        error: Why the operation failed.
+        tries: Number of attempts.
+        model: Fingerprint of the model that embeds or captions, or name of the recogniser.
+        media_not_included: Number (``files``) and size (``bytes``) of the media files that a backup or export lacks.
+        videos: Numbers of ``recognized`` (or captioned) and ``failed`` videos.
     """
 
     id: str
@@ -101,12 +101,12 @@ class _Interrupted(Exception):
 
 
 class Operations:
-    """The operations of one service. Safe to use from many threads."""
+    """The operations of one service. Thread-safe."""
 
     def __init__(self, folder: Path, max_operations: int, work: Work) -> None:
-        """Read the operations in ``folder``, which is created if missing and which no other service may use.
+        """Read the operations in ``folder``, which is created if missing; no other service may use it.
 
-        ``work`` runs one, with an empty folder for its files. Raises StorageError.
+        ``work``: function that runs an operation with an empty folder for its files. Raises StorageError.
         """
         self._folder = folder
         self._max_operations = max_operations
@@ -147,7 +147,7 @@ class Operations:
     def create(
         self, kind: OperationKind, collection: str, options: Mapping[str, Any], model: str | None = None
     ) -> Operation:
-        """Return a queued operation, durably stored. Raises Conflict if there are too many, and StorageError."""
+        """Create a queued operation and store it durably. Raises Conflict if there are too many, and StorageError."""
         with self._changed:
             if len(self._operations) >= self._max_operations:
                 raise Conflict(
@@ -170,11 +170,11 @@ class Operations:
             return self._find(operation_id)
 
     def progress(self, operation: Operation) -> float:
-        """Return how much of an operation is done, 0 to 1."""
+        """Return the progress of an operation, 0 to 1."""
         return 1.0 if operation.state == "succeeded" else self._progress.get(operation.id, 0.0)
 
     def files(self, operation: Operation) -> list[tuple[Path, int]]:
-        """Return the files of an operation and their bytes, by name; none before it has succeeded."""
+        """Return the files of an operation with their sizes in bytes, by name; empty until it has succeeded."""
         if operation.state != "succeeded":
             return []
         folder = self._folder / operation.id
@@ -237,7 +237,7 @@ class Operations:
             self._update(replace(begun, state="succeeded", finished_at=time.time(), **(result or Result())._asdict()))
         except _Interrupted:
             with suppress(_Interrupted, StorageError):
-                self._update(operation)  # an orderly stop: this attempt does not count
+                self._update(operation)  # an orderly stop does not count as an attempt
         except Exception as error:  # the other operations go on
             if operation.id in self._operations:  # else it was deleted
                 self._fail(begun, error)
@@ -248,7 +248,7 @@ class Operations:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _on_step(self, operation: Operation, done: float, total: int) -> None:
-        """Note the progress; raise if the work has to stop."""
+        """Record the progress. Raises _Interrupted if the work has to stop."""
         if self._stopping or operation.id not in self._operations:
             raise _Interrupted
         self._progress[operation.id] = done / total if total else 0.0
@@ -276,7 +276,7 @@ class Operations:
 
 
 def _read(path: Path) -> Operation | None:
-    """Return the operation in a file; None, and a log entry, if it cannot be parsed."""
+    """Read the operation in a file; log an error and return None if it cannot be parsed."""
     try:
         return Operation(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
@@ -291,7 +291,7 @@ def check_dependencies(kind: OperationKind) -> None:
 
 
 def preload_pyarrow() -> None:
-    """Import pyarrow at start-up, where it is installed: later, all threads would wait half a second for that."""
+    """Import pyarrow, if installed, at start-up: later, the import would block all threads for half a second."""
     if find_spec("pyarrow") is not None:
         import_module("index.transfer.parquet")
 
@@ -311,7 +311,7 @@ def run_operation(resources: OperationResources, operation: Operation, folder: P
     """Run an operation, with the empty ``folder`` for its files.
 
     Raises:
-        Domain errors, and what ``on_step`` raises.
+        Domain errors, and the errors of ``on_step``.
     """
     name, options = operation.collection, operation.options
     if operation.kind == "reembed":
@@ -336,7 +336,7 @@ def run_operation(resources: OperationResources, operation: Operation, folder: P
 
 
 def _recognize(resources: OperationResources, collection: Collection, operation: Operation, on_step: OnStep) -> Result:
-    """Recognise or caption the videos that are not done yet; those of an interrupted attempt stay done."""
+    """Recognise or caption the videos that are not done yet; results of an interrupted attempt are kept."""
     context = _StepContext(on_step)
     limits = resources.settings.media_limits()
     recognition: VideoTextTask
@@ -362,7 +362,7 @@ def _recognize(resources: OperationResources, collection: Collection, operation:
 
 
 class _StepContext:
-    """Context of recognition that ends when the operation has to."""
+    """Task context that cancels recognition when the operation has to stop."""
 
     bulk = True
 

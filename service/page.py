@@ -1,8 +1,8 @@
 """Routes outside the API: the web page, the OpenAPI document and metrics.
 
-The files of the page are read once, and compressed if the browser accepts it. The page refers to them as
-``/static/<version>/``, where the version is a hash of all files; modules import each other by relative addresses and so
-stay in one version. Browsers cache these files permanently and revalidate only the page.
+The files of the page are read once, and sent compressed if the browser accepts it. The page refers to them as
+``/static/<version>/``; the version is a hash of all files. Modules import each other by relative URLs, so all have the
+same version. Browsers cache these files permanently and revalidate only the page.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ async def get_page(request: Request) -> Response:
 @router.api_route("/static/{version}/{name}", methods=["GET", "HEAD"])
 @requires(None)
 async def get_file(request: Request, name: str, version: str = "") -> Response:
-    """Return a file of the page. Another version, as requested by a page from before an upgrade, is not cacheable."""
+    """Return a file of the page. If the requested version is not current (after an upgrade), it must not be cached."""
     if name not in _page.files:
         raise HTTPException(404)
     return _page.files[name].response(request, IMMUTABLE if version == _page.version else REVALIDATED)

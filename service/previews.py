@@ -15,20 +15,20 @@ from vitascope.media.file import MediaFile
 
 
 class PreviewCache:
-    """Files in a folder of their own, at most ``max_bytes``. The least recently used are removed, and all at a start.
+    """LRU cache of at most ``max_bytes`` of files in its own folder. It is emptied at start.
 
     An open file stays readable after its removal.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Empty the folder, which is created if missing. Raises StorageError."""
+        """Create the folder if missing, and empty it. Raises StorageError."""
         self._folder = folder
         self._max_bytes = max_bytes
         self._sizes: OrderedDict[str, int] = OrderedDict()
-        """Bytes by name, the least recently used first."""
+        """Size in bytes by file name, least recently used first."""
         self._lock = threading.Lock()
         self.encoding = asyncio.Lock()
-        """Held while a preview is encoded, which takes a decoding process for long: one at a time."""
+        """Held while a preview is encoded: one at a time, since encoding occupies a decoding process for long."""
         try:
             shutil.rmtree(folder, ignore_errors=True)
             make_folders(folder)
@@ -36,7 +36,7 @@ class PreviewCache:
             raise StorageError(f"{folder}: cannot be used for previews: {error}") from error
 
     def open(self, name: str) -> MediaFile | None:
-        """Open a file; None if it is not there."""
+        """Open a file; None if it is not cached."""
         with self._lock:
             if name not in self._sizes:
                 return None

@@ -44,7 +44,7 @@ def serve(settings: Settings) -> None:
     settings.check_exposure()
     configure_logging(settings)
     with ExitStack() as stack:
-        # Before the service is opened, so that a second one that is started by mistake fails at once.
+        # Listen before the service is opened, so that a second service on the same port fails at once.
         listener = stack.enter_context(listen(settings.host, settings.port))
         health = stack.enter_context(listen(settings.host, settings.health_port)) if settings.health_port else None
         service = open_service(settings)
@@ -64,27 +64,27 @@ def serve(settings: Settings) -> None:
 
 
 def limit_arenas() -> None:
-    """Let threads share ``MAX_ARENAS`` heaps; to be called before there are many threads.
+    """Let threads share ``MAX_ARENAS`` malloc arenas; to be called before there are many threads.
 
-    glibc creates up to eight a core, each of which keeps its largest size, so that memory grew with the service's
-    threads long after the load had stopped growing. Other C libraries have no such option.
+    glibc creates up to eight arenas per core, and an arena keeps its largest size, so that memory would grow with the
+    number of threads. Other C libraries lack this option.
     """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(M_ARENA_MAX, MAX_ARENAS)
 
 
 def freeze_gc() -> None:
-    """Exclude the objects that exist now from garbage collection.
+    """Exclude existing objects from garbage collection.
 
-    More than 100,000 live as long as the process (routes, schemas, modules); a full collection would stop all threads
-    for 70 ms.
+    More than 100,000 objects (routes, schemas, modules) exist as long as the process; a full collection of them would
+    stop all threads for 70 ms.
     """
     gc.collect()
     gc.freeze()
 
 
 def raise_file_limit() -> None:
-    """Raise the limit on open files to the hard limit: the usual 1024 are few for connections."""
+    """Raise the limit on open files to the hard limit, as the usual 1024 are few for connections."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
@@ -108,7 +108,7 @@ def main() -> int:
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket. Raises InvalidInput."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only if the protocol is named; without it every response waits 40 ms.
+    # asyncio sets TCP_NODELAY only if the protocol is given; without it, every response is delayed by 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

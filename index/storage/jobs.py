@@ -75,7 +75,7 @@ def read_jobs(connection: sqlite3.Connection, limit: int, before_id: int | None,
 def read_items(
     connection: sqlite3.Connection, job_id: int, state: ItemState | None, limit: int, after_position: int
 ) -> list[JobItem]:
-    """Return at most ``limit`` files of a job after ``after_position``; only files in ``state`` unless None."""
+    """Return at most ``limit`` files of a job, in order after ``after_position``; only those in ``state`` if given."""
     rows = connection.execute(
         f"SELECT {ITEM_COLUMNS} FROM job_items WHERE job_id = ? AND position > ? AND (? IS NULL OR state = ?)"
         " ORDER BY position LIMIT ?",

@@ -1,7 +1,7 @@
 """API keys: creation, storage, lookup and revocation.
 
-A key's text is ``vsk_<id>_<secret>``. The id finds the stored key, of which only a SHA-256 of the whole text is kept:
-the secret has 256 random bits, so a slow password hash would add latency to every request and no security.
+A key's text is ``vsk_<id>_<secret>``. The stored key is looked up by the id; it contains only a SHA-256 of the whole
+text. As the secret has 256 random bits, a slow password hash would add latency to every request, but no security.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VERSION = 1
 MAX_KEYS = 10_000
 """Valid keys."""
 RETENTION_SECONDS = 90 * 24 * 3600.0
-"""Time after which revoked and expired keys are deleted, when another is created."""
+"""Seconds after which revoked and expired keys are deleted; this happens when a key is created."""
 MAX_NAME_LENGTH = 100
 LAST_USED_RESOLUTION = 600.0
 """Seconds between two updates of a key's ``last_used_at``, so that a busy key costs few writes."""
@@ -89,7 +89,7 @@ class Key:
             raise CollectionNotAllowed(f"collection {collection[:80]!r}: this key is restricted to other collections")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the digest, JSON-compatible."""
+        """Return all fields except the digest as a JSON object."""
         values = {name: value for name, value in vars(self).items() if name != "digest"}
         values["scopes"] = self.ordered_scopes()
         values["collections"] = None if self.collections is None else list(self.collections)
@@ -184,7 +184,7 @@ class KeyStore:
         return self._admin is None and not self._load()
 
     def revoke(self, key_id: str) -> Key:
-        """Revoke a key, for all processes that have the file open. A revoked key stays as it is.
+        """Revoke a key for all processes that have the file open. A key that is already revoked does not change.
 
         Raises KeyNotFound and StorageError.
         """
@@ -203,7 +203,7 @@ class KeyStore:
         return self._load().get(key_id)
 
     def authenticate(self, text: str, now: float) -> Key:
-        """Return the valid key with this text, in constant time. Raises KeyInvalid and StorageError."""
+        """Return the valid key with this text, compared in constant time. Raises KeyInvalid and StorageError."""
         presented = digest(text)
         if self._admin and hmac.compare_digest(presented, self._admin.digest):
             return self._admin
@@ -220,7 +220,7 @@ class KeyStore:
             connection.execute("UPDATE keys SET last_used_at = ? WHERE id = ?", (now, key.id))
 
     def _load(self) -> dict[str, Key]:
-        """Return all keys by id, read again if any process has changed the file."""
+        """Return all keys by id; they are read again if any process has changed the file."""
         with self._lock:
             try:
                 version = self._reader.execute("PRAGMA data_version").fetchone()[0]

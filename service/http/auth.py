@@ -26,7 +26,7 @@ MEDIA_COOKIE_PATH = "/v1/collections"
 MEDIA_COOKIE_SECONDS = 3600
 
 _NO_KEY = Key("", b"", "", frozenset(SCOPES))
-"""Stands for the caller's key where the service requires none."""
+"""The caller's key if the service requires no keys."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Permission:
 
 
 UNDECLARED = Permission("admin", all_collections=True)
-"""Applies to endpoints without ``requires``."""
+"""Default permission of endpoints without ``requires``."""
 
 NO_ROUTE = Permission(None)
-"""Applies to requests that no route matches: a valid key gets the 404 or 405."""
+"""Permission of requests that match no route: callers with a valid key get the 404 or 405."""
 
 
 def requires(
@@ -81,7 +81,7 @@ def requires(
 
 
 def permission_of(route: Route | None) -> Permission:
-    """Return the permission that a route's endpoint declares; None, of a request without a route, needs no scope."""
+    """Return the permission that a route's endpoint declares. ``route``: None for a request that matches no route."""
     return NO_ROUTE if route is None else getattr(route.endpoint, "permission", UNDECLARED)
 
 
@@ -101,7 +101,7 @@ def match_route(routes: Iterable[BaseRoute], method: str, path: str) -> tuple[Ro
 
 @dataclass(frozen=True)
 class Caller:
-    """The sender of a request. ``client``: the key's id, or the address where no keys are required."""
+    """The sender of a request. ``client``: id of the key, or the client's address if no keys are required."""
 
     client: str
     key: Key
@@ -117,13 +117,13 @@ class Authenticator:
     def authenticate(
         self, scope: ASGIScope, permission: Permission, collection: str | None, cookies: Sequence[str] = ()
     ) -> Caller:
-        """Return the caller of a request. ``authorize`` checks whether the key permits it.
+        """Identify the caller of a request; ``authorize`` then checks its permission.
 
         Args:
             scope: ASGI scope of the request.
-            permission: Permission of its route, not public.
-            collection: Collection named by its path.
-            cookies: Values of media cookies. The first one whose key permits the request is used.
+            permission: Permission of its route, which is not public.
+            collection: Collection in its path; None: there is none.
+            cookies: Values of media cookies; the first cookie whose key permits the request is used.
 
         Raises:
             Unauthenticated, KeyInvalid: No valid key.
@@ -159,9 +159,9 @@ def client_address(scope: ASGIScope) -> str:
 
 
 def _presented_key(headers: Headers) -> str | None:
-    """Return the text of the key in the headers; None without one. Raises Unauthenticated for another scheme.
+    """Return the text of the key in the headers, or None. Raises Unauthenticated for an unknown scheme.
 
-    X-API-Key comes first: a proxy may use Authorization for itself.
+    X-API-Key takes precedence, as a proxy may use Authorization for itself.
     """
     text = headers.get("x-api-key")
     authorization = headers.get("authorization")
@@ -188,17 +188,17 @@ def authorize(key: Key, permission: Permission, collection: str | None) -> None:
 
 
 def caller_key(request: Request) -> Key:
-    """Return the caller's key; one with all scopes where the service requires none."""
+    """Return the caller's key; if the service requires no keys, a key with all scopes."""
     return cast(Caller, request.state.caller).key
 
 
 CallerKey = Annotated[Key, Depends(caller_key)]
-"""For routes that name collections elsewhere than in their path."""
+"""Dependency of routes whose requests name collections outside of the path."""
 
 
-# Media cookies let a browser load media: tags such as <video> cannot send a key. A cookie holds a key's id and an
-# expiry time, signed with the key's digest, so it ends with the key and needs no further secret. Its name holds the id,
-# too: tabs of one browser may use different keys, and the cookie of one must not replace that of another.
+# Media cookies let a browser load media, as tags such as <video> cannot send a key. A cookie contains a key's id and an
+# expiry time, signed with the key's digest: it becomes invalid with the key, and no further secret is needed. Its name
+# contains the id, too, so that tabs of one browser can use different keys at the same time.
 
 
 def media_cookie_name(key: Key) -> str:
@@ -207,13 +207,13 @@ def media_cookie_name(key: Key) -> str:
 
 
 def sign_media_cookie(key: Key, now: float) -> str:
-    """Return the cookie's value, valid for ``MEDIA_COOKIE_SECONDS``."""
+    """Return the value of a media cookie that is valid for ``MEDIA_COOKIE_SECONDS``."""
     expires = int(now) + MEDIA_COOKIE_SECONDS
     return f"{key.id}.{expires}.{_cookie_signature(key, expires)}"
 
 
 def verify_media_cookie(value: str, get_key: Callable[[str], Key | None], now: float) -> Key | None:
-    """Return the valid key that a cookie stands for; None for a forged, expired or malformed cookie."""
+    """Return the valid key of a media cookie; None for a forged, expired or malformed cookie."""
     key_id, _, rest = value.partition(".")
     expires, _, signature = rest.partition(".")
     key = get_key(key_id)
@@ -227,8 +227,8 @@ def verify_media_cookie(value: str, get_key: Callable[[str], Key | None], now: f
 def pop_media_cookies(scope: ASGIScope) -> list[str]:
     """Remove all cookies from a request and return the values of the first ``MAX_MEDIA_COOKIES`` media cookies.
 
-    FastAPI parses the cookies of every request, although no route uses any, and unquoting them takes quadratic time in
-    the standard library before Python 3.11.10 and 3.12.6: 20 s for 60 KB. Media cookies have nothing to unquote.
+    FastAPI parses the cookies of every request, although no route uses them, and unquoting takes quadratic time in the
+    standard library before Python 3.11.10 and 3.12.6: 20 s for 60 KB. Media cookies need no unquoting.
     """
     header = Headers(scope=scope).get("cookie")
     if header is None:

@@ -1,4 +1,4 @@
-"""SQLite files of the service, durable over kill -9 and power loss (WAL, synchronous=FULL)."""
+"""SQLite databases of the service; commits survive kill -9 and power loss (WAL, synchronous=FULL)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ BUSY_SECONDS = 10.0
 
 
 def open_database(path: Path, tables: Sequence[str], version: int) -> sqlite3.Connection:
-    """Open a database, for use by one thread at a time; a new file is readable by its owner only.
+    """Open or create a database, for use by one thread at a time. A new file is readable by its owner only.
 
     Args:
-        path: The file.
-        tables: Statements that create its tables.
+        path: Path of the file.
+        tables: SQL statements that create its tables.
         version: Version of the tables.
 
     Raises:

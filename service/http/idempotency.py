@@ -1,8 +1,7 @@
-"""Requests with an Idempotency-Key (draft-ietf-httpapi-idempotency-key-header-07) run once; repetitions get the stored
-response.
+"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header-07): a request runs once, repetitions get its response.
 
-Only successful responses are stored, before they are sent, for 24 hours. A request that failed, or that a crash
-interrupted, may be repeated.
+Only successful responses are stored, before they are sent, for 24 hours. A request that failed or was interrupted by a
+crash can be repeated.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def is_idempotent(endpoint: object) -> bool:
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """A response and the digest of its request. ``headers``: Content-Type and, if it had one, Location."""
+    """A response and the digest of its request. ``headers``: Content-Type, and Location if present."""
 
     request_digest: bytes
     status: int
@@ -80,7 +79,7 @@ class StoredResponse:
 
 
 class IdempotencyStore:
-    """Responses of a data folder, the newest ``max_responses`` of each client, in SQLite. Thread-safe."""
+    """Stored responses in SQLite: the newest ``max_responses`` of each client. Thread-safe."""
 
     def __init__(self, data_dir: Path, max_responses: int) -> None:
         """Raises StorageError."""
@@ -140,7 +139,7 @@ class Idempotency:
         self._in_progress: set[tuple[str, str]] = set()
 
     async def serve(self, app: ASGIApp, client: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Respond to a request that has the header, by ``app`` or with the stored response."""
+        """Respond to a request with the header: run ``app``, or send the stored response."""
         try:
             key = parse_key(Headers(scope=scope).get(HEADER, ""))
             with self._claim(client, key):
@@ -157,7 +156,7 @@ class Idempotency:
 
     @contextmanager
     def _claim(self, client: str, key: str) -> Iterator[None]:
-        # In memory: one process has the data folder, and requests end with it.
+        # In memory, as only one process uses the data folder, and its requests end with it.
         if (client, key) in self._in_progress:
             raise IdempotencyInProgress(
                 f"{HEADER}: {key!r}: the first request with it is in progress; retry for its response",
@@ -196,7 +195,7 @@ def parse_key(header: str) -> str:
 class RequestDigest:
     """SHA-256 over method, path, query, media type and body of a request.
 
-    Clients choose a new boundary for each multipart body, so occurrences of the boundary are left out.
+    Occurrences of the multipart boundary are left out, because clients choose a new boundary for each body.
     """
 
     def __init__(self, scope: Scope, content_type: str) -> None:

@@ -1,6 +1,6 @@
-"""Limits on concurrent requests, queued requests, threads, requests per client, and the time in which a body arrives.
+"""Limits on concurrent requests, queued requests, threads, requests per client, and the time to receive a body.
 
-A client is an API key, or an address where the service requires none. Responses carry the headers of
+A client is an API key, or an address if the service requires no keys. Responses have the headers of
 draft-ietf-httpapi-ratelimit-headers-10.
 """
 
@@ -24,7 +24,7 @@ from starlette.types import Message, Receive
 from service.errors import Overloaded, TooManyAtOnce, TooManyRequests
 
 BURST_SECONDS = 10.0
-"""A token bucket holds as many requests as are refilled in this time."""
+"""Capacity of a token bucket, as the seconds in which it is refilled."""
 MAX_CLIENTS = 10_000
 Headers = dict[str, str]
 
@@ -36,11 +36,11 @@ class ConcurrencyLimiter:
         """Set the limits.
 
         Args:
-            max_requests: Concurrent requests.
-            max_bytes: Bytes of all their bodies.
-            max_writes: Concurrent requests that write, at most seven eighths of ``max_requests``.
-            max_small_body: Bytes of one body that is no upload. Requests that write leave room for such bodies of all
-                other requests, or half of ``max_bytes``.
+            max_requests: Maximum number of concurrent requests.
+            max_bytes: Maximum bytes of all their bodies.
+            max_writes: Maximum number of concurrent write requests, at most seven eighths of ``max_requests``.
+            max_small_body: Maximum bytes of a body that is not an upload. Write requests leave room for such bodies of
+                all other requests, or half of ``max_bytes``.
         """
         self._max_requests = max_requests
         self._max_bytes = max_bytes
@@ -56,10 +56,10 @@ class ConcurrencyLimiter:
 
     @contextmanager
     def enter(self, body_size: int, *, writes: bool = False) -> Iterator[Callable[[int], None]]:
-        """Count a request, with a body of at most ``body_size`` bytes, for the duration of the context.
+        """Count a request with a body of at most ``body_size`` bytes for the duration of the context.
 
-        Yields a function that counts further bytes of memory for this request. A single body is accepted whatever its
-        size: its own limit is checked elsewhere. Both raise Overloaded.
+        Yields a function that counts further bytes of memory for this request. If no other body is in progress, a body
+        of any size is accepted, as its own limit is checked elsewhere. Both raise Overloaded.
         """
         if self.is_full:
             raise Overloaded(f"{self.requests} requests are in progress; retry in a moment")
@@ -111,7 +111,7 @@ class _Client:
 
 
 class RateLimiter:
-    """Limits each client's request rate (token bucket) and concurrency. For use on the event loop."""
+    """Limits the request rate (token bucket) and the concurrency of each client. For use on the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, max_clients: int = MAX_CLIENTS) -> None:
         self._clock = clock
@@ -120,9 +120,9 @@ class RateLimiter:
 
     @contextmanager
     def enter(self, client: str, limit: ClientLimit) -> Iterator[Headers]:
-        """Count a request for the duration of the context; yields headers for the response.
+        """Count a request for the duration of the context; yield rate limit headers for the response.
 
-        Raises TooManyAtOnce and TooManyRequests, which carry such headers; a rejected request takes no token.
+        Raises TooManyAtOnce and TooManyRequests, which have these headers, too; a rejected request takes no token.
         """
         headers = self._take(client, limit)
         try:
@@ -164,7 +164,7 @@ class RateLimiter:
         return headers
 
     def _evict_idle(self) -> None:
-        """Remove the clients that have been idle longest, as a new client starts with a full bucket anyway."""
+        """Remove the clients that have been idle longest; if they return, they start with a full bucket."""
         while len(self._clients) >= self._max_clients:
             idle = next((name for name, state in self._clients.items() if not state.concurrent), None)
             if idle is None:
@@ -182,10 +182,9 @@ def _rate_headers(state: _Client, limit: ClientLimit) -> Headers:
 
 
 class BodyTimeout:
-    """Wraps ``receive``; rejects with 408 a body that stalls or arrives too slowly.
+    """Wraps ``receive`` and rejects a body that stalls or arrives too slowly with 408.
 
-    Waiting for the body uses up a budget of ``seconds``, and received bytes refill it at one second per ``min_rate``
-    bytes.
+    Waiting for the body consumes a budget of ``seconds``; each ``min_rate`` received bytes add one second to it.
     """
 
     def __init__(self, receive: Receive, seconds: float, min_rate: float) -> None:
@@ -216,11 +215,11 @@ class BodyTimeout:
 
 
 MIN_WINDOW = 0.25
-"""Seconds over which finished requests are counted at least."""
+"""Minimum seconds over which finished requests are counted."""
 INITIAL_RATE = 50.0
-"""Finished requests per second, until they are counted."""
+"""Assumed rate, in finished requests per second, before the first measurement."""
 AVERAGING_SECONDS = 1.0
-"""Time constant of the moving average of the rate."""
+"""Time constant, in seconds, of the moving average of the rate."""
 QUEUE_FULL = "more requests are in progress than the service can answer in time; retry in a moment"
 
 
@@ -228,16 +227,16 @@ class QueueLimiter:
     """Rejects requests that would be queued for longer than a limit. For use on the event loop; nothing here waits.
 
     The expected wait is the number of requests in progress beyond ``concurrency``, divided by the rate at which
-    requests finish. The rate is measured while at least ``concurrency`` are in progress: with fewer, it only says how
-    many were sent.
+    requests finish. The rate is measured only while at least ``concurrency`` requests are in progress; with fewer, it
+    would only reflect how many requests were sent.
     """
 
     def __init__(self, concurrency: int, max_wait: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Set the limits.
 
         Args:
-            concurrency: Requests that are always accepted.
-            max_wait: Seconds that a further request may be expected to wait.
+            concurrency: Number of concurrent requests that are always accepted.
+            max_wait: Maximum expected wait, in seconds, of a further request.
             clock: Function that returns the time in seconds.
         """
         self._concurrency = concurrency
@@ -248,7 +247,7 @@ class QueueLimiter:
         self._finished = 0
         """Since ``_window_start``."""
         self._last_finished_at = 0.0
-        """Or when counting began."""
+        """Time of the last finished request, or of the start of counting."""
         self.requests = 0
 
     @property
@@ -280,7 +279,7 @@ class QueueLimiter:
 
     def _start_window(self) -> None:
         now = self._clock()
-        if now - self._last_finished_at > MIN_WINDOW:  # otherwise a request has replaced another
+        if now - self._last_finished_at > MIN_WINDOW:  # otherwise a request has replaced another one without a pause
             self._window_start, self._finished, self._last_finished_at = now, 0, now
 
     def _count_finished(self) -> None:
@@ -301,7 +300,7 @@ _UNLIMITED = anyio.CapacityLimiter(math.inf)
 
 
 class Pool:
-    """At most ``size`` threads, and ``queue`` callers that wait for one; the event loop never waits."""
+    """Pool of at most ``size`` threads and ``queue`` callers that wait for a thread; never blocks the event loop."""
 
     def __init__(self, name: str, size: int, queue: int) -> None:
         self.name = name
@@ -311,7 +310,7 @@ class Pool:
 
     @property
     def active(self) -> int:
-        """Callers that run or wait."""
+        """Number of callers that run or wait."""
         return self._active
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -321,7 +320,7 @@ class Pool:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Count as an active caller in the block. Raises Overloaded at once if there are too many."""
+        """Count as an active caller during the block. Raises Overloaded at once if there are too many."""
         if self._active >= self._max_active:
             raise Overloaded(f"{self._active} requests are in progress; try again in a moment")
         self._active += 1

@@ -54,9 +54,9 @@ _log = logging.getLogger("vitascope.service")
 _access_log = logging.getLogger("vitascope.requests")
 
 HEALTH_PATHS = frozenset({"/livez", "/readyz"})
-"""Never rejected nor counted against a limit, so that monitoring always gets a response."""
+"""Paths that are neither rejected nor limited, so that monitoring always gets a response."""
 QUIET_PATHS = HEALTH_PATHS | {"/metrics"}
-"""Requested every few seconds by machines: counted, not traced, and logged at the level debug only."""
+"""Paths that machines request every few seconds: counted, not traced, and logged only at the level debug."""
 
 _HOST_PATTERN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]*)(?::[0-9]{0,5})?")
 """A name, an IPv4 address or an IPv6 address in brackets; then the port (RFC 3986, section 3.2)."""
@@ -64,7 +64,7 @@ _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNSAFE_METHODS = {"POST", "PUT", "PATCH", "DELETE"}
 _RAW_SECURITY_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 _MAX_SHED_DIGITS = 5
-"""Digits of the Content-Length of requests that ``LoadSheddingMiddleware`` may reject."""
+"""Maximum digits of the Content-Length of requests that ``LoadSheddingMiddleware`` may reject."""
 _OVERLOADED_HEADERS = [
     *_RAW_SECURITY_HEADERS,
     (b"content-type", CONTENT_TYPE.encode()),
@@ -75,7 +75,7 @@ _DRAIN_SECONDS = 5.0
 
 _NO_ROUTE = "none"
 _CLIENT_CLOSED_REQUEST = 499
-"""Logged where no response was sent (nginx's code)."""
+"""Logged status if no response was sent (nginx's code)."""
 
 
 class CommonMiddleware:
@@ -117,7 +117,7 @@ class CommonMiddleware:
             await unexpected_problem(scope)(scope, exchange.receive, exchange.send)
 
     def _check_host(self, headers: Headers) -> None:
-        """Reject other host names, by which a page of another site could read from this service (DNS rebinding).
+        """Reject unknown host names, which pages of other sites could use to read from this service (DNS rebinding).
 
         Raises BadRequest unless there is exactly one valid Host header, and HostRefused for a name that is not allowed.
         """
@@ -133,7 +133,7 @@ class CommonMiddleware:
             raise HostRefused(f"Host: {host!r}; {allowed} was expected. VITASCOPE_ALLOWED_HOSTS adds names")
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
-        """Reject forms of other origins, which browsers send without a preflight request. Raises OriginRefused."""
+        """Reject forms sent by pages of other origins: browsers send them without a preflight. Raises OriginRefused."""
         origin = headers.get("origin")
         if scope["method"] not in _UNSAFE_METHODS or origin is None or origin in self.settings.cors_origins:
             return
@@ -145,7 +145,7 @@ class _Exchange:
     """A request and its response: limits the body, adds headers."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int, setting: str) -> None:
-        """``limit``: bytes of the body; ``setting``: what sets it."""
+        """``limit``: maximum bytes of the body. ``setting``: name of the setting, for the message."""
         self.scope = scope
         self._limit = limit
         self._setting = setting
@@ -177,8 +177,8 @@ class _Exchange:
             headers.raw.extend(header for header in _RAW_SECURITY_HEADERS if header[0] not in present)
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if is_last and not self._is_complete and not self._is_closing and has_body(Headers(scope=self.scope)):
-            # A client that is still sending would see a broken connection in place of the response: send the response,
-            # discard the rest of the body within bounds, and only then end.
+            # A client that is still sending would see a broken connection instead of the response: send the response,
+            # discard a limited rest of the body, and then end.
             await self._send({**message, "more_body": True})
             await self._drain()
             message = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -214,7 +214,7 @@ def _request_id(headers: Headers) -> str:
 
 
 class AccessLogMiddleware:
-    """Counts, traces and logs requests by the template of their route, never by their path, which may be anything."""
+    """Counts, traces and logs requests by the template of their route, since paths have unlimited values."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -269,7 +269,7 @@ def _stopped_problem(scope: Scope) -> Response:
 
 @contextmanager
 def _span_of(observer: Observer, scope: Scope) -> Iterator[Span]:
-    """The span of a request, in the client's trace if it names one. Its route is known only at the end."""
+    """Open the span of a request, in the client's trace if there is one. The route is known only at the end."""
     context = propagate.extract(Headers(scope=scope))
     with observer.tracer.start_as_current_span(scope["method"], context, SpanKind.SERVER) as span:
         try:
@@ -294,7 +294,7 @@ def _client_of(scope: Scope) -> str:
 
 
 class AuthMiddleware:
-    """Authenticates requests and applies all limits before any of the body is read."""
+    """Authenticates requests and applies all limits before the body is read."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -308,7 +308,7 @@ class AuthMiddleware:
             return
         service: AppState = scope["app"].state.service
         route, path_params = match_route(scope["app"].routes, scope["method"], scope["path"])
-        scope["route"] = route  # which the router sets, too, but not for rejected requests
+        scope["route"] = route  # the router sets it, too, but not for rejected requests
         permission = permission_of(route)
         is_public = route is not None and (
             permission.scope is None
@@ -346,7 +346,7 @@ class AuthMiddleware:
                 await self.app(scope, body.receive, send_with_headers)
 
     def _body_memory(self, scope: Scope) -> int:
-        """Return the bytes of memory that a body takes at most while it is received; the file of a form takes none."""
+        """Return the maximum memory in bytes of a body while it is received; the file of a form takes none."""
         headers = Headers(scope=scope)
         is_form = headers.get("content-type", "").startswith("multipart/")
         limit = self._settings.max_form_bytes + WRITE_BYTES if is_form else self._settings.max_body_bytes
@@ -401,8 +401,8 @@ def _check_encoding(headers: Headers) -> None:
 class LoadSheddingMiddleware:
     """Rejects small requests to a full service before any other middleware runs, at a third of its cost.
 
-    These are counted and not logged. Requests whose response depends on further headers are left to the middleware
-    inside, which rejects them as well.
+    Rejected requests are counted, but not logged. Requests whose response depends on further headers are passed to the
+    inner middleware, which rejects them, too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -436,7 +436,7 @@ def _is_rejected(scope: Scope) -> bool:
 
 
 def _is_plain(scope: Scope) -> bool:
-    """Return whether the body is small, and no header changes the response."""
+    """Return whether the body is small and no header affects the response."""
     is_small = False
     for name, value in scope["headers"]:
         if name in (b"origin", b"expect", b"x-request-id", b"content-encoding", b"transfer-encoding"):

@@ -1,4 +1,4 @@
-"""Multipart forms, parsed while they arrive: the file straight to disk with its SHA-256, fields to memory."""
+"""Streaming parser of multipart forms: the file is written to disk and hashed, fields are kept in memory."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 Schema = TypeVar("Schema", bound=BaseModel)
 
 WRITE_BYTES = 1024**2
-"""Bytes of the file that are buffered before a thread writes them."""
+"""Bytes of the file that are buffered before a thread writes and hashes them."""
 MAX_NAME_LENGTH = 255
 JSON_FIELDS = frozenset({"metadata", "segmentation", "query", "signals", "filter"})
-"""Fields whose value is JSON, in one part of the form."""
+"""Fields whose value is a JSON document."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Form:
     fields: dict[str, list[str]]
     max_json_values: int
     reserve_bytes: Callable[[int], None]
-    """Counts memory of the request. Raises Overloaded."""
+    """Counts further bytes of memory for the request. Raises Overloaded."""
 
 
 @asynccontextmanager
@@ -59,8 +59,8 @@ async def read_form(request: Request, service: AppState, pool: Pool | None = Non
 
     Args:
         request: The request.
-        service: Has the folder of uploads and the settings.
-        pool: Threads that write the file; by default those for reading files.
+        service: The service, with the folder of uploads and the settings.
+        pool: Threads that write the file; None: the pool for reading files.
 
     Raises:
         ContentTypeUnsupported, BadRequest, PayloadTooLarge, RequestValidationError: The form is invalid.
@@ -74,7 +74,7 @@ async def read_form(request: Request, service: AppState, pool: Pool | None = Non
             form = await _receive(request, target, service.settings, pool or service.io_pool)
         yield form
     finally:
-        # Short, and necessary even while the request is being cancelled: not in a thread.
+        # Not in a thread: it is short, and must also run while the request is being cancelled.
         target.unlink(missing_ok=True)
 
 
@@ -82,9 +82,9 @@ def parse_fields(schema: type[Schema], form: Form, *, lists: tuple[str, ...] = (
     """Validate the fields of a form.
 
     Args:
-        schema: The schema.
-        form: The form.
-        lists: Fields that may be repeated.
+        schema: Schema of the fields.
+        form: The parsed form.
+        lists: Names of fields that may be repeated.
 
     Raises:
         RequestValidationError, PayloadTooLarge, Overloaded: A field is invalid, or too large once parsed.
@@ -132,14 +132,14 @@ async def _receive(request: Request, target: Path, settings: Settings, pool: Poo
 class _FormReader:
     """Receives the events of a multipart parser.
 
-    Holds no reference to the parser, whose callbacks refer to it: that cycle would keep all fields in memory until the
-    garbage collector runs.
+    It has no reference to the parser, whose callbacks refer to it: a reference cycle would keep all fields in memory
+    until the garbage collector runs.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.fields: dict[str, list[str]] = {}
         self.pending = bytearray()
-        """Received bytes of the file that are not yet written."""
+        """Received bytes of the file that are not written yet."""
         self.field_bytes = 0
         """Bytes of all fields and part headers."""
         self._settings = settings
@@ -168,7 +168,7 @@ class _FormReader:
         }
 
     def flush(self, file: BinaryIO) -> None:
-        """Write and hash what is pending, in a thread, while no data is fed. Raises StorageError."""
+        """Write and hash pending bytes. Runs in a thread while no data are parsed. Raises StorageError."""
         try:
             file.write(self.pending)
             file.flush()

@@ -107,13 +107,13 @@ NESTED_BODIES: tuple[type[BaseModel], ...] = (
     *(SearchRequest, SearchForm, UploadFields, VideoAtUrl, EmbeddingRequest),
     *(CaptionRequest, CaptionForm, ChapterRequest, ChapterForm),
 )
-"""Bodies with nested schemas that the routes parse themselves, so that the framework does not know them."""
+"""Schemas of bodies that routes parse themselves and that have nested schemas, which FastAPI does not know."""
 
 Responses = dict[int | str, dict[str, Any]]
 
 
 def errors(*statuses: int) -> Responses:
-    """Document the errors of a route, besides those that every route has."""
+    """Document the errors of a route, in addition to those that every route has."""
     return {status: _response(*ERRORS[status], status) for status in statuses} | {
         "default": {
             "description": "Any other error: a malformed header (400), no valid key (401), a missing scope (403), a "
@@ -147,7 +147,7 @@ def _response(code: str, meaning: str, status: int) -> dict[str, Any]:
 def form_body(
     schema: type[BaseModel], also_json: type[BaseModel] | None = None, kinds: str = "video or image"
 ) -> dict[str, Any]:
-    """Document a multipart body with a file of some kinds and the fields of ``schema``, or JSON by ``also_json``.
+    """Document a multipart body with a file (``kinds``) and the fields of ``schema``; ``also_json``: or a JSON body.
 
     Schemas with nested schemas must be in ``NESTED_BODIES``.
     """
@@ -180,7 +180,7 @@ def _reference(schema: type[BaseModel]) -> dict[str, Any]:
 
 
 def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Return the function that creates the OpenAPI document of an application, once."""
+    """Return a function that creates the OpenAPI document of an application at its first call."""
 
     def create() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -23,9 +23,9 @@ from vitascope.errors import InvalidInput, NotFound
 Schema = TypeVar("Schema", bound=BaseModel)
 
 MAX_JSON_DEPTH = 64
-"""Nested lists and objects. The deepest allowed filter has 35."""
+"""Maximum depth of nested lists and objects. The deepest allowed filter has 35."""
 JSON_VALUE_BYTES = 400
-"""Memory of a parsed and validated JSON value, without its text."""
+"""Bytes of memory of a parsed and validated JSON value, without its text."""
 _LONG_INTEGER = re.compile(rb"[0-9]{19}")
 
 PREFER = "Prefer"
@@ -64,9 +64,9 @@ def parse_json(data: bytes | str, max_values: int, name: str, location: str = "b
 
     Args:
         data: The document.
-        max_values: How many values (strings, numbers, lists, objects, ...) the document may have.
-        name: The part of the request that errors name.
-        location: Where that part is, as in ``invalid``.
+        max_values: Maximum number of values (strings, numbers, lists, objects, ...) in the document.
+        name: Name of this part of the request in errors.
+        location: Location of this part, see ``invalid``.
 
     Raises:
         RequestValidationError: The document is not JSON, or is nested too deep.
@@ -98,7 +98,7 @@ def _check_limits(value: object, max_values: int, name: str, location: str) -> N
 
 
 def json_bytes(data: bytes) -> int:
-    """Return the most bytes of memory that a JSON document takes once it is parsed and validated."""
+    """Return an upper bound of the memory, in bytes, of a JSON document after parsing and validation."""
     values = 1 + data.count(b",") + data.count(b"[") + data.count(b"{")
     # One character beyond Latin-1 makes each character of its string take two or four bytes.
     is_narrow = data.isascii() and b"\\u" not in data
@@ -106,12 +106,12 @@ def json_bytes(data: bytes) -> int:
 
 
 def parse_body(schema: type[Schema], values: object, *, strict: bool = True) -> Schema:
-    """Validate a body as FastAPI does. Raises RequestValidationError.
+    """Validate a body like FastAPI. Raises RequestValidationError.
 
     Args:
-        schema: The schema.
+        schema: Schema of the body.
         values: The parsed body.
-        strict: Whether strings are not converted to numbers and booleans.
+        strict: Reject strings in place of numbers and booleans; False: convert them.
     """
     try:
         return schema.model_validate(values, strict=strict)
@@ -138,7 +138,7 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that gets a ``StrictRequest``, and a body only if it is JSON where the route declares one."""
+    """A route whose request is a ``StrictRequest``; if it declares a JSON body, other media types are rejected."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -189,10 +189,10 @@ def _check_json_type(request: Request) -> None:
 
 
 def async_wait_seconds(headers: Sequence[str]) -> float | None:
-    """Return how long a client waits before it prefers a job (RFC 7240), by its ``Prefer`` headers.
+    """Return the seconds after which a client prefers a job to waiting, from its ``Prefer`` headers (RFC 7240).
 
-    ``respond-async, wait=20`` is 20, ``respond-async`` is 0, all else None: it waits. What cannot be parsed is ignored,
-    and of contradictory preferences the first counts, as the RFC says.
+    ``respond-async, wait=20`` is 20, ``respond-async`` is 0, anything else is None: the client waits. As in the RFC,
+    unparsable preferences are ignored, and the first of contradictory preferences applies.
     """
     preferences: dict[str, str] = {}
     for header in headers:
@@ -209,7 +209,7 @@ def async_wait_seconds(headers: Sequence[str]) -> float | None:
 
 
 def parse_cursor(cursor: str | None) -> int | None:
-    """Return the position in a cursor of a list. Raises BadRequest for an invalid one."""
+    """Decode the cursor of a list to a position. Raises BadRequest for an invalid cursor."""
     try:
         return pagination.decode_cursor(cursor)
     except InvalidInput as error:
@@ -217,7 +217,7 @@ def parse_cursor(cursor: str | None) -> int | None:
 
 
 def page_limit(limit: int | None, settings: Settings) -> int:
-    """Return the number of entries on a page. Raises InvalidInput above the limit."""
+    """Return the number of entries on a page, from the request or the settings. Raises InvalidInput above the limit."""
     if limit is None:
         return min(settings.page_size, settings.max_page_size)
     return check_max("limit", limit, settings.max_page_size)
@@ -231,9 +231,9 @@ def check_max(name: str, value: int, limit: int) -> int:
 
 
 def limit_fields(body: BaseModel, **limits: int) -> None:
-    """Check the fields of a body that the request sets, and lower the defaults of others to their limits.
+    """Check the fields that the request sets against limits, and lower the defaults of other fields to their limits.
 
-    ``limits``: by field; fields that are None are skipped. Raises InvalidInput.
+    ``limits``: maximum by field; fields with the value None are skipped. Raises InvalidInput.
     """
     for name, limit in limits.items():
         value = getattr(body, name)
@@ -243,7 +243,7 @@ def limit_fields(body: BaseModel, **limits: int) -> None:
 
 
 def parse_id(text: str, missing: type[NotFound] = NotFound, name: str = "id") -> int:
-    """Return the number in an id. Raises ``missing``, which names ``name``, for a text that is no id."""
+    """Return the number of an id. Raises ``missing``, with ``name``, for a text that is not an id."""
     if text.isascii() and text.isdecimal() and len(text) <= 19:
         return int(text)
     raise missing(f"{name}: {text[:80]!r}; an id from a response was expected")

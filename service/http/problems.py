@@ -59,7 +59,7 @@ STATUSES: dict[type[errors.VitascopeError], int] = {
     errors.VectorsUnavailable: 503,
     errors.EngineError: 503,
     errors.DecodingUnavailable: 503,
-    errors.BundleError: 422,  # of a bundle named by a request; those that serve were verified when they were loaded
+    errors.BundleError: 422,  # a bundle named by a request; bundles in use were verified when they were loaded
     service_errors.BadRequest: 400,
     service_errors.HostRefused: 421,
     service_errors.OriginRefused: 403,
@@ -84,7 +84,7 @@ STATUSES: dict[type[errors.VitascopeError], int] = {
     service_errors.UrlRefused: 403,
     errors.VitascopeError: 500,
 }
-"""An error without an entry takes the status of its nearest base class."""
+"""HTTP status by error class; a class without an entry has the status of its nearest base class."""
 
 PUBLIC_ERRORS = (
     service_errors.NotReady,
@@ -92,7 +92,7 @@ PUBLIC_ERRORS = (
     service_errors.DeadlineExceeded,
     service_errors.StorageFull,
 )
-"""Server errors whose message is sent to the client. Other messages may contain paths, and are only logged."""
+"""Server errors whose message is sent to the client. Other messages may contain paths and are only logged."""
 
 CODES = {
     400: "bad_request",
@@ -105,9 +105,9 @@ CODES = {
 }
 
 MAX_FIELDS = 100
-"""Invalid fields that a problem lists."""
+"""Maximum number of invalid fields in a problem."""
 MAX_TEXT_LENGTH = 1000
-"""Characters of a text in a problem, as a message may quote a value as long as a body."""
+"""Maximum characters of a text in a problem, since a message may quote a value as long as a body."""
 
 _SERVER_ERROR_DETAIL = {
     503: "The model, a decoding process or the vector store failed; the service logs the cause with this request id.",
@@ -127,7 +127,7 @@ def status_of(error: errors.VitascopeError) -> int:
 
 
 def is_server_error(error: errors.VitascopeError) -> bool:
-    """Return whether an error is the server's, so that its message is only logged."""
+    """Return whether an error is a server error, whose message is only logged."""
     return status_of(error) >= 500 and not isinstance(error, PUBLIC_ERRORS)
 
 
@@ -155,7 +155,7 @@ def problem(
     fields: Sequence[dict[str, str]] = (),
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Return a problem response. ``fields``: the invalid parts of the request and what was expected."""
+    """Return a problem response. ``fields``: the invalid parts of the request, with messages."""
     body = problem_body(status, code, detail, scope.get("path", ""), scope.get("state", {}).get("request_id", ""))
     if fields:
         body["errors"] = list(fields)
@@ -219,7 +219,7 @@ def _method_problem(request: Request) -> Response:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Return the methods of all routes with the request's path; the framework names only those of the first.
+    """Return the methods of all routes with the request's path; FastAPI names only the methods of the first route.
 
     A literal path, such as /v1/keys/self, takes precedence over one with a parameter.
     """
@@ -241,7 +241,7 @@ def _validation_problem(request: Request, error: RequestValidationError) -> Resp
 
 
 def _invalid_field(error: Mapping[str, Any], body: object) -> dict[str, str]:
-    """Return the place, name and message of an invalid value; ``body``: that of the request, None if it is unknown."""
+    """Return location, name and message of an invalid value. ``body``: the request's body, None if unknown."""
     error = _tag_error(error) if error["type"].startswith("union_tag") else error
     location, *path = error["loc"]
     message = error["msg"].removeprefix("Value error, ")
@@ -271,7 +271,7 @@ def _tag_error(error: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known_keys(value: Any, path: Sequence[str | int]) -> list[str | int]:
-    """Return the keys of a path that the value has; others are names that pydantic gives to alternatives.
+    """Return the keys of ``path`` that exist in ``value``; the others are pydantic's names of union members.
 
     Such a name may also be a key: ``recursive`` of a source has the path source, folder, recursive.
     """
@@ -290,7 +290,7 @@ def _shorten_value(value: object) -> str:
 
 
 def _shorten(text: str) -> str:
-    """Cut a long text in its middle, as a message begins with the key and ends with what was expected."""
+    """Cut a long text in its middle, as messages begin with the key and end with the expectation."""
     if len(text) <= MAX_TEXT_LENGTH:
         return text
     return f"{text[: MAX_TEXT_LENGTH // 2]} … {text[-MAX_TEXT_LENGTH // 4 :]}"

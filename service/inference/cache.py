@@ -1,4 +1,4 @@
-"""Caches of embeddings with a limit in bytes, and single flight: concurrent callers share one computation.
+"""Caches of embeddings with a byte limit and single flight: concurrent callers share one computation.
 
 Shape letters: B texts, N 1 clip or its frames or windows, V visual tokens, W their width, D embedding dim.
 """
@@ -24,17 +24,17 @@ from vitascope.embeddings import Floats
 from vitascope.model import Model
 from vitascope.tokenizer import TextBatch
 
-if TYPE_CHECKING:  # which imports this module
+if TYPE_CHECKING:  # circular import
     from service.observability import Metrics
 
 POLL_SECONDS = 0.1
-"""Interval at which a caller that waits for another one's value checks its own deadline."""
+"""Seconds between two checks of the deadline by a caller that waits for the value of another caller."""
 ENTRY_BYTES = 600
-"""Memory of an entry besides its key and value: slots of tables, tuples, array headers."""
+"""Bytes of an entry in addition to its key and value: table slots, tuples, array headers."""
 
 
 class Key(Protocol):
-    """Everything that a value depends on: equal keys have equal values."""
+    """Cache key: it contains everything that the value depends on, so equal keys have equal values."""
 
     @property
     def fingerprint(self) -> str:
@@ -47,7 +47,7 @@ class CacheObserver(Protocol):
     """Receives the events of a cache, in any thread."""
 
     def looked_up(self, cache: str, *, hits: int, shared: int, misses: int) -> None:
-        """Values were cached, were being computed by another caller, or have to be computed."""
+        """Values were cached (hits), are computed by another caller (shared), or have to be computed (misses)."""
 
     def evicted(self, cache: str, count: int) -> None:
         """Values were removed because the cache was full."""
@@ -58,7 +58,7 @@ V = TypeVar("V")
 
 
 class InFlight(Generic[V]):
-    """A value being computed. ``future``: set once another caller waits; its result is None if computing failed."""
+    """A value that is being computed. ``future``: set if another caller waits; result None: computing failed."""
 
     __slots__ = ("future",)
 
@@ -71,10 +71,10 @@ class Claim(Generic[K, V]):
     """The result of a lookup of several keys.
 
     Attributes:
-        cached: Values that are in the cache.
-        missing: Keys that the caller computes.
-        shared: Futures of values that other callers compute.
-        in_flight: Of ``missing``, those that were not put into the cache yet.
+        cached: Cached values by key.
+        missing: Keys whose values the caller has to compute.
+        shared: Futures of values that other callers are computing, by key.
+        in_flight: The keys of ``missing`` whose values were not put into the cache yet.
     """
 
     cached: dict[K, V] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Claim(Generic[K, V]):
 
 
 class _Entries(LRUCache[K, tuple[V, int]]):
-    """Values with their sizes; counts those that were evicted."""
+    """LRU cache of (value, size); counts evicted entries."""
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(max_bytes, getsizeof=lambda entry: entry[1])
@@ -96,13 +96,13 @@ class _Entries(LRUCache[K, tuple[V, int]]):
 
 
 class Cache(Generic[K, V]):
-    """The values used last, at most ``max_bytes`` of them. Safe to use from many threads.
+    """LRU cache of at most ``max_bytes``. Thread-safe.
 
-    Failures are neither cached nor shared: a caller that waits for another one's value computes it if that one fails.
+    Failures are neither cached nor shared: if computing a value fails, a waiting caller computes it itself.
     """
 
     def __init__(self, name: str, max_bytes: int, size_of: Callable[[K, V], int], observer: CacheObserver) -> None:
-        """``size_of`` returns bytes of a key and its value. ``max_bytes`` 0: nothing is cached or shared."""
+        """``size_of`` returns the bytes of a key with its value. ``max_bytes`` 0: nothing is cached or shared."""
         self.name = name
         self._size_of = size_of
         self._observer = observer
@@ -123,9 +123,9 @@ class Cache(Generic[K, V]):
     def get_or_create(
         self, keys: Iterable[K], create: Callable[[Sequence[K]], Iterable[tuple[K, V]]], context: CallContext
     ) -> dict[K, V]:
-        """Return the values of all ``keys``; ``create`` computes those that no other caller has or computes.
+        """Return the values of all ``keys``; ``create`` computes values that are neither cached nor being computed.
 
-        Blocks. Raises what ``create`` raises, DeadlineExceeded and RequestAbandoned.
+        Blocks. Raises the errors of ``create``, DeadlineExceeded and RequestAbandoned.
         """
         values: dict[K, V] = {}
         missing = list(dict.fromkeys(keys))
@@ -136,7 +136,7 @@ class Cache(Generic[K, V]):
                     for key, value in create(claim.missing):
                         values[key] = value
                         self.put(claim, key, value)
-            # Only after all own values are computed, so that no two callers wait for each other.
+            # After all own values are computed, so that two callers never wait for each other.
             for key, future in claim.shared.items():
                 if (value_or_none := _wait(future, context)) is not None:
                     values[key] = value_or_none
@@ -145,7 +145,7 @@ class Cache(Generic[K, V]):
 
     @contextmanager
     def claim(self, keys: Iterable[K]) -> Iterator[Claim[K, V]]:
-        """Look up ``keys``, which are all different, and claim the missing ones until the end of the context."""
+        """Look up distinct ``keys``, and claim the missing ones until the end of the context."""
         claim = self._claim(keys)
         self._observer.looked_up(self.name, hits=len(claim.cached), shared=len(claim.shared), misses=len(claim.missing))
         try:
@@ -154,7 +154,7 @@ class Cache(Generic[K, V]):
             self._give_up(claim)
 
     def put(self, claim: Claim[K, V], key: K, value: V) -> None:
-        """Cache a value that was missing in ``claim``, and hand it to the callers that wait for it."""
+        """Cache a missing value of ``claim``, and pass it to the callers that wait for it."""
         in_flight = claim.in_flight.pop(key, None)
         if in_flight is None:  # nothing is cached
             return
@@ -174,7 +174,7 @@ class Cache(Generic[K, V]):
             self._observer.evicted(self.name, evicted)
 
     def invalidate(self, fingerprint: str) -> None:
-        """Remove the values of a bundle. Those that are being computed reach their callers and are not cached."""
+        """Remove the values of a bundle. Values in computation are returned to their callers, but not cached."""
         with self._lock:
             for table in (self._entries, self._in_flight):
                 for key in [key for key in table if key.fingerprint == fingerprint]:
@@ -218,27 +218,27 @@ def _wait(future: Future[V | None], context: CallContext) -> V | None:
 
 
 class TextKey(NamedTuple):
-    """A text with its prompt for the bundle of this fingerprint."""
+    """Cache key of a text, including its prompt, for the bundle with this fingerprint."""
 
     fingerprint: str
     text: str
 
 
 class CachedText(NamedTuple):
-    """embedding (D,) float32; ``tokens``: how many the text has."""
+    """``embedding``: (D,) float32. ``tokens``: number of tokens of the text."""
 
     embedding: Floats
     tokens: int
 
 
 class ClipKey(NamedTuple):
-    """A span of a file for the bundle of this fingerprint, which determines the streams.
+    """Cache key of a span of a file for the bundle with this fingerprint, which determines the streams.
 
     Attributes:
-        content: Identifies the bytes of the file.
-        start, end: Seconds, as requested; None: to the end of the file.
-        frames: 0 for the clip as a whole, else so many of its frames, each embedded alone.
-        windows: As ``frames``, of windows of equal length.
+        content: Identifies the content of the file.
+        start, end: Requested seconds; None: to the end of the file.
+        frames: 0: the clip as a whole; otherwise the number of its frames that are embedded one by one.
+        windows: 0, or the number of windows of equal length that are embedded one by one.
     """
 
     fingerprint: str
@@ -251,13 +251,13 @@ class ClipKey(NamedTuple):
 
 @dataclass(frozen=True)
 class CachedClip:
-    """An embedded clip, or frames or windows of one.
+    """An embedded clip, or its embedded frames or windows.
 
     Attributes:
-        start, end: Seconds.
+        start, end: Seconds in the file.
         embeddings: (N, D) float32 of length 1.
-        visual_tokens: (1, V, W) float32 of a clip as a whole, else None.
-        times: Seconds of the frames.
+        visual_tokens: (1, V, W) float32 for a clip as a whole, else None.
+        times: Times of the frames in seconds.
     """
 
     start: float
@@ -285,7 +285,7 @@ class Caches:
 
 
 def open_caches(settings: Settings, metrics: Metrics) -> Caches:
-    """Return empty caches that are observed by ``metrics``."""
+    """Create empty caches; ``metrics`` observes them."""
     caches = Caches(
         Cache("texts", settings.text_cache_bytes, _text_bytes, metrics),
         Cache("clips", settings.clip_cache_bytes, _clip_bytes, metrics),
@@ -310,10 +310,11 @@ def text_keys(model: Model, texts: Iterable[str]) -> list[TextKey]:
 
 
 def embed_texts(cache: TextCache, context: CallContext, model: Model, texts: Sequence[str]) -> Floats:
-    """Return embeddings (B, D) float32; texts that are cached, or being embedded by another request, cost no run.
+    """Return embeddings (B, D) float32; only texts that are neither cached nor being embedded are run.
 
-    A cached embedding is bit for bit the computed one. Computed again it may differ in the last digits, since texts run
-    in other batches and with other padding. Raises as ``Model.embed_text``, DeadlineExceeded and RequestAbandoned.
+    A cached embedding is equal, bit by bit, to the first computed one. Computed again, it may differ in the last
+    digits, since texts run in other batches and with other padding. Raises the errors of ``Model.embed_text``,
+    DeadlineExceeded and RequestAbandoned.
     """
 
     def create(keys: Sequence[TextKey]) -> Iterator[tuple[TextKey, CachedText]]:
@@ -326,7 +327,7 @@ def embed_texts(cache: TextCache, context: CallContext, model: Model, texts: Seq
 
 
 def split_rows(keys: Sequence[TextKey], batch: TextBatch, outputs: Outputs) -> Iterator[tuple[TextKey, CachedText]]:
-    """Yield the key and value of each text of a batch. ``outputs``: of the text graph."""
+    """Yield the key and value of each text of a batch. ``outputs``: outputs of the text graph."""
     tokens = batch.inputs["attention_mask"].sum(axis=1)
     for row, embedding, count in zip(batch.rows, outputs["vector"], tokens, strict=True):
         # A copy: a view would keep the whole batch in memory.
@@ -334,7 +335,7 @@ def split_rows(keys: Sequence[TextKey], batch: TextBatch, outputs: Outputs) -> I
 
 
 def stack(values: Mapping[TextKey, CachedText], keys: Sequence[TextKey], width: int) -> tuple[Floats, int]:
-    """Return the embeddings (B, D) of ``keys``, and the number of their tokens."""
+    """Return the embeddings (B, D) of ``keys``, and their total number of tokens."""
     embeddings = np.empty((len(keys), width), np.float32)
     tokens = 0
     for row, key in enumerate(keys):

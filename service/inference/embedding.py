@@ -41,22 +41,23 @@ from vitascope.moments import aligned_windows, embed_windows
 from vitascope.scoring import FrameEmbeddings, frame_times
 
 CALL_TEXTS = 4
-"""Texts of one call: few, so that the scheduler batches them with texts of the same length of other requests."""
+"""Texts per call: few, so that the scheduler can batch them with texts of similar length of other requests."""
 MAX_IN_FLIGHT = 16
-"""Calls of one request that wait for the model at a time: enough to keep it busy, and few for others to wait for."""
+"""Queued calls of one request: enough to keep the model busy, but few, so that other requests wait only briefly."""
 CLIPS_PER_BATCH = 32
 """Clips of a request whose frames are in memory at the same time."""
 CACHED_WINDOWS = 16
-"""Windows of a video in one entry of the cache, so that a part of a video needs few others."""
+"""Windows per cache entry: few, so that a request about a part of a video embeds few windows outside of it."""
 FEW_CHARACTERS = 4096
-"""Up to so many are tokenised on the event loop: a thread would cost more."""
+"""Up to this number of texts are tokenised on the event loop, where a thread would take longer."""
 
 
 @dataclass(frozen=True)
 class ClipRange:
-    """A part of a file: ``start`` to ``end`` (s; None: of the file), and so many ``frames`` to embed alone, too.
+    """A part of a file to embed.
 
-    ``sound``: whether its audio tokens are needed, if the model fuses sound.
+    ``start``, ``end``: seconds; None: the start or the end of the file. ``frames``: number of frames to embed one by
+    one in addition. ``sound``: whether audio tokens are needed, if the model fuses sound.
     """
 
     start: float | None = None
@@ -70,11 +71,11 @@ class EmbeddedClip:
     """An embedded clip of a stored video, or of an upload (``video`` None).
 
     Attributes:
-        video: As a schema.
-        start, end: Seconds.
-        embedding: Of one row.
-        frames: If they were requested.
-        audio_tokens: (1, T, A); None if they were not requested, or as ``read_audio_tokens``.
+        video: The video for the response; None for an upload.
+        start, end: Seconds in the file.
+        embedding: Embedding of the clip, with one row.
+        frames: Embeddings of frames, if requested.
+        audio_tokens: (1, T, A); None if not requested, or if ``read_audio_tokens`` returns None.
     """
 
     video: schemas.Video | None
@@ -93,7 +94,7 @@ class StoredVideo:
     id: int
 
     def audio_tokens(self, model: Model, spans: Sequence[Span]) -> list[Floats | None]:
-        """Return the audio tokens (1, T, A) of the clips with these spans; None for one without any of this model.
+        """Return the audio tokens (1, T, A) that ``model`` made of the clips with these spans; None for missing ones.
 
         Raises VideoNotFound and StorageError.
         """
@@ -108,7 +109,7 @@ class StoredVideo:
         return [None if array is None else array[None] for array in stored]
 
     def clip_embeddings(self, model: Model) -> dict[Span, Float32]:
-        """Return the embeddings (D,) of the clips by span; nothing unless they are of this model.
+        """Return the stored embeddings (D,) of the clips by span; empty if another model made them.
 
         Raises VideoNotFound and StorageError.
         """
@@ -125,11 +126,11 @@ class SourceFile:
     """The file that a request is about.
 
     Attributes:
-        file: Where it is.
-        content: Identifies its bytes.
-        video: As a schema; None for an upload.
-        duration: Seconds; None if it is not known.
-        stored: Its video; None for an upload.
+        file: The media file.
+        content: Identifies the content of the file, for cache keys.
+        video: The video for the response; None for an upload.
+        duration: Seconds; None if unknown.
+        stored: The stored video; None for an upload.
     """
 
     file: MediaSource
@@ -143,7 +144,7 @@ class SourceFile:
 def stored_file(context: RequestContext, name: str, video_id: str) -> Iterator[SourceFile]:
     """Open the file of a stored video; errors name an upload by its title.
 
-    Raises VideoNotFound and as ``open_stored``.
+    Raises VideoNotFound, and the errors of ``open_stored``.
     """
     video, collection = context.service.video(name, video_id), context.service.collection(name)
     with open_stored(collection, video, context.service.settings.roots()) as file, rename_stored(video):
@@ -159,13 +160,13 @@ def uploaded_file(upload: Upload) -> Iterator[SourceFile]:
 
 
 def embed_upload(context: RequestContext, model: Model, upload: Upload, clip: ClipRange) -> EmbeddedClip:
-    """Embed a clip of a file that is not stored. Raises as ``embed_clip``."""
+    """Embed a clip of an uploaded file. Raises the errors of ``embed_clip``."""
     with uploaded_file(upload) as source:
         return embed_clip(context, model, source, clip)
 
 
 def embed_sound(context: RequestContext, model: Model, upload: Upload, clip: ClipRange) -> Floats:
-    """Return the embedding (1, D) of the sound of a clip of a file that is not stored.
+    """Return the embedding (1, D) of the sound of a clip of an uploaded file.
 
     Raises TaskMissing, media errors, InvalidInput (also for silence), DeadlineExceeded and RequestAbandoned.
     """
@@ -176,7 +177,7 @@ def embed_sound(context: RequestContext, model: Model, upload: Upload, clip: Cli
 def embed_query(
     context: RequestContext, model: Model, upload: Upload, clip: ClipRange, signal: Signal | None
 ) -> Float32:
-    """Return the embedding (D,) of a clip of a file that a search is by; arguments as in ``embed_query_file``."""
+    """Return the embedding (D,) of a clip of a query file. ``signal`` and errors: see ``embed_query_file``."""
 
     def embed(chosen: Signal) -> Float32:
         if chosen == "audio":
@@ -191,8 +192,7 @@ def embed_query(
 
 
 def embed_clip(context: RequestContext, model: Model, source: SourceFile, clip: ClipRange) -> EmbeddedClip:
-    """Embed a clip, and its frames and sound if they are requested; pictures that are not cached are decoded in one
-    pass.
+    """Embed a clip, with its frames and sound if requested. Uncached pictures are decoded in one pass.
 
     Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
@@ -223,7 +223,7 @@ def embed_clip(context: RequestContext, model: Model, source: SourceFile, clip: 
 
 
 def embed_clips(context: RequestContext, model: Model, source: SourceFile, spans: Sequence[Span]) -> list[EmbeddedClip]:
-    """Embed clips of a file, with their sound if the model fuses it. Raises as ``embed_clip``."""
+    """Embed clips of a file, with their sound if the model fuses sound. Raises the errors of ``embed_clip``."""
     limits = context.service.settings.media_limits()
     keys = [ClipKey(model.bundle.fingerprint, source.content, *span) for span in spans]
 
@@ -250,7 +250,7 @@ def embed_clips(context: RequestContext, model: Model, source: SourceFile, spans
 
 
 def _audio_tokens(model: Model, source: SourceFile, spans: Sequence[Span], limits: MediaLimits) -> list[Floats | None]:
-    """Return the audio tokens (1, T, A) of clips, of the collection if they are stored; None for one without sound."""
+    """Return the audio tokens (1, T, A) of clips, from the collection if possible; None for a clip without sound."""
     if not model.fuses_audio:
         return [None] * len(spans)
     stored = [None] * len(spans) if source.stored is None else source.stored.audio_tokens(model, spans)
@@ -263,14 +263,14 @@ def _audio_tokens(model: Model, source: SourceFile, spans: Sequence[Span], limit
 def embed_source_windows(
     context: RequestContext, model: Model, source: SourceFile, clip: ClipRange, max_windows: int
 ) -> tuple[list[Span], Floats]:
-    """Embed the windows of a video, or of a part of it, for ``Model.find_moments``. They are cached in groups.
+    """Embed the windows of a video, or of a part of it, for ``Model.find_moments``. Windows are cached in groups.
 
     Args:
-        context: Of the request.
-        model: Its model.
+        context: Context of the request.
+        model: Model of the request.
         source: The video.
-        clip: The part.
-        max_windows: Windows that it may have.
+        clip: The part of the video.
+        max_windows: Maximum number of windows in the part.
 
     Returns:
         The spans of the windows inside the part, and the embeddings of the windows (T, D) float32.
@@ -299,7 +299,7 @@ def embed_source_windows(
 
 
 def embed_spans(context: RequestContext, model: Model, source: SourceFile, spans: Sequence[Span]) -> dict[Span, Floats]:
-    """Return the embeddings (D,) of clips by span; they are cached. Raises as ``embed_clip``."""
+    """Return the embeddings (D,) of clips by span, using the cache. Raises the errors of ``embed_clip``."""
     if not spans:
         return {}
     keys = {ClipKey(model.bundle.fingerprint, source.content, *span, windows=1): [span] for span in spans}
@@ -314,9 +314,9 @@ def _embed_spans(
     spans_by_key: Mapping[ClipKey, Sequence[Span]],
     batch_size: int,
 ) -> Floats:
-    """Return the embeddings (T, D) of the spans of each key of the cache.
+    """Return the embeddings (T, D) of the spans of all cache keys.
 
-    A batch of keys is claimed at a time, so that a request about a later part of a video need not wait for all of it.
+    Keys are claimed in batches, so that a request about a later part of a video does not wait for the whole video.
     """
     limits = context.service.settings.media_limits()
 
@@ -341,7 +341,7 @@ def _decode(
     duration: float | None,
     counts: Sequence[int],
 ) -> tuple[Span, list[list[float]], Mapping[str, NDArray[np.uint8]]]:
-    """Return (span, times in s, pixels by stream). A count of 0 is the clip as a whole, else so many of its frames."""
+    """Return (span, times in s, pixels by stream). ``counts``: 0: the clip as a whole; n: n of its frames."""
     limits = context.service.settings.media_limits()
     if duration is None and list(counts) == [0]:
         span, pixels = model.decoder.sample_span(file, model.streams, clip.start, clip.end, limits)
@@ -361,9 +361,9 @@ def _readonly_copy(rows: Floats) -> Floats:
 
 
 def _content_key(video: Video, file: MediaFile) -> str:
-    """Return what identifies the bytes of a stored video.
+    """Return a text that identifies the content of a stored video, for cache keys.
 
-    A file that the collection does not own may have changed since it was indexed, so its status is part of the key.
+    A file that the collection does not own may have changed since it was indexed, so its status is part of the text.
     """
     if is_owned(video.path):
         return video.content_sha256
@@ -375,9 +375,10 @@ def _content_key(video: Video, file: MediaFile) -> str:
 async def embed_texts(
     context: RequestContext, loaded: LoadedModel, texts: Sequence[str], input_type: InputType = "query"
 ) -> tuple[Floats, int]:
-    """Return embeddings (N, D) float32, and the number of tokens; cached texts cost no run.
+    """Return embeddings (N, D) float32, and the total number of tokens; cached texts are not run.
 
-    Unlike ``service.inference.cache.embed_texts``, no thread waits for the model. Raises as ``RequestContext.submit``.
+    Unlike in ``service.inference.cache.embed_texts``, no thread waits for the model. Raises the errors of
+    ``RequestContext.submit``.
     """
     cache = context.service.caches.texts
     keys = text_keys(loaded.model, loaded.model.add_prompt(texts, input_type))
@@ -398,7 +399,7 @@ async def embed_texts(
 async def _run_texts(
     context: RequestContext, loaded: LoadedModel, keys: Sequence[TextKey]
 ) -> AsyncIterator[tuple[TextKey, CachedText]]:
-    """Yield the embeddings of texts as the text graph computes them."""
+    """Run the text graph, and yield the embeddings of texts as they become ready."""
     if not keys:
         return
     texts = [key.text for key in keys]
@@ -406,7 +407,7 @@ async def _run_texts(
         if sum(map(len, texts)) <= FEW_CHARACTERS:
             batches = loaded.model.text_batches(texts, CALL_TEXTS)
         else:
-            # Not in the inference pool: all its threads may be waiting for these very texts.
+            # Not in the inference pool, all of whose threads may be waiting for these texts.
             batches = await context.service.io_pool.run(loaded.model.text_batches, texts, CALL_TEXTS)
     remaining = iter(batches)
     in_flight = deque(

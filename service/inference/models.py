@@ -1,4 +1,4 @@
-"""Loaded models, entries of the registry, and the file that keeps the registry across restarts."""
+"""Loaded models, entries of the registry, and the file that stores the registry for restarts."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from vitascope.model import Model
 from vitascope.sandbox.pool import DecodingPool, PooledDecoder
 
 BULK_BATCH_SIZE = 4
-"""Clips of one run for an upload or job: an interactive request waits for at most one such run."""
+"""Clips per run for an upload or job: few, since an interactive request may wait for one such run."""
 MAX_CPU_WORKERS = 4
-"""Inference workers on a CPU by default: more would exceed its caches with the weights of concurrent runs."""
+"""Default maximum of inference workers on a CPU: the weights of more concurrent runs would not fit its caches."""
 REMOTE_WORKERS = 4
-"""Inference workers where another server runs the graphs: the next batches are sent while it computes one. More workers
-would make smaller batches of mixed text lengths.
+"""Inference workers if another server runs the graphs, which gets the next batches while it computes one. More workers
+would result in smaller batches.
 """
 
 
 @dataclass(eq=False)
 class LoadedModel:
-    """A model whose engines run graphs at once; requests and jobs use ``ModelRegistry.with_context``."""
+    """A model that runs graphs immediately; requests and jobs use the scheduled ``ModelRegistry.with_context``."""
 
     model: Model
 
@@ -74,20 +74,20 @@ class LoadedModel:
 
 
 class GraphRouter:
-    """Runs calls on the models they name. Safe to use from many threads.
+    """Runs calls on the models that they name. Thread-safe.
 
-    References are weak: a removed model stays reachable while a request or job uses it, and is freed after that.
+    References are weak: a removed model stays reachable while a request or job uses it, and is freed afterwards.
     """
 
     def __init__(self) -> None:
         self._models: WeakValueDictionary[str, LoadedModel] = WeakValueDictionary()
 
     def add(self, loaded: LoadedModel) -> None:
-        """Route the calls of this model to it; it replaces another one of the same fingerprint."""
+        """Route the calls of this model to it; it replaces a model with the same fingerprint."""
         self._models[loaded.call_name("")] = loaded
 
     def run(self, call_name: str, inputs: Inputs) -> Outputs:
-        """Run a graph, as ``Model.run_graph``. Raises EngineError, also if the model is gone."""
+        """Run a graph like ``Model.run_graph``. Raises EngineError, also if the model was removed."""
         model, graph = split_call_name(call_name)
         loaded = self._models.get(f"{model}/")
         if loaded is None:
@@ -96,7 +96,7 @@ class GraphRouter:
 
 
 class ScheduledGraphs:
-    """The graphs of a model for one request or job: each run is a call in the scheduler."""
+    """Graphs of a model for one request or job, run through the scheduler."""
 
     def __init__(
         self, graphs: GraphRunner, scheduler: Scheduler, context: CallContext, call_name: Callable[[str], str]
@@ -137,12 +137,12 @@ class ScheduledGraphs:
 def with_context(
     loaded: LoadedModel, scheduler: Scheduler, decoding: DecodingPool, context: CallContext, cache: TextCache
 ) -> Model:
-    """Return the model with scheduled graphs, decoding processes, and cached text embeddings.
+    """Return the model with scheduled graphs, decoding processes and cached text embeddings.
 
-    Bulk callers do not use the cache, which their many texts would flush.
+    Bulk callers do not use the cache, since their many texts would evict all others.
     """
     return loaded.model.with_overrides(
-        # The bound method keeps the model reachable for the router.
+        # The bound method keeps a reference to the model, so that the router can reach it.
         lambda graphs: ScheduledGraphs(graphs, scheduler, context, loaded.call_name),
         batch_size=BULK_BATCH_SIZE if context.bulk else None,
         decoder=PooledDecoder(decoding, context),
@@ -151,7 +151,7 @@ def with_context(
 
 
 def default_workers(placements: Iterable[Placement], threads: int) -> int:
-    """Return how many inference workers suit a model. ``threads``: within a run; 0: one per core."""
+    """Return the suitable number of inference workers for a model. ``threads``: threads per run; 0: one per core."""
     devices = {placement.device for placement in placements}
     if "cpu" in devices:
         return min(threads or os.cpu_count() or 1, MAX_CPU_WORKERS)
@@ -162,7 +162,7 @@ _log = logging.getLogger("vitascope.service")
 STATE_FILE = "models.json"
 State = Literal["loading", "ready", "failed"]
 Origin = Literal["bundle", "bundles", "added"]
-"""The setting that names the bundle, or that a request added it."""
+"""Where a bundle is from: a setting, or a request that added it."""
 
 
 class AddedModel(StrictModel):
@@ -178,9 +178,10 @@ class RegistryState(StrictModel):
     """Changes to the registry at run time.
 
     Attributes:
-        added: In the order of the requests.
-        default: Fingerprint of the model that was made the default.
-        instead_of: Fingerprint of the settings' default at that time. If the settings name another one, that counts.
+        added: Added bundles, in the order of the requests.
+        default: Fingerprint of the model that a request made the default.
+        instead_of: Fingerprint of the settings' default at that time. If the settings name another model now, that
+            model is the default.
     """
 
     record_version: Literal[1] = 1
@@ -190,7 +191,7 @@ class RegistryState(StrictModel):
 
 
 def read_state(data_dir: Path) -> RegistryState:
-    """Return the state in the data folder, or an empty one. Raises StorageError."""
+    """Read the state in the data folder; an empty state if there is none. Raises StorageError."""
     path = data_dir / STATE_FILE
     try:
         return RegistryState.model_validate_json(path.read_bytes())
@@ -206,7 +207,7 @@ def read_state(data_dir: Path) -> RegistryState:
 
 
 def write_state(data_dir: Path, state: RegistryState) -> None:
-    """Write the state durably. Raises StorageError, with the earlier state in place."""
+    """Write the state durably. Raises StorageError; the earlier state then stays."""
     path = data_dir / STATE_FILE
     try:
         with atomic_path(path) as temporary:
@@ -221,10 +222,11 @@ class ModelEntry:
 
     Attributes:
         shown_folder: The folder as responses show it.
-        fingerprint, name, version: May be None for a bundle that could not be opened.
-        bundle, card: None if it could not be opened; the card is Markdown.
-        loaded: None after a failure.
-        error: Why it failed; begins with the code of the error.
+        fingerprint, name, version: None if the bundle could not be opened and they are unknown.
+        bundle: None if the bundle could not be opened.
+        card: Model card in Markdown; None if the bundle could not be opened.
+        loaded: The loaded model; None after a failure.
+        error: Why the model failed, beginning with the code of the error.
     """
 
     folder: Path
@@ -251,9 +253,9 @@ class ModelEntry:
 
 
 def open_entry(folder: Path, origin: Origin, settings: Settings) -> ModelEntry:
-    """Open and verify the bundle in ``folder``, including its signature where one is required; loads no graph.
+    """Open and verify the bundle in ``folder``, including its signature if one is required. Loads no graph.
 
-    Raises BundleError and its kinds.
+    Raises BundleError and its subclasses.
     """
     bundle = Bundle.open(folder, _trusted_keys(settings))
     manifest = bundle.manifest
@@ -285,7 +287,7 @@ def open_entry(folder: Path, origin: Origin, settings: Settings) -> ModelEntry:
 
 
 def _trusted_keys(settings: Settings) -> tuple[PublicKey, ...] | None:
-    """Read the keys for each bundle, so that changed files count for the next one. Raises BundleUntrusted."""
+    """Read the trusted keys, anew for each bundle, so that changes of the files take effect. Raises BundleUntrusted."""
     try:
         return settings.read_trusted_keys()
     except InvalidInput as error:
@@ -296,10 +298,10 @@ def _trusted_keys(settings: Settings) -> tuple[PublicKey, ...] | None:
 
 
 def initial_entries(settings: Settings, state: RegistryState) -> tuple[ModelEntry, ...]:
-    """Open the bundles of the settings and those that were added, in this order; one is the default. Loads no graph.
+    """Open the bundles of the settings, then the added ones; one of them is the default. Loads no graph.
 
-    Bundles that cannot be opened are included, with the reason. Raises the error of the first one if none can be,
-    and InvalidInput for trusted keys that cannot be read.
+    Bundles that cannot be opened are included with the reason. If none can be opened, raises the error of the first.
+    Raises InvalidInput if the trusted keys cannot be read.
     """
     settings.read_trusted_keys()
     entries: list[ModelEntry] = []
@@ -334,7 +336,7 @@ def initial_entries(settings: Settings, state: RegistryState) -> tuple[ModelEntr
 
 
 def _default_entry(entries: list[ModelEntry], state: RegistryState) -> ModelEntry:
-    """Return the chosen default, unless the settings name another model than when it was chosen."""
+    """Return the chosen default, unless the settings have changed their default since it was chosen."""
     of_settings = entries[0]
     known = {of_settings.fingerprint, state.instead_of} - {None}
     if state.default is None or len(known) == 2:
@@ -369,7 +371,7 @@ def shown_folder(folder: Path, settings: Settings) -> str:
 
 
 def failure_reason(error: Exception, folder: Path, settings: Settings) -> str:
-    """Return why a model failed, as responses show it: of a fault of the machine only the code."""
+    """Return why a model failed, for responses; for faults of the machine, only the code."""
     if isinstance(error, BundleError):
         return f"{error.code}: {str(error).replace(str(folder), shown_folder(folder, settings))}"
     code = error.code if isinstance(error, VitascopeError) else "internal_error"

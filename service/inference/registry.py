@@ -1,4 +1,4 @@
-"""Registry of models: which are loaded, and which is the default."""
+"""Registry of models: their states, and the default model."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ from vitascope.sandbox.pool import DecodingPool
 _log = logging.getLogger("vitascope.service")
 
 RETRY_SECONDS = 3.0
-"""Until a model whose remote engine did not answer is loaded again."""
+"""Seconds until loading is tried again for a model whose remote engine did not respond."""
 FREEING_SECONDS = 0.2
-"""From the last reference to a removed model to the end of its engines."""
+"""Seconds between the last reference to a removed model and the end of its engines."""
 
 OnReady = Callable[[str], None]
 """Receives the fingerprint of a model that has become ready."""
 
 
 class ModelRegistry:
-    """The models of a service. Safe to use from many threads.
+    """The models of a service. Thread-safe.
 
-    The entries are replaced as a whole, so that a reader sees one consistent state.
+    The tuple of entries is replaced as a whole, so that readers always see a consistent state.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ModelRegistry:
         caches: Caches,
         settings: Settings,
     ) -> None:
-        """``entries`` and ``state``: at the start. ``scheduler`` runs calls by ``router``."""
+        """``entries`` and ``state``: initial values. ``scheduler`` runs calls through ``router``."""
         self._entries = entries
         self._state = state
         self._router = router
@@ -73,29 +73,29 @@ class ModelRegistry:
         self._lock = threading.RLock()
         self._stopping = False
         self._signals: SimpleQueue[str | None] = SimpleQueue()
-        """Wakes the loader thread; a label: that of a removed model that was just freed."""
+        """Wakes the loader thread. A text is the label of a removed model that was just freed."""
         self._unreached: list[LoadedModel] = []
-        """Models whose remote engine did not answer. Used by the loader thread only."""
+        """Models whose remote engine did not respond. Used by the loader thread only."""
         self._last_warning = ""
-        """So that a long wait for an engine is not logged every few seconds."""
+        """Models whose wait for an engine has been logged, so that it is not logged every few seconds."""
         self._on_ready: OnReady = lambda fingerprint: None
         self._thread = threading.Thread(target=self._run_loader, name="models", daemon=True)
 
     def start(self, on_ready: OnReady) -> None:
-        """Load the models in a thread, the default first, and run each graph once; then those that are added."""
+        """Load the models in a thread, the default first, and run each graph once; later, load added models."""
         self._on_ready = on_ready
         with self._lock:
             if not self._stopping:
                 self._thread.start()
 
     def request_shutdown(self) -> None:
-        """Load no further model."""
+        """Do not start to load further models."""
         with self._lock:
             self._stopping = True
         self._signals.put(None)
 
     def stop(self, timeout: float) -> None:
-        """Load no further model, and wait up to ``timeout`` seconds for the one that is being loaded."""
+        """Do not load further models, and wait up to ``timeout`` seconds for the one that is being loaded."""
         self.request_shutdown()
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -117,12 +117,13 @@ class ModelRegistry:
     def get(self, reference: str | None) -> LoadedModel:
         """Return the ready model with this fingerprint, name, or name@version; None: the default.
 
-        Of several, the default, else the one added last. Raises ModelNotFound, and NotReady if none of them is ready.
+        Of several matches, the default takes precedence, else the model added last. Raises ModelNotFound, and NotReady
+        if no match is ready.
         """
         return _loaded(self._find(reference, ("ready",)))
 
     def get_open(self, reference: str | None) -> LoadedModel:
-        """Return a model as ``get``, also while it is loading: its manifest can be used."""
+        """Like ``get``, but also return a model that is still loading: its manifest can be used."""
         model_entry = self._find(reference, ("ready", "loading"))
         return model_entry.loaded or _loaded(model_entry)
 
@@ -142,7 +143,7 @@ class ModelRegistry:
         return any(entry.fingerprint == fingerprint and entry.loaded is not None for entry in self._entries)
 
     def default_rerank(self, collection: Collection) -> int:
-        """Return the number of clips that a search by a text reranks by default; 0 if no bundle states it.
+        """Return the number of clips that a search by a text reranks by default; 0 if the bundle does not define it.
 
         Raises StorageError.
         """
@@ -155,7 +156,7 @@ class ModelRegistry:
         return self._find(reference, ("ready",)).state == "loading"
 
     def failed_count(self) -> int:
-        """Return how many models failed."""
+        """Return the number of models that could not be loaded."""
         return sum(entry.state == "failed" for entry in self._entries)
 
     def with_context(self, loaded: LoadedModel, context: CallContext) -> Model:
@@ -165,10 +166,10 @@ class ModelRegistry:
     # Changes
 
     def add(self, folder: Path) -> ModelEntry:
-        """Verify the bundle in ``folder`` (a real path) and have it loaded in the background.
+        """Verify the bundle in ``folder`` (a real path) and load it in the background.
 
-        A model that is there already, from this folder, is returned; one that failed is loaded again. It is stored for
-        the next start once it is ready. Raises BundleError and its kinds, and Conflict.
+        If the same model was already added from this folder, its entry is returned; a failed model is loaded again. The
+        model is stored for the next start once it is ready. Raises BundleError and its subclasses, and Conflict.
         """
         opened = open_entry(folder, "added", self._settings)
         with self._lock:
@@ -192,7 +193,7 @@ class ModelRegistry:
         return opened
 
     def make_default(self, fingerprint: str) -> ModelEntry:
-        """Make a model the default, also after a restart.
+        """Make a model the default; the choice survives restarts.
 
         Raises ModelNotFound, Conflict if it is not ready, and StorageError.
         """
@@ -215,7 +216,7 @@ class ModelRegistry:
         return chosen
 
     def remove(self, fingerprint: str) -> None:
-        """Remove a model; requests and jobs that use it are finished with it.
+        """Remove a model. Requests and jobs that use it are finished first.
 
         Raises ModelNotFound, Conflict for the default, and StorageError.
         """
@@ -230,11 +231,11 @@ class ModelRegistry:
         self._caches.invalidate(fingerprint)
         _log.info("model %s: removed, fingerprint %s", removed.label, fingerprint)
         if removed.loaded is not None:
-            # A simple queue, since the last user may be in any thread, with any lock.
+            # A SimpleQueue, as the finalizer may run in any thread, with any lock held.
             weakref.finalize(removed.loaded, self._signals.put, removed.label).atexit = False
 
     def _find(self, reference: str | None, states: tuple[str, ...]) -> ModelEntry:
-        """Return the entry that matches, preferably in one of ``states``."""
+        """Return the matching entry, preferably one in one of ``states``."""
         if reference is None:
             return next(entry for entry in self._entries if entry.is_default)
         matches = [entry for entry in self._entries if entry.matches(reference)]
@@ -245,7 +246,7 @@ class ModelRegistry:
         return next((entry for entry in usable if entry.is_default), usable[-1])
 
     def _replace(self, old: ModelEntry | None, new: ModelEntry) -> None:
-        """Put ``new`` in the place of ``old``, else at the end."""
+        """Replace ``old`` by ``new``, or append ``new`` if ``old`` is None."""
         if old is None:
             self._entries = (*self._entries, new)
         else:
@@ -272,7 +273,7 @@ class ModelRegistry:
                 _log.info("model %s: not used any more, memory freed", freed)
 
     def _load_next(self) -> bool:
-        """Load one model if there is one to load; this thread keeps no reference to it."""
+        """Load one model if one is waiting; return whether one was. Keeps no reference to the model."""
         loading = (entry for entry in self.entries() if entry.state == "loading")
         entry = next((entry for entry in loading if entry.loaded not in self._unreached), None)
         if entry is not None:
@@ -322,7 +323,7 @@ class ModelRegistry:
                 self._replace(current, replace(current, state="failed", loaded=None, error=reason))
 
     def _current(self, entry: ModelEntry) -> ModelEntry | None:
-        """Return the present entry of a model: another one may have become the default meanwhile."""
+        """Return the current entry of a model, which may have changed meanwhile (another default)."""
         return next((other for other in self._entries if other.loaded is entry.loaded), None)
 
     def _store(self, entry: ModelEntry) -> None:
@@ -339,7 +340,7 @@ class ModelRegistry:
 
 
 def _log_placements(label: str, placements: Mapping[str, Placement]) -> None:
-    """Log where the graphs of a model run, one line per placement; a warning for a fallback."""
+    """Log on which device the graphs of a model run, one line per placement; a warning for a fallback."""
     for placement in dict.fromkeys(placements.values()):
         graphs = ", ".join(graph for graph, other in placements.items() if other == placement)
         device = placement.device if placement.gpu_name is None else f"{placement.device} ({placement.gpu_name})"
@@ -368,8 +369,7 @@ def _loaded(entry: ModelEntry) -> LoadedModel:
 def trim_heap() -> None:
     """Return free memory to the system.
 
-    Of the 250 MB of the default bundle, glibc keeps 200 after the model was freed. Other C libraries have no such
-    function.
+    glibc keeps 200 of the 250 MB of the default bundle after the model was freed. Other C libraries lack this function.
     """
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""Context of a request: its deadline and cancellation, and the models and threads that it uses."""
+"""Context of a request: its deadline, its cancellation, and the models and threads that it uses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RequestContext:
         return self.service.models.with_context(loaded, self.call_context)
 
     def collection(self, name: str) -> tuple[Collection, Model]:
-        """Return a collection and its model. Raises as ``AppState.collection`` with ``for_model``."""
+        """Return a collection and its model. Raises the errors of ``AppState.collection`` with ``for_model``."""
         collection = self.service.collection(name)
         return collection, self.model(self.service.models.for_collection(collection))
 
@@ -56,43 +56,43 @@ class RequestContext:
         return replace(self, call_context=replace(call_context, deadline=deadline))
 
     def bulk(self) -> RequestContext:
-        """Return a context whose calls and decoding interactive ones precede."""
+        """Return a context with low priority: interactive calls and decoding tasks precede its own."""
         return replace(self, call_context=replace(self.call_context, bulk=True))
 
     @property
     def decoder(self) -> Decoder:
-        """Decoder for media that no model needs."""
+        """Decoder for media that are not decoded for a model."""
         return PooledDecoder(self.service.decoding, self.call_context)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``function``, which waits for the model or decodes media, in a thread, unless cancelled before.
+        """Run a function that waits for the model or decodes media in a thread, unless the request is cancelled first.
 
-        Raises Overloaded, DeadlineExceeded, RequestAbandoned and what ``function`` raises.
+        Raises Overloaded, DeadlineExceeded, RequestAbandoned and the errors of ``function``.
         """
         return await self.service.inference_pool.run(self._unless_cancelled, partial(function, *args, **kwargs))
 
     async def run_long(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``function``, which embeds many clips, in a thread of those for long requests. Raises as ``run``."""
+        """Run a function that embeds many clips in the pool for long requests. Raises the errors of ``run``."""
         return await self.service.long_pool.run(self._unless_cancelled, partial(function, *args, **kwargs))
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``function``, which reads the catalogue or files, in a thread. Raises as ``run``."""
+        """Run a function that reads the catalogue or files in a thread. Raises the errors of ``run``."""
         return await self.service.io_pool.run(self._unless_cancelled, partial(function, *args, **kwargs))
 
     async def write(self, function: Callable[[], T]) -> T:
-        """Run ``function``, which writes to the catalogue, in a thread. Raises as ``run``."""
+        """Run a function that writes to the catalogue in a thread. Raises the errors of ``run``."""
         return await self.service.write_pool.run(self._unless_cancelled, function)
 
     async def search(self, collection: Collection, function: Callable[[], T]) -> T:
-        """Run ``function``, which compares embeddings, in a thread of those for searches. Raises as ``run``."""
+        """Run a function that compares embeddings in the pool for searches. Raises the errors of ``run``."""
         pool = self.service.search_pool if collection.vector_backend == FAISS else self.service.io_pool
         return await pool.run(self._unless_cancelled, function)
 
     async def upload(self, function: Callable[[], T], seconds: float | None = None) -> T:
-        """Run ``function``, which indexes an upload, in a thread, for a request that holds a slot of the upload pool.
+        """Run a function that indexes an upload in a thread, for a request that holds a slot of the upload pool.
 
-        Raises DeadlineExceeded if no thread becomes free before the deadline, or within ``seconds``, RequestAbandoned
-        and what ``function`` raises.
+        Raises DeadlineExceeded if no thread becomes free before the deadline or within ``seconds``, RequestAbandoned,
+        and the errors of ``function``.
         """
         deadline = (self if seconds is None else self.within(seconds)).call_context.deadline
         left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
@@ -102,7 +102,7 @@ class RequestContext:
             raise DeadlineExceeded("deadline: it passed while the upload waited for other uploads") from None
 
     def submit(self, loaded: LoadedModel, graph: str, inputs: Mapping[str, Array]) -> asyncio.Future[Outputs]:
-        """Queue a run of a graph; await the result within ``deadline``. Needs no thread that waits.
+        """Queue a run of a graph without blocking a thread; await the result inside ``deadline``.
 
         Raises Overloaded; the future raises EngineError, DeadlineExceeded and RequestAbandoned.
         """
@@ -111,7 +111,7 @@ class RequestContext:
 
     @asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:
-        """Cancel what is awaited in the block at the deadline. Raises DeadlineExceeded."""
+        """Cancel the block at the deadline. Raises DeadlineExceeded."""
         deadline = self.call_context.deadline
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
@@ -135,12 +135,12 @@ async def request_context(
     Args:
         request: The request.
         service: The service.
-        bulk: Whether interactive calls precede all its calls.
-        is_long: Whether it embeds many clips, so that it says nothing about how soon short requests finish.
+        bulk: Whether its calls have low priority.
+        is_long: Whether it embeds many clips, so that it is not counted in the rate at which short requests finish.
 
     Raises:
         BadRequest: The timeout header is invalid.
-        Overloaded: A request that is neither would wait too long.
+        Overloaded: The request, neither bulk nor long, would wait too long.
     """
     call_context = CallContext(bulk, time.monotonic() + _timeout(request, service), trace=get_current())
     with nullcontext() if bulk or is_long else service.queue_limiter.enter():
@@ -160,7 +160,7 @@ async def _watch(request: Request, call_context: CallContext) -> None:
 
 
 def _timeout(request: Request, service: AppState) -> float:
-    """Return the seconds that a request may take: the shorter of its header and the setting."""
+    """Return the timeout of a request in seconds: the smaller value of its header and the setting."""
     limit = service.settings.request_timeout
     header = request.headers.get(TIMEOUT_HEADER)
     if header is None:

@@ -33,8 +33,8 @@ class CallContext:
     """Priority and cancellation of the calls of one request or job.
 
     Attributes:
-        bulk: Calls of uploads, jobs and whole videos, which interactive calls precede.
-        deadline: Seconds of ``time.monotonic`` after which no result is needed; None: no deadline.
+        bulk: Low priority, for uploads, jobs and whole videos: interactive calls precede these calls.
+        deadline: Value of ``time.monotonic`` after which no result is needed; None: no deadline.
         cancelled: Set when no result is needed any more.
         trace: OpenTelemetry context of the spans of the calls.
     """
@@ -45,7 +45,7 @@ class CallContext:
     trace: Context | None = None
 
     def cancellation_error(self, now: float) -> DeadlineExceeded | RequestAbandoned | None:
-        """Return the error that cancels the calls, or None. ``now``: ``time.monotonic``."""
+        """Return the error if the calls are cancelled or expired, else None. ``now``: value of ``time.monotonic``."""
         if self.cancelled.is_set():
             return RequestAbandoned("the client disconnected")
         if self.deadline is not None and now >= self.deadline:
@@ -64,11 +64,11 @@ class Call:
     """A run of a graph on the rows of one caller.
 
     Attributes:
-        inputs: Arrays by name, all with the same first axis, the rows.
+        inputs: Arrays by name; their first axis is the rows.
         future: Receives the outputs of these rows.
-        length: Text tokens, or windows of a video, of a row, padding included; 1 for a graph without either.
-        is_batchable: Whether the rows may share a run with those of other calls; candidate answers fill a run.
-        exact_shapes: Shapes of a row, if it cannot be padded: captions are continued together if they are equally long.
+        length: Length of a row including padding, in text tokens or windows; 1 for a graph with neither.
+        is_batchable: Whether the rows may share a run with rows of other calls; candidate answers run alone.
+        exact_shapes: Shapes of a row if rows cannot be padded: only captions of equal length share a run.
     """
 
     graph: str
@@ -97,8 +97,8 @@ class Call:
 
 
 RUN_TOKENS = 16
-"""Fixed cost of a run in tokens: a graph reads all its weights for one row as for many. Measured with the text graph of
-the default bundle on a CPU; it only decides which calls are batched.
+"""Fixed cost of a run, in tokens: a graph reads all its weights for any number of rows. Measured with the text graph of
+the default bundle on a CPU; it only affects which calls are batched.
 """
 
 
@@ -107,8 +107,8 @@ class BatchLimits:
     """Limits of one run of a graph. A single call that is larger runs alone.
 
     Attributes:
-        rows: Texts or clips.
-        tokens: Text tokens with padding: rows times the longest.
+        rows: Maximum number of texts or clips.
+        tokens: Maximum number of text tokens with padding: rows times the longest row.
         bulk_wait: Seconds without a bulk run after which a bulk call precedes interactive ones.
     """
 
@@ -122,16 +122,18 @@ def select_batch(
 ) -> list[Call]:
     """Select the calls to run next, at least one.
 
-    The oldest interactive call is first. A bulk call is first if there is no interactive one, or if it has waited
-    ``bulk_wait`` seconds and the last bulk run ended as long ago: an interactive call waits for at most one of them.
-    Interactive calls of the same graph join an interactive one, those of the most similar length first, as long as that
-    lowers the cost of a token: padding is computed, too, and a run of its own costs ``RUN_TOKENS``. Bulk calls run
-    alone, so that each ends soon.
+    The oldest interactive call is selected first. A bulk call is selected if there is no interactive call, or if it has
+    waited ``bulk_wait`` seconds and the last bulk run ended at least as long ago: an interactive call waits for at most
+    one bulk run. Interactive calls of the same graph are added to an interactive call, in order of similarity of their
+    length, as long as the cost per token decreases: padding is computed, too, and a separate run costs ``RUN_TOKENS``.
+    Bulk calls run alone, so that each run is short.
 
     Args:
         queue: Waiting calls in order of arrival, not empty.
-        idle_workers: Workers to leave a share of the rows to.
-        bulk_ended: When the last bulk run ended, as ``now``.
+        limits: Limits of the run.
+        now: Value of ``time.monotonic``.
+        idle_workers: Number of idle workers, between which the waiting rows are divided.
+        bulk_ended: Value of ``time.monotonic`` when the last bulk run ended.
     """
     bulk = next((call for call in queue if call.context.bulk), None)
     interactive = next((call for call in queue if not call.context.bulk), None)
@@ -164,16 +166,16 @@ def select_batch(
 
 
 def merge(calls: Sequence[Call]) -> dict[str, Array]:
-    """Return the inputs of all calls as those of one run: rows concatenated, texts padded to the longest."""
+    """Merge the inputs of calls into the inputs of one run: concatenate rows, pad texts to the longest."""
     if len(calls) == 1:
         return dict(calls[0].inputs)
     return {name: _concatenate([call.inputs[name] for call in calls]) for name in calls[0].inputs}
 
 
 def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
-    """Return the outputs of each call out of those of a merged run."""
+    """Split the outputs of a merged run into the outputs of each call."""
     ends = np.cumsum([call.rows for call in calls]).tolist()
-    # Copies: a view would keep the whole batch in memory for as long as its smallest part lives.
+    # Copies, because a view would keep the whole batch in memory.
     return [
         {name: array[end - call.rows : end].copy() for name, array in outputs.items()}
         for call, end in zip(calls, ends, strict=True)
@@ -181,7 +183,7 @@ def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
 
 
 def _concatenate(arrays: Sequence[Array]) -> Array:
-    """Concatenate rows; tokens (B, L) and windows (B, T, ...) are padded with 0, which the mask excludes."""
+    """Concatenate rows; tokens (B, L) and windows (B, T, ...) are padded with 0; the mask excludes the padding."""
     if len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
     length = max(array.shape[1] for array in arrays)
@@ -195,7 +197,7 @@ def _concatenate(arrays: Sequence[Array]) -> Array:
 
 _log = logging.getLogger("vitascope.service")
 NICENESS = 3
-"""Niceness of the workers, so that the threads that read requests and write responses run first."""
+"""Niceness of the workers, so that threads that read requests and write responses take precedence."""
 Run = Callable[[str, Inputs], Outputs]
 """Runs a graph on rows; raises EngineError."""
 
@@ -204,20 +206,20 @@ class SchedulerObserver(Protocol):
     """Receives the events of a scheduler, in its threads."""
 
     def ran(self, calls: Sequence[Call], started_at: float, ended_at: float) -> None:
-        """A graph ran once for these calls. Seconds of ``time.monotonic``."""
+        """A graph ran once for these calls. Times are values of ``time.monotonic``."""
 
     def dropped(self, call: Call, reason: str) -> None:
-        """A call was refused, or cancelled before it ran."""
+        """A call was rejected, or cancelled before it ran."""
 
     def failed(self, call: Call) -> None:
-        """A call failed in the graph."""
+        """The graph failed for a call."""
 
 
 class Scheduler:
-    """Runs calls of graphs in batches, as many at a time as there are workers.
+    """Runs graph calls in batches; each worker runs one batch at a time.
 
-    On a CPU, one worker a core does more than one worker with all cores, which wait for each other within a run. A GPU
-    needs one worker and large batches. No run waits for a batch to fill: the next one gathers while others run.
+    On a CPU, one worker per core is faster than one worker with all cores, which wait for each other within a run. A
+    GPU needs one worker and large batches. Workers do not wait for a batch to fill: calls accumulate while others run.
     """
 
     def __init__(
@@ -230,11 +232,16 @@ class Scheduler:
         max_queue: int = 256,
         max_queue_bytes: int = 2**30,
     ) -> None:
-        """Start the workers. Where there are several, the first never runs bulk calls.
+        """Start the workers. If there are several, the first never runs bulk calls.
 
         Args:
-            max_queue: Interactive requests whose calls may wait; bulk callers wait for a result before the next call.
-            max_queue_bytes: Inputs of interactive calls that may wait.
+            run: Runs a graph on rows.
+            observer: Receives the events of the scheduler.
+            limits: Limits of one run; None: the defaults.
+            workers: Number of workers.
+            max_queue: Maximum number of interactive requests with waiting calls. Bulk callers are not limited, as they
+                wait for a result before their next call.
+            max_queue_bytes: Maximum bytes of the inputs of waiting interactive calls.
         """
         self._run = run
         self._observer = observer
@@ -248,7 +255,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._closed = False
         self.restarts = 0
-        """Workers that died and were replaced."""
+        """Number of workers that died and were replaced."""
         self._active = 0
         self._bulk_ended = -math.inf
         """Time at which the last bulk run ended."""
@@ -257,7 +264,7 @@ class Scheduler:
 
     @property
     def is_alive(self) -> bool:
-        """Return whether every worker runs."""
+        """Return whether every worker thread is alive."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
@@ -266,7 +273,7 @@ class Scheduler:
         return len(self._threads)
 
     def add_workers(self, count: int) -> None:
-        """Have at least ``count`` workers from now on."""
+        """Start workers until there are at least ``count``."""
         with self._changed:
             for worker in range(len(self._threads), 0 if self._closed else count):
                 self._threads.append(threading.Thread())
@@ -296,7 +303,7 @@ class Scheduler:
             self._count(call, 1)
             self._queue.append(call)
             for worker, thread in enumerate(self._threads):
-                if not thread.is_alive():  # a dying worker replaces itself; here if even that failed
+                if not thread.is_alive():  # normally a dying worker replaces itself
                     self._replace(worker)
             if context.bulk:
                 self._changed.notify_all()  # the first to wake up may be the worker that runs no bulk calls
@@ -305,7 +312,7 @@ class Scheduler:
         return call.future
 
     def close(self) -> None:
-        """Run what waits, then end the workers."""
+        """Run the waiting calls, then end the workers."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -321,7 +328,7 @@ class Scheduler:
             raise Overloaded(f"{len(self._contexts)} requests wait for the model; try again in a moment")
 
     def _count(self, call: Call, change: int) -> None:
-        """Count an interactive call in (1) or out of the queue (-1)."""
+        """Count an interactive call that enters (``change`` 1) or leaves (-1) the queue."""
         if call.context.bulk:
             return
         context = id(call.context)
@@ -358,7 +365,7 @@ class Scheduler:
                 self._replace(worker)
 
     def _next_batch(self, worker: int) -> list[Call]:
-        """Wait for the next batch; empty when the scheduler was closed and nothing waits."""
+        """Wait for the next batch; return an empty list when the scheduler is closed and no call waits."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -404,13 +411,13 @@ class Scheduler:
         self._queue = kept
 
     def _run_or_bisect(self, calls: list[Call]) -> None:
-        """Run calls together; if that fails, run each half again, until only the calls at fault fail."""
+        """Run calls together. If the run fails, run each half again, so that in the end only the causing calls fail."""
         started_at = time.monotonic()
         try:
             outputs = self._run(calls[0].graph, merge(calls))
             results = split(calls, outputs) if len(calls) > 1 else [outputs]
         except Exception as error:  # an engine may raise anything
-            # No call is at fault where the engine is away, and each further try would take as long.
+            # If the engine is unavailable, no call is the cause, and each further try would take as long.
             if len(calls) == 1 or isinstance(error, EngineUnavailable):
                 for call in calls:
                     self._observer.failed(call)

@@ -42,7 +42,7 @@ from vitascope.scoring import truncate
 router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=StrictRoute)
 
 FEW_EMBEDDINGS = 32
-"""Up to so many are serialized on the event loop: a thread would cost more."""
+"""Up to this number of embeddings are serialized on the event loop, where a thread would take longer."""
 _DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]*)*;base64,", re.IGNORECASE)
 
 
@@ -169,7 +169,7 @@ async def _respond(
         body = _encode_response(*arguments)
     else:
         body = await service.io_pool.run(_encode_response, *arguments)
-    return Response(body, media_type="application/json")  # not validated again by the framework, number by number
+    return Response(body, media_type="application/json")  # FastAPI would validate it again, number by number
 
 
 def _encode_response(embeddings: Floats, tokens: int, loaded: LoadedModel, encoding: str) -> bytes:

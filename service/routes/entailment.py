@@ -46,7 +46,10 @@ async def classify_entailment(request: Request, service: ReadyAppStateDep) -> En
 def _classify(
     context: RequestContext, open_source: OpenSource, fields: EntailmentRequest | EntailmentForm
 ) -> EntailmentResponse:
-    """Raises as ``stored_file`` and ``embed_clip``, TextError, TaskMissing and EngineError."""
+    """Classify sentences.
+
+    Raises the errors of ``stored_file`` and ``embed_clip``, TextError, TaskMissing and EngineError.
+    """
     model = context.model(context.service.models.get(fields.model))
     with open_source(context) as source:
         clip = embed_clip(context, model, source, ClipRange(fields.start, fields.end, sound=True))

@@ -1,4 +1,4 @@
-"""Grounding: where in the middle frame of a clip is what phrases name."""
+"""Grounding: locate the objects that phrases describe in the middle frame of a clip."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def ground_phrases(request: Request, service: ReadyAppStateDep) -> Groundi
 def _ground(
     context: RequestContext, open_source: OpenSource, fields: GroundingRequest | GroundingForm
 ) -> GroundingResponse:
-    """Raises as ``stored_file`` and ``embed_clip``, TaskMissing, TextError and EngineError."""
+    """Locate phrases. Raises the errors of ``stored_file`` and ``embed_clip``, TaskMissing, TextError, EngineError."""
     model = context.model(context.service.models.get(fields.model))
     _ = model.grounding_grid  # before anything is decoded
     with open_source(context) as source:

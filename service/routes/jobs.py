@@ -141,7 +141,7 @@ async def follow_job(
     now = await service.io_pool.run(lambda: current_job_event(service.collection(name), key[1]))
     if number == now.number and now.job.state in FINAL_JOB_STATES:
         return Response(status_code=204)
-    # A number that was never given out is of a collection that had this name before: begin anew.
+    # A higher number belongs to an earlier collection of this name: start with the current state.
     if number is not None and number > now.number:
         number = None
     is_allowed = partial(service.auth.is_valid, caller)

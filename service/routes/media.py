@@ -32,12 +32,12 @@ from vitascope.sandbox.decoder import Decoder
 router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"], route_class=StrictRoute)
 
 CACHE_CONTROL = "private, no-cache"
-"""Revalidated by ETag: a collection that is dropped and created again uses the same URLs for other videos."""
+"""Clients must revalidate by ETag, as a collection that is created again uses the same URLs for other videos."""
 SANDBOX = "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsafe-inline'; sandbox"
 
 
 class FileRangeResponse(FileResponse):
-    """A file or a part of it; impossible ranges become problems like every other error."""
+    """A file or a part of it; errors about ranges are sent as problem details."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         rejected: list[Message] = []
@@ -65,7 +65,7 @@ class MediaResponse(FileRangeResponse):
     """An open media file or a part of it, or 304; closes the file."""
 
     def __init__(self, file: MediaFile, headers: Mapping[str, str], media_type: str) -> None:
-        # The open file itself: its path may lead elsewhere by now.
+        # Use the open file, as its path may lead to another file by now.
         descriptors = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
         path = f"{descriptors}/{file.fileno()}"
         super().__init__(path, headers=headers, media_type=media_type, stat_result=file.status())
@@ -80,7 +80,7 @@ class MediaResponse(FileRangeResponse):
                 await super().__call__(scope, receive, send)
 
     def _is_known(self, request: Headers) -> bool:
-        """Return whether the client has the file."""
+        """Return whether the client's cached file is current."""
         if "if-none-match" in request:
             return matches_etag(request, self.headers["etag"])
         since = parsedate(request.get("if-modified-since", ""))
@@ -220,7 +220,7 @@ def _open(service: AppState, name: str, video_id: str) -> tuple[Video, MediaFile
 
 
 def _stored_thumbnail(service: AppState, name: str, video: Video, time: float) -> bytes | None:
-    """Return the stored thumbnail of the clip with its middle at ``time``, if it has the requested size."""
+    """Return the stored thumbnail of the clip whose middle is at ``time``, if it has the requested size; else None."""
     if service.settings.thumbnail_size != THUMBNAIL_SIDE:
         return None
     return service.collection(name).thumbnail_at(video.id, time)

@@ -19,9 +19,9 @@ from vitascope.errors import CollectionNotFound, Conflict, StorageError
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)
 
 MANIFEST_FIELDS = ("architecture", "vector_width", "text_length", "precision", "licence")
-"""Fields that responses copy from the manifest, besides lists."""
+"""Fields without lists that responses copy from the manifest."""
 MAX_NAMED = 5
-"""Collections that an error names."""
+"""Maximum number of collections that an error names."""
 
 
 @router.get("", summary="List models", responses=errors())

@@ -178,7 +178,7 @@ async def generate_chapters(request: Request, service: ReadyAppStateDep) -> Chap
 
 
 def _score(context: RequestContext, open_source: OpenSource, fields: ScoreRequest | ScoreForm) -> ScoreResponse:
-    """Raises as ``stored_file`` and ``embed_clip``, TextError, TaskMissing and EngineError."""
+    """Score captions. Raises the errors of ``stored_file`` and ``embed_clip``, TextError, TaskMissing, EngineError."""
     model = context.model(context.service.models.get(fields.model))
     with open_source(context) as source:
         clip = embed_clip(context, model, source, ClipRange(fields.start, fields.end, fields.frames, sound=True))
@@ -186,7 +186,7 @@ def _score(context: RequestContext, open_source: OpenSource, fields: ScoreReques
         scores = scoring.score_captions(
             model, clip.embedding, fields.captions, fields.references, clip.frames, clip.audio_tokens
         )
-    # Embeddings and frames are of the pictures alone.
+    # Embeddings and frames use the pictures only.
     modalities = used_modalities(clip.audio_tokens if "matching" in model.tasks else None)
     serialized = [_serialize_scores(each) for each in scores]
     return ScoreResponse(
@@ -204,7 +204,10 @@ def _serialize_scores(scores: scoring.CaptionScores) -> CaptionScore:
 
 
 def _answer(context: RequestContext, open_source: OpenSource, fields: AnswerRequest | AnswerForm) -> AnswerResponse:
-    """Raises as ``stored_file`` and ``embed_clip``, InvalidInput, TextError, TaskMissing and EngineError."""
+    """Answer a question.
+
+    Raises the errors of ``stored_file`` and ``embed_clip``, InvalidInput, TextError, TaskMissing and EngineError.
+    """
     model = context.model(context.service.models.get(fields.model))
     with open_source(context) as source:
         clip = embed_clip(context, model, source, ClipRange(fields.start, fields.end, sound=True))
@@ -234,7 +237,7 @@ def _answer(context: RequestContext, open_source: OpenSource, fields: AnswerRequ
 def _find_moments(
     context: RequestContext, open_source: OpenSource, fields: MomentRequest | MomentForm
 ) -> MomentResponse:
-    """Raises as ``stored_file`` and ``embed_source_windows``, TextError and EngineError."""
+    """Find moments. Raises the errors of ``stored_file`` and ``embed_source_windows``, TextError and EngineError."""
     loaded, bulk = context.service.models.get(fields.model), context.bulk()
     model = context.model(loaded)
     max_windows = context.service.settings.max_moment_windows // len(fields.texts)
@@ -262,7 +265,10 @@ def _find_moments(
 def _generate_captions(
     context: RequestContext, open_source: OpenSource, fields: CaptionRequest | CaptionForm
 ) -> CaptionResponse:
-    """Raises as ``stored_file``, ``embed_clips`` and ``segment_file``, TaskMissing, InvalidInput and EngineError."""
+    """Generate captions.
+
+    Raises the errors of ``stored_file``, ``embed_clips`` and ``segment_file``, TaskMissing, InvalidInput, EngineError.
+    """
     loaded, bulk = context.service.models.get(fields.model), context.bulk()
     model = context.model(loaded)
     check_max("max_tokens", fields.max_tokens or 1, model.caption_decoder.max_tokens)
@@ -291,7 +297,7 @@ def _generate_captions(
 def _generate_chapters(
     context: RequestContext, open_source: OpenSource, fields: ChapterRequest | ChapterForm
 ) -> ChapterResponse:
-    """Raises as ``_generate_captions``, and InvalidInput for a picture."""
+    """Divide a video into chapters. Raises the errors of ``_generate_captions``, and InvalidInput for a picture."""
     loaded, bulk = context.service.models.get(fields.model), context.bulk()
     model, embedder = context.model(loaded), bulk.model(loaded)
     _ = model.caption_decoder  # before anything is decoded
@@ -324,7 +330,7 @@ def _generate_chapters(
 def _caption_clips(
     context: RequestContext, model: Model, clips: Sequence[EmbeddedClip], options: CaptionOptions
 ) -> list[list[Caption]]:
-    """Return captions of each clip. Raises as ``Model.generate_captions``."""
+    """Return captions of each clip. Raises the errors of ``Model.generate_captions``."""
     sounds = [clip.audio_tokens for clip in clips]
     silence = next((np.zeros_like(tokens) for tokens in sounds if tokens is not None), None)
     audio_tokens = (
@@ -358,7 +364,7 @@ def _clip_spans(
         assert not isinstance(fields.segmentation, str)
         segmentation = parse_segmentation(fields.segmentation)
         spans = segment_file(source.file, duration, segmentation, limits, context.decoder, policy=None).spans
-    # Nothing is left of a picture, whose only clip has no length.
+    # The only clip of a picture has no length, so the condition excludes it.
     clips = [(max(a, start), min(b, end)) for a, b in spans if a < end and b > start] or [part]
     if len(clips) > (most := getattr(settings, limit)):
         raise InvalidInput(

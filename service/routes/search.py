@@ -65,7 +65,7 @@ BodyParts = Sequence[schemas.TextQuery | schemas.ClipQuery | schemas.FileQuery]
 
 @dataclass(frozen=True)
 class ParsedSearch:
-    """A valid search: its parts and options, and the cursor of every page but the first."""
+    """A valid search: its parts and options, and the cursor unless it is the first page."""
 
     text: str | None
     parts: BodyParts
@@ -75,7 +75,7 @@ class ParsedSearch:
 
     @property
     def file(self) -> schemas.FileQuery | None:
-        """The part that is an uploaded file."""
+        """The part of the query with an uploaded file, or None."""
         return next((part for part in self.parts if isinstance(part, schemas.FileQuery)), None)
 
 
@@ -144,8 +144,8 @@ async def _run_search(
 ) -> Response:
     """Search with the model of the collection and return a ``SearchResponse``.
 
-    Raises as ``search_collection``, ``ModelRegistry.for_collection`` and ``RequestContext``, media errors and
-    RequestValidationError.
+    Raises the errors of ``search_collection``, ``ModelRegistry.for_collection`` and ``RequestContext``, media errors
+    and RequestValidationError.
     """
     file_embedding = None if parsed.cursor is None else parsed.cursor.embedding
     if parsed.file is not None and upload is None and file_embedding is None:
@@ -154,7 +154,7 @@ async def _run_search(
     if collection is None:
         collection = await context.read(service.collection, collection_name)
     page = None
-    while page is None:  # repeated if the collection is replaced meanwhile by one of another model
+    while page is None:  # repeated if a collection of another model replaces the collection meanwhile
         loaded = service.models.for_collection(collection)
         if parsed.file is not None and upload is not None:
             clip_range = ClipRange(parsed.file.start, parsed.file.end)
@@ -171,11 +171,11 @@ async def _run_search(
         search_page = partial(
             _search_page, service, context, collection_name, loaded, parsed, parts, file_embedding, rerank
         )
-        # Reranking and refining wait for the model, which needs more threads than what computes.
+        # Reranking and refining wait for the model, so they use the larger pool.
         uses_model = rerank or parsed.options.refine
         run = context.run(search_page) if uses_model else context.search(collection, search_page)
         collection, page = await run
-    return Response(page, media_type="application/json")  # not serialized again by the framework
+    return Response(page, media_type="application/json")  # FastAPI would serialize it again
 
 
 async def _embed_parts(
@@ -209,7 +209,7 @@ def _search_page(
     file_embedding: Float32 | None,
     rerank: int,
 ) -> tuple[Collection, bytes | None]:
-    """Return the collection and the page as JSON; None if the embeddings are not of the collection's model."""
+    """Return the collection and the page as JSON; the page is None if the collection has another model by now."""
     collection = service.collection(collection_name)
     if collection.fingerprint != loaded.fingerprint:
         return collection, None
@@ -296,7 +296,7 @@ def _check_rerank(service: AppState, body: RerankRequest) -> None:
 
 
 def _rerank(service: AppState, context: RequestContext, body: RerankRequest) -> tuple[str, list[RerankResult]]:
-    """Return the model's name and the results, best first, without documents that were deleted meanwhile.
+    """Return the name of the model and the results, best first; documents deleted meanwhile are left out.
 
     Raises CollectionNotFound, VideoNotFound, NotFound, FingerprintMismatch (also if the request names another model
     than the collection's), NotReady, TaskMissing, EngineError, StorageError.

@@ -1,4 +1,4 @@
-"""Requests about a file: a stored video, as JSON, or an upload, as a form."""
+"""Requests about a media file: a stored video (JSON body) or an upload (form)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OpenSource = Callable[[RequestContext], AbstractContextManager[SourceFile]]
 """Opens the file that a request is about; runs in a thread."""
 SOURCE_ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
 LISTS = ("captions", "references", "candidates", "texts", "phrases", "hypotheses")
-"""Fields of a form that are repeated for each value."""
+"""Fields of forms that may be repeated, once per value."""
 
 
 async def compute_for_source(
@@ -38,7 +38,17 @@ async def compute_for_source(
 ) -> Result:
     """Check the fields of a request, run ``compute`` with them in a thread, and return its result.
 
-    ``is_long``: whether the request embeds many clips.
+    Args:
+        request: The request.
+        service: The service.
+        json_schema: Schema of a JSON body, which names a stored video.
+        form_schema: Schema of the fields of a form with a file.
+        check: Raises an error for invalid fields; called before a file is read.
+        compute: Computes the result.
+        is_long: Returns whether the request embeds many clips.
+
+    Raises:
+        The errors of ``check`` and ``compute``, and errors of parsing and limits.
     """
     async with (
         _parse_source_request(request, service, json_schema, form_schema, check) as (fields, open_source),
@@ -56,7 +66,7 @@ async def _parse_source_request(
     form_schema: type[Form],
     check: Callable[[Body | Form], None],
 ) -> AsyncIterator[tuple[Body | Form, OpenSource]]:
-    """Return the fields of a request, and a function that opens the file it is about."""
+    """Yield the fields of a request, and a function that opens its media file."""
     if is_json_or_form(request, "a stored video", "a file"):
         body = parse_body(json_schema, await request.json())
         assert isinstance(body, StoredClip)

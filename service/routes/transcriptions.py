@@ -76,7 +76,10 @@ def _speech_recognizer(service: AppState) -> Recognizer:
 def _transcribe(
     context: RequestContext, recognizer: Recognizer, upload: Upload, fields: TranscriptionForm
 ) -> Transcript:
-    """Raises ModelNotFound, InvalidInput for a language, media errors, and as ``Recognizer.run``."""
+    """Transcribe a file.
+
+    Raises ModelNotFound, InvalidInput for the language, media errors, and the errors of ``Recognizer.run``.
+    """
     name = recognizer.wait_until_ready(context.call_context)
     if fields.model is not None and fields.model not in (name, name.partition("/")[2], recognizer.model):
         raise ModelNotFound(f"model: {fields.model!r}; {name!r} was expected, the speech model of this service")
@@ -86,7 +89,9 @@ def _transcribe(
         if info.audio is None:
             raise MediaUnsupported(f"{upload.name}: no audio track; a file with sound was expected")
         task = Transcribe(info.duration, language=fields.language, limits=limits, time_factor=recognizer.time_factor)
-        interactive = replace(context.call_context, bulk=False)  # goes between the parts of what jobs transcribe
+        interactive = replace(
+            context.call_context, bulk=False
+        )  # takes turns with the parts of files that jobs transcribe
         return Transcript(name, info.duration, recognizer.transcribe(task, file, interactive))
 
 

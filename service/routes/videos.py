@@ -1,4 +1,4 @@
-"""Videos of a collection: upload, list, get, edit, delete. An upload is a job, which its request runs."""
+"""Videos of a collection: upload, list, get, edit, delete. An upload creates a job and runs it in the request."""
 
 from __future__ import annotations
 
@@ -161,9 +161,9 @@ async def delete_video(name: str, video_id: str, service: AppStateDep) -> None:
 
 @contextmanager
 def _upload_slot(service: AppState, wait_seconds: float | None) -> Iterator[float | None]:
-    """Hold a slot for an upload that a request waits for, before the file is received; yield for how long to wait.
+    """Hold a slot for an upload while the file is received and indexed; yield the seconds to wait for the result.
 
-    Raises Overloaded where all slots are taken and the client accepts no job instead.
+    Raises Overloaded if all slots are taken and the client does not accept a job instead.
     """
     with ExitStack() as slot:
         if wait_seconds != 0:
@@ -184,7 +184,7 @@ async def _add(
     fields: UploadFields,
     wait_seconds: float | None,
 ) -> IngestResult | IndexJob:
-    """Run the job of an upload for at most ``wait_seconds``, queueing included, then leave it to the worker."""
+    """Run the job of an upload for at most ``wait_seconds``, including queueing; then pass it to the worker."""
     started_at = time.monotonic()
 
     def add() -> IngestResult | IndexJob:
@@ -257,7 +257,7 @@ class UploadBackend:
     """Execution backend that runs the job of an upload in the thread of its request, and keeps the result.
 
     If the deadline of the request passes first, the file is neither added nor failed, so that the job can run again.
-    Recognition is left to another run of the job, except for speech by which the file is segmented.
+    A later run of the job recognises speech and screen text, except speech that is needed to segment the file.
     """
 
     is_local = True
@@ -270,7 +270,7 @@ class UploadBackend:
         self._is_interrupted = False
 
     def should_stop(self) -> bool:
-        """Return whether the request has stopped waiting."""
+        """Return whether the deadline has passed or the client has disconnected."""
         return self._is_interrupted or self._call_context.cancellation_error(time.monotonic()) is not None
 
     def executor(self, context: RunContext) -> Self:
@@ -287,7 +287,7 @@ class UploadBackend:
         self._items.append(item)
 
     def results(self, timeout: float) -> list[ItemResult[JobItem]]:
-        """Index the submitted file; blocks until it is done and ignores ``timeout``."""
+        """Index the submitted file. Blocks until it is done; ignores ``timeout``."""
         item = self._items.pop()
         try:
             self.ingested = self._index(item)
@@ -327,20 +327,23 @@ def add_upload(
     fields: UploadFields,
     wait_seconds: float | None = None,
 ) -> IngestResult | IndexJob:
-    """Create a job that makes a video of an uploaded file, and run it; or find the video of the same content.
+    """Create a job that indexes an uploaded file and run it, or return the existing video with the same content.
 
     Args:
-        context: The request; its deadline ends the run.
-        name: The collection.
-        wait_seconds: After so many seconds the job is left to the worker; 0: at once. None: the job is cancelled at the
-            deadline, and nothing of the file is kept.
+        service: The service.
+        context: Context of the request; its deadline ends the run.
+        name: Name of the collection.
+        upload: The uploaded file.
+        fields: Title, metadata and options of the job.
+        wait_seconds: Seconds after which the job is passed to the worker; 0: at once. None: the job is cancelled at
+            the deadline, and the file is deleted.
 
     Returns:
-        The video, or the job that goes on.
+        The video, or the job if the worker continues it.
 
     Raises:
         CollectionNotFound, FingerprintMismatch, NotReady, InvalidInput, media errors, EngineError, StorageError,
-        DeadlineExceeded: The job is cancelled, and nothing of the file is kept.
+        DeadlineExceeded: The job was cancelled, and the file is deleted.
     """
     limited = context if wait_seconds is None else context.within(wait_seconds)
     collection, model = limited.collection(name)
@@ -350,7 +353,7 @@ def add_upload(
     with rename_errors(upload.path, upload.name):
         if (known := _find_known(collection, upload)) is not None:
             return IngestResult(known, created=False)
-        # Before the job is created, so that a file that is no video is always rejected.
+        # Before the job is created, so that a file that is not a video is always rejected.
         info = context.collection(name)[1].decoder.probe(upload.path, service.settings.media_limits())
         embedded_signals(info, upload.path.name, collection.signals)
         extension = EXTENSION_OF[info.container]
@@ -371,17 +374,17 @@ def _run_upload(
     *,
     hand_over: bool,
 ) -> IngestResult | IndexJob:
-    """Run the job of an upload in this thread until the deadline; then hand it over to the worker, or cancel it."""
+    """Run the job of an upload in this thread until the deadline; then pass it to the worker, or cancel it."""
     backend = UploadBackend(context.call_context)
     try:
         state = service.worker.run_now(collection, model, job.id, backend, backend.should_stop).state
-    except Conflict as error:  # the worker runs it, as can happen just after a model was loaded
+    except Conflict as error:  # the worker already runs it, which can happen just after a model was loaded
         raise Overloaded(f"{error}; try again in a moment") from error
     except BaseException:
         if backend.ingested is None:
             service.worker.cancel(collection, job.id)
             raise
-        service.worker.submit(collection.name, job)  # the video is stored, and only the end of the job could not be
+        service.worker.submit(collection.name, job)  # the video is stored, but the end of the job could not be recorded
         return _upload_result(collection, job, backend, name)
     if backend.ingested is not None and state == "queued":
         service.worker.submit_recognition(collection.name, job)
@@ -408,9 +411,9 @@ def _upload_result(collection: Collection, job: IndexJob, backend: UploadBackend
 
 
 def _find_known(collection: Collection, upload: Upload) -> Video | None:
-    """Return the video of the same content, with its file replaced by the upload if it is missing.
+    """Return the video with the same content; if its file is missing, replace the file by the upload.
 
-    None where a job has to replace it, as the collection does not own the missing file.
+    Returns None if there is no such video, or if a job has to replace a missing file that the collection does not own.
     """
     known = collection.find_by_hash(upload.sha256)
     if known is None or not collection.media.is_missing(known.path):
