@@ -1,6 +1,7 @@
 """Answers to questions about clips: from the vocabulary or from candidates, with abstention.
 
-Shape letters: B questions, V visual tokens, K their width, T audio tokens, A their width, N answers, M tokens of one.
+Shape letters: B questions, V visual tokens, K their width, T audio tokens, A their width, N answers, M tokens of an
+answer.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class AnswerResult:
         answer: Most probable answer; None if the model abstained.
         abstained: Whether no answer reached the threshold.
         answers: Answers with probabilities, most probable first.
-        out_of_vocabulary: Candidates that the vocabulary lacks, which were not scored; empty for a model that scores
-            free-form answers.
+        out_of_vocabulary: Candidates that were not scored, because they are not in the vocabulary; empty for a model
+            that scores free-form answers.
     """
 
     answer: str | None
@@ -63,13 +64,13 @@ def answer_question(
     Args:
         model: Model with the task "answering".
         question: Question.
-        visual_tokens: (1, V, K) of the clip.
-        top: Maximum answers to return.
-        candidates: Possible answers. Probabilities are among those in the vocabulary, compared without case, or among
-            all if the model scores free-form answers. None: the vocabulary.
+        visual_tokens: Visual tokens of the clip, (1, V, K).
+        top: Maximum number of answers.
+        candidates: Possible answers, over which probabilities are normalized; None: the vocabulary. Candidates that are
+            not in the vocabulary (ignoring case) are left out, unless the model scores free-form answers.
         abstain_below: Probability from 0 to 1 below which the model abstains. It also abstains if no candidate is in
             the vocabulary.
-        audio_tokens: (1, T, A) of the clip's sound; None: it has none, or the model takes none.
+        audio_tokens: Audio tokens of the clip, (1, T, A); None: no sound, or the model does not fuse sound.
 
     Raises:
         InvalidInput: An argument is out of range, or candidates repeat.
@@ -185,7 +186,7 @@ def known_candidates(vocabulary: Sequence[str], candidates: Sequence[str]) -> tu
 
 
 def _deduplicate_or_raise(candidates: Sequence[str]) -> dict[str, str]:
-    """Return candidates by their normalized form, in order."""
+    """Return candidates by their normalized form, in order. Raises InvalidInput for none, or for repeated ones."""
     if not candidates:
         raise InvalidInput("candidates: none; at least one was expected")
     names: dict[str, str] = {}

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 Samples = NDArray[np.float32]
 _WINDOWS_PER_READ = 64
-"""Windows of a file's sound that are in memory at the same time."""
+"""Maximum windows of a file's sound in memory at the same time."""
 
 
 class Window(NamedTuple):
-    """A window of the sound at ``position``: samples (S,), of which the first ``length`` are before the fill."""
+    """A window of the sound at ``position``: samples (S,); those after the first ``length`` are padding."""
 
     position: int
     samples: Samples
@@ -48,7 +48,7 @@ def check_sounds(sounds: Sequence[Samples]) -> None:
 
 
 def cut_windows(stream: AudioStream, sounds: Iterable[tuple[int, Samples]]) -> Iterator[Window]:
-    """Cut each sound, given with its position, into the smallest number of equal windows; silent ones are left out."""
+    """Cut each (position, sound) into the smallest number of equal windows; silent windows are left out."""
     size = stream.samples
     for position, sound in sounds:
         edges = np.linspace(0, len(sound), math.ceil(len(sound) / size) + 1).round().astype(int).tolist()
@@ -63,7 +63,7 @@ def cut_windows(stream: AudioStream, sounds: Iterable[tuple[int, Samples]]) -> I
 
 
 def batched_inputs(windows: Iterator[Window], size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
-    """Yield the positions of the sounds and the graph's inputs of up to ``size`` windows at a time."""
+    """Yield (positions of the sounds, graph inputs) of up to ``size`` windows at a time."""
     while batch := list(islice(windows, size)):
         inputs = {
             SAMPLES: np.stack([window.samples for window in batch]),
@@ -75,9 +75,9 @@ def batched_inputs(windows: Iterator[Window], size: int) -> Iterator[tuple[list[
 def read_sounds(
     decoder: Decoder, file: MediaSource, clips: Sequence[tuple[float, float]], stream: AudioStream, limits: MediaLimits
 ) -> Iterator[tuple[int, Samples]]:
-    """Yield the sound of clips (start, end in s) of a file with their positions, where they are not silent.
+    """Yield (position of the clip, samples) for clips (start, end in s) of a file that are not silent.
 
-    A long clip is read in parts of whole windows, one after another, so that memory is bounded. Raises media errors.
+    A long clip is read in several parts of whole windows, to bound memory. Raises media errors.
     """
     batch: list[tuple[int, float, float]] = []
     size = 0

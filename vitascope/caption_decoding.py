@@ -1,7 +1,7 @@
 """Decoding of captions, token by token: beam search, and sampling.
 
-Shape letters: B clips, R sentences in progress, P tokens so far, L new ones, d head width, K tokens that the decoder
-writes.
+Shape letters: B clips, R sentences in progress, P tokens so far, L new tokens, d head width, K tokens that the decoder
+can generate.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ IsCancelled = Callable[[], bool]
 RunStep = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Runs the graph `caption_step` once."""
 NEGLIGIBLE = -700.0
-"""Logits below the largest by this much change no sum of exponentials in float64; smaller ones underflow, slowly."""
+"""Logits lower than the largest by more than this do not change a sum of exponentials in float64; they are raised to
+this distance, since exponentials that underflow are slow."""
 BLOCK = 64
-"""Values whose maximum is compared first in a search for the largest."""
+"""Block size in the search for the largest values, which compares the maxima of blocks first."""
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """Tokens after the start ids of a caption of a clip, and the sum of their log-probabilities."""
+    """Tokens of a clip's caption after the start ids, and the sum of their log-probabilities."""
 
     clip: int
     ids: tuple[int, ...] = ()
@@ -47,7 +48,7 @@ class Sentence:
 
     @property
     def mean(self) -> float:
-        """Return the mean log-probability of a token."""
+        """Return the mean log-probability of the tokens."""
         return self.total / len(self.ids)
 
 
@@ -64,10 +65,10 @@ class DecoderState:
         """Start one sentence without words for each of B clips.
 
         Args:
-            run_step: Runs the decoder.
-            decoder: As in the manifest.
+            run_step: Runs the graph `caption_step`.
+            decoder: Description of the decoder in the manifest.
             prepared: Outputs of the graph `caption_prefill`.
-            is_cancelled: Called before each token.
+            is_cancelled: Called before each token; generation stops if it returns True.
         """
         self._run_step = run_step
         self._is_cancelled = is_cancelled or (lambda: False)
@@ -78,9 +79,10 @@ class DecoderState:
         empty = np.zeros((len(self._clips), decoder.layers, decoder.heads, 0, decoder.head_width), np.float32)
         self._keys, self._values = empty, empty
         self.written: NDArray[np.int64] = np.arange(0)
-        """Ids (K,) of the tokens whose logits at the first position are not negligible: the others are never written.
+        """Ids (K,) of the tokens that the decoder can generate: their logits at the first position are not negligible.
 
-        A decoder with a list of words masks the others at every position, and most time is that of its logits."""
+        A decoder with a restricted vocabulary masks all other tokens at every position; skipping them saves most of the
+        time."""
 
     @property
     def clip_count(self) -> int:
@@ -88,7 +90,7 @@ class DecoderState:
         return len(self._of_clips[VISUAL_KEYS])
 
     def select(self, rows: Sequence[int]) -> None:
-        """Continue with these of the sentences, some of them several times."""
+        """Keep the sentences at these row indices; an index may occur several times."""
         self._keys, self._values = self._keys[rows], self._values[rows]
         clips = self._clips[rows]
         if not np.array_equal(clips, self._clips):
@@ -97,7 +99,7 @@ class DecoderState:
     def next_log_probabilities(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """Return the log-probabilities (R, K) of the token after ``ids`` (R, L), which continue the sentences.
 
-        Raises CancelledError where ``is_cancelled`` returns True.
+        Raises CancelledError if ``is_cancelled`` returns True.
         """
         if self._is_cancelled():
             raise CancelledError
@@ -116,8 +118,8 @@ class DecoderState:
             self.written = np.flatnonzero(is_written)
         log_probabilities: NDArray[np.float64] = logits.take(self.written, axis=1).astype(np.float64)
         if is_first:
-            log_probabilities[:, self.written == self.decoder.end_id] = -np.inf  # a caption has a word
-        for row in log_probabilities:  # one that fits the processor's cache takes less time than all together
+            log_probabilities[:, self.written == self.decoder.end_id] = -np.inf  # a caption must not be empty
+        for row in log_probabilities:  # row by row is faster, as a row fits the CPU cache
             row -= row.max()
             row -= np.log(np.exp(np.maximum(row, NEGLIGIBLE)).sum())
         return log_probabilities
@@ -126,8 +128,8 @@ class DecoderState:
 def search_beams(state: DecoderState, beams: int, max_tokens: int) -> list[list[Sentence]]:
     """Return the best sentences of each clip by beam search, at least one and at most ``beams``.
 
-    A clip is done when it has ``beams`` complete sentences, and no sentence in progress has a higher mean than the
-    worst of them, as with ``early_stopping=False`` of Hugging Face's ``generate``.
+    A clip is done when it has ``beams`` complete sentences and no sentence in progress has a higher mean than the worst
+    of them, as with ``early_stopping=False`` of Hugging Face's ``generate``.
     """
     complete: list[list[Sentence]] = [[] for _ in range(state.clip_count)]
     progress = [Sentence(clip) for clip in range(state.clip_count)]
@@ -160,7 +162,7 @@ def search_beams(state: DecoderState, beams: int, max_tokens: int) -> list[list[
 
 def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Return the indices of the ``count`` largest finite values (N,), in descending order of the values."""
-    # The smallest of the `count` largest maxima of blocks is a lower bound: few values remain to be sorted.
+    # The smallest of the `count` largest block maxima is a lower bound, so that few values have to be sorted.
     maxima = np.maximum.reduceat(values, np.arange(0, len(values), BLOCK))
     bound = np.partition(maxima, -count)[-count] if count < len(maxima) else -np.inf
     indices = np.flatnonzero((values >= bound) & np.isfinite(values))
@@ -197,7 +199,7 @@ def sample(
 
 
 def _sample_position(logits: NDArray[np.float64], top_p: float, generator: np.random.Generator) -> int:
-    """Sample from the largest of logits (K,), at most 0, that together have the probability ``top_p``."""
+    """Sample an index from the largest logits (K,), at most 0, that together have the probability ``top_p``."""
     order = np.argsort(-logits, kind="stable") if top_p < 1 else np.arange(len(logits))  # sorting takes most time
     cumulative = np.cumsum(np.exp(logits[order]))
     nucleus = cumulative[: 1 + int(np.searchsorted(cumulative, top_p * cumulative[-1]))]

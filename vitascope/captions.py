@@ -29,25 +29,27 @@ if TYPE_CHECKING:
     from vitascope.tokenizer import Tokenizer
 
 LOG_PROBABILITY_WEIGHT = 4.0
-"""Weight of a caption's log-probability beside the logarithm of its match in reranking.
+"""Weight of a caption's log-probability relative to the logarithm of its match in reranking.
 
-Chosen on the validation splits of drawn scenes and Flickr8k, with 8 beams. Against log-probability alone, scenes whose
-captions are right rise from 67.4 to 70.0 percent, BLEU-4 from 18.0 to 18.6 and CIDEr-D from 43.7 to 48.2."""
+Chosen on the validation splits of synthetic scenes and Flickr8k, with 8 beams. Compared with the log-probability alone,
+the scenes with right captions increase from 67.4 to 70.0 percent, BLEU-4 from 18.0 to 18.6 and CIDEr-D from 43.7 to
+48.2."""
 
 
 @dataclass(frozen=True)
 class CaptionOptions:
-    """Decoding of captions.
+    """Options of decoding captions.
 
     Attributes:
-        beams: Sentences kept at each token (beam search); 1: the most probable token each time (greedy search).
-        temperature: Above 0: tokens are sampled, with logits divided by it; needs ``beams`` 1, or ``rerank``.
-        top_p: Probability of the most probable tokens that are sampled from (nucleus sampling), above 0, at most 1.
-        seed: Of sampling. The caption of a clip does not depend on the other clips.
-        max_tokens: Maximum tokens of a caption, its end included; None: as many as the bundle allows.
-        count: Captions of each clip; without sampling at most ``beams``.
-        rerank: Order all beams by how well they match the clip, too; with a temperature, also as many samples, at least
-            ``count``. Needs the task "matching".
+        beams: Sentences kept at each token (beam search); 1: greedy search.
+        temperature: Above 0: tokens are sampled from logits divided by this value; needs ``beams`` 1, or ``rerank``.
+        top_p: Sample from the most probable tokens that together have this probability (nucleus sampling); above 0, at
+            most 1.
+        seed: Seed of sampling. The caption of a clip does not depend on the other clips.
+        max_tokens: Maximum tokens of a caption, including its end; None: the maximum of the bundle.
+        count: Captions per clip; without sampling at most ``beams``.
+        rerank: Order all beams also by how well they match the clip; with a temperature, the same number of samples, at
+            least ``count``, is added. Needs the task "matching".
     """
 
     beams: int = 3
@@ -72,7 +74,7 @@ class CaptionOptions:
             raise InvalidInput(f"count: {self.count} with {self.beams} beams; at most as many were expected")
 
     def check_tasks(self, tasks: Sequence[Task]) -> None:
-        """Raise TaskMissing if a model with these tasks cannot rerank, and has to."""
+        """Raise TaskMissing if the options request reranking and the tasks do not include matching."""
         if self.rerank and "matching" not in tasks:
             raise TaskMissing(
                 f"rerank: true; false was expected, as the model has no task 'matching', only {', '.join(tasks)}"
@@ -84,7 +86,7 @@ DEFAULT_OPTIONS = CaptionOptions()
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence, and the mean log-probability of its tokens, its end included.
+    """A sentence, and the mean log-probability of its tokens, including its end.
 
     ``match``: calibrated probability that it matches the clip; None without reranking.
     """
@@ -128,22 +130,22 @@ def generate_captions(
     *,
     matches_sound: bool = True,
 ) -> list[list[Caption]]:
-    """Generate captions of B clips, ``model.batch_size`` sentences at a time, or those of one clip.
+    """Generate captions of B clips, in batches of ``model.batch_size`` sentences, or of one clip.
 
     Args:
         model: Model with the graphs of the task "captioning".
-        decoder: Its decoder.
+        decoder: Description of the model's decoder in the manifest.
         tokens: Inputs of the graph "caption_prefill" by name.
-        options: Decoding.
-        is_cancelled: Called before each token.
-        matches_sound: Whether reranking matches captions with audio tokens, too, where there are some.
+        options: Options of decoding.
+        is_cancelled: Called before each token; generation stops if it returns True.
+        matches_sound: Whether reranking also uses audio tokens, if there are any.
 
     Returns:
-        Up to ``options.count`` captions of each clip, best first: of the highest mean log-probability, or reranked.
-        Without sampling, and reranked, they differ in more than a final full stop.
+        Up to ``options.count`` captions of each clip, ordered by mean log-probability, or reranked. Unless they are
+        sampled without reranking, captions that differ only in a final full stop are merged.
 
     Raises:
-        TaskMissing: ``options.rerank`` of a model without the task "matching".
+        TaskMissing: ``options.rerank`` is True, and the model lacks the task "matching".
         InvalidInput: ``options.max_tokens`` is larger than the bundle's.
         CancelledError: ``is_cancelled`` returned True.
         EngineError: A run failed.
@@ -159,13 +161,13 @@ def generate_captions(
         of_clips = {name: array[first : first + clips] for name, array in tokens.items()}
         batch = dict(of_clips)
         if decoder.dynamic_audio and AUDIO_TOKENS in batch and not batch[AUDIO_TOKENS].any():
-            batch[AUDIO_TOKENS] = batch[AUDIO_TOKENS][:, :1]  # not none: engines differ in what they do with no values
+            batch[AUDIO_TOKENS] = batch[AUDIO_TOKENS][:, :1]  # at least one: engines treat empty axes differently
         prepared = model.run_graph("caption_prefill", batch)
         start = partial(DecoderState, run_step, decoder, prepared, is_cancelled)
         sentences = _decode(start, options, max_tokens)
         probable = [sorted(of_clip, key=lambda sentence: -sentence.mean) for of_clip in sentences]
         written = [[_caption(model, decoder, sentence) for sentence in of_clip] for of_clip in probable]
-        if options.rerank or not options.temperature:  # samples alone keep their distribution
+        if options.rerank or not options.temperature:  # removing repeats would change the distribution of samples
             written = [_without_repeats(of_clip) for of_clip in written]
         if options.rerank:
             sound = of_clips.get(AUDIO_TOKENS) if matches_sound else None
@@ -175,10 +177,12 @@ def generate_captions(
 
 
 def _decode(start: Callable[[], DecoderState], options: CaptionOptions, max_tokens: int) -> list[list[Sentence]]:
-    """Return the sentences of each clip among which its captions are.
+    """Return candidate sentences of each clip: beams, samples, or both for reranking.
 
     Args:
-        start: Returns the state of all clips before their first words.
+        start: Returns the initial decoder state of all clips.
+        options: Options of decoding.
+        max_tokens: Maximum tokens of a sentence.
     """
     if not options.temperature:
         return search_beams(start(), options.beams, max_tokens)
@@ -193,9 +197,9 @@ def _decode(start: Callable[[], DecoderState], options: CaptionOptions, max_toke
 def _rerank(
     model: CaptionModel, captions: Sequence[Sequence[Caption]], visual_tokens: Array, audio_tokens: Array | None
 ) -> list[list[Caption]]:
-    """Return the captions of each of B clips with their match, ordered by it and by their log-probability."""
+    """Add the match to the captions of B clips, and order them by match and log-probability combined."""
     rows = [row for row, of_clip in enumerate(captions) for _ in of_clip]
-    # A caption of special tokens alone has no visible character, which a text to match needs.
+    # A text to match needs a visible character, which a caption of special tokens does not have.
     texts = [caption.text.strip() or "." for of_clip in captions for caption in of_clip]
     logits = model.match(texts, visual_tokens[rows], None if audio_tokens is None else audio_tokens[rows]).logits
     matches = iter(match_probability(model.calibration, logits).tolist())
@@ -216,17 +220,17 @@ def caption_file(
     options: CaptionOptions = DEFAULT_OPTIONS,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> list[CaptionedClip]:
-    """Generate captions of clips of a media file, from pictures and, where the model reads it, sound.
+    """Generate captions of clips of a media file, from pictures and, if the model fuses it, sound.
 
     Args:
         model: Model with the task "captioning".
-        file: Video or image file; also a sound file, if the model reads sound.
+        file: Video or image file; also a sound file, if the model fuses sound.
         clips: (start, end) of each clip in s.
-        options: Decoding.
+        options: Options of decoding.
         limits: Limits of the decoder.
 
     Raises:
-        MediaError: The file cannot be decoded, or has nothing that the model reads.
+        MediaError: The file cannot be decoded, or has neither pictures nor sound that the model can use.
         InvalidInput: A clip is outside the file, or ``options.max_tokens`` is too large.
         TaskMissing: The bundle has no caption graphs, or, with ``options.rerank``, no match graph.
         EngineError: A run failed.
@@ -265,7 +269,7 @@ def _caption(model: CaptionModel, decoder: CaptionDecoder, sentence: Sentence) -
 
 
 def _without_repeats(captions: Sequence[Caption]) -> list[Caption]:
-    """Return captions without those that equal an earlier one but for a final full stop."""
+    """Remove captions that equal an earlier one, ignoring a final full stop."""
     distinct: dict[str, Caption] = {}
     for caption in captions:
         distinct.setdefault(caption.text.removesuffix(".").rstrip(), caption)

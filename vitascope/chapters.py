@@ -1,4 +1,4 @@
-"""Chapters of a video: its shots or windows, merged while neighbours are similar, with a caption each as title.
+"""Chapters of a video: similar neighbouring shots or windows are merged, and each chapter gets a caption as title.
 
 Shape letters: C clips, D embedding dim.
 """
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from vitascope.model import Model
 
 MAX_DEFAULT_SIMILARITY = 0.9
-"""Upper limit of the default similarity: in a video that shows one thing only, small differences begin no chapter."""
+"""Upper limit of the default similarity, so that small differences do not begin a chapter in a uniform video."""
 YOUTUBE_SECONDS, YOUTUBE_CHAPTERS = 10, 3
-"""Minima of YouTube (https://support.google.com/youtube/answer/9884579)."""
+"""Minimum number and length of chapters on YouTube (https://support.google.com/youtube/answer/9884579)."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class ChapterOptions:
     """Options of the division of a video into chapters.
 
     Attributes:
-        min_seconds: A shorter chapter is merged with a neighbour, whatever it shows.
-        similarity: Cosine from which neighbours are merged, -1 to 1; None: halfway between the mean of all pairs of
-            clips of the video and 1, at most ``MAX_DEFAULT_SIMILARITY``, as cosines of models differ.
-        max_chapters: Neighbours are merged until there are no more.
+        min_seconds: A shorter chapter is merged with a neighbour, even if they differ.
+        similarity: Least cosine of neighbours that are merged, -1 to 1. None: halfway between 1 and the mean cosine of
+            all pairs of the video's clips, at most ``MAX_DEFAULT_SIMILARITY``, since cosines of models differ.
+        max_chapters: Neighbours are merged until there are at most this many chapters.
     """
 
     min_seconds: float = 10.0
@@ -63,7 +63,7 @@ DEFAULT_OPTIONS = ChapterOptions()
 
 
 class ChapterSpan(NamedTuple):
-    """A chapter, ``start`` to ``end`` (s), and the most typical of its clips, which is captioned."""
+    """A chapter from ``start`` to ``end`` (s), and its most typical clip, whose caption becomes the title."""
 
     start: float
     end: float
@@ -72,7 +72,7 @@ class ChapterSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter, ``start`` to ``end`` (s); its title is a caption, with ``log_probability`` and ``modalities``."""
+    """A chapter from ``start`` to ``end`` (s); its title is a caption, with ``log_probability`` and ``modalities``."""
 
     start: float
     end: float
@@ -94,7 +94,7 @@ def chapter_file(
         model: Model with the tasks "retrieval" and "captioning".
         file: Video file.
         clips: Clips that cover the file, in order, as (start, end) in s; chapters begin where clips do.
-        options: The division.
+        options: Options of the division.
         limits: Limits of the decoder.
 
     Returns:
@@ -125,7 +125,8 @@ def find_chapters(
 ) -> list[ChapterSpan]:
     """Embed the clips of a video and merge them into chapters.
 
-    ``embeddings``: (D,) of some of the clips, which are not embedded again. Others as in ``chapter_file``.
+    ``embeddings``: known embeddings (D,) by span, which are not computed again. Other arguments and errors as in
+    ``chapter_file``.
     """
     manifest = model.bundle.manifest
     if not manifest.vector_width:
@@ -143,15 +144,16 @@ def merge_clips(
 ) -> list[ChapterSpan]:
     """Merge neighbouring clips into chapters.
 
-    This is agglomerative clustering in which only neighbours merge, as with the connectivity of scikit-learn's
-    ``AgglomerativeClustering``, by Ward's criterion: two chapters cost their distance times the harmonic mean of their
-    durations. The distance is 1 - cosine of their sums of embeddings, weighted by duration. The cheapest pair merges
-    first, of those that are similar enough or too short, or of all while there are too many.
+    This is agglomerative clustering with Ward's criterion in which only neighbours can merge (the connectivity of
+    scikit-learn's ``AgglomerativeClustering``). The cost of merging two chapters is their distance times the harmonic
+    mean of their durations; the distance is 1 - cosine of their embeddings, which are sums weighted by duration. The
+    cheapest pair is merged first, among pairs that are similar enough or too short; among all pairs while there are too
+    many chapters.
 
     Args:
-        embeddings: (C, D), of length 1.
-        clips: C spans in order; each ends where the next begins, or after that.
-        options: When to merge.
+        embeddings: Embeddings of length 1, (C, D).
+        clips: C spans in order; each ends where the next begins, or later.
+        options: Options of the division.
     """
     starts = [start for start, _ in clips]
     bounds = [*starts, clips[-1][1]]
@@ -184,7 +186,7 @@ def merge_clips(
 
 
 def _distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return 1 - cosine, at least 0 in spite of rounding."""
+    """Return 1 - cosine, clamped to 0 against rounding errors."""
     return max(0.0, 1 - float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
 
 

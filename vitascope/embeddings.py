@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 CLIPS_IN_MEMORY = 64
-"""Clips of a file whose frames are in memory at the same time."""
+"""Maximum clips of a file whose frames are in memory at the same time."""
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +47,7 @@ class VideoEmbedding:
 
     @classmethod
     def concatenate(cls, parts: Iterable[Self]) -> Self:
-        """Join embeddings, at least one."""
+        """Concatenate one or more embeddings."""
         vectors, visual_tokens = zip(*((part.vectors, part.visual_tokens) for part in parts), strict=True)
         return cls(np.concatenate(vectors), np.concatenate(visual_tokens))
 
@@ -70,8 +70,8 @@ class FileEmbedding:
     """Embeddings of the clips of a file.
 
     Attributes:
-        video: One row per clip; None if the file has no pictures, or the bundle no video graph.
-        audio: One row per clip with sound; None if no clip has any, or the bundle no audio graph.
+        video: One row per clip; None if the file has no pictures, or the bundle has no video graph.
+        audio: One row per clip with sound; None if no clip has sound, or the bundle has no audio graph.
         clips_with_sound: Positions of the clips with sound, ascending int64.
     """
 
@@ -103,15 +103,15 @@ def embed_video(graphs: GraphRunner, manifest: Manifest, streams: Streams, batch
 def embed_views(
     run: Callable[[Streams], VideoEmbedding], streams: Streams, mirrored_view: float | None
 ) -> VideoEmbedding:
-    """Embed videos, and a second view of those that are still pictures.
+    """Embed videos; still pictures are embedded in two views.
 
-    The embedding of a still picture is the normalized mean of those of both views; its visual tokens are those of the
-    first, in which left and right are not exchanged.
+    The embedding of a still picture is the normalized mean of the embeddings of both views. Its visual tokens are those
+    of the first view, which is not mirrored.
 
     Args:
-        run: Embeds streams as they are.
+        run: Embeds streams without a second view.
         streams: Frames by stream name, (B, C, F, H, W, 3) uint8. A still picture is a video whose frames are all equal.
-        mirrored_view: As in the manifest.
+        mirrored_view: ``mirrored_view`` of the manifest; None: no second view.
     """
     embedding = run(streams)
     if mirrored_view is None:
@@ -137,8 +137,8 @@ def embed_sounds(
 
     Args:
         graphs: Graphs of the bundle.
-        stream: What their graph takes.
-        sounds: Samples (N,) with the position of their sound, which may come in several parts.
+        stream: Audio stream of the bundle.
+        sounds: (position of the sound, samples (N,)); a sound may come in several parts.
         count: Number of sounds.
         batch_size: Maximum windows of a run.
 
@@ -176,7 +176,7 @@ def embed_clips(
 def embed_file(
     model: Model, file: MediaSource, clips: Sequence[tuple[float, float]] | None, limits: MediaLimits
 ) -> FileEmbedding:
-    """Embed all that clips of a file have and the bundle has graphs for; arguments and errors as in ``Model``."""
+    """Embed pictures and sound of clips, if the bundle has graphs. Arguments and errors: ``Model.embed_file``."""
     info = model.decoder.probe(file, limits)
     spans = [(0.0, info.duration)] if clips is None else check_spans(clips, info.duration)
     graphs = model.bundle.manifest.graphs

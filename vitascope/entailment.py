@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 EntailmentLabel = Literal["entailed", "neutral", "contradicted"]
 LABELS: tuple[EntailmentLabel, ...] = ("entailed", "neutral", "contradicted")
-"""In the order of the outputs of a graph `entailment`."""
+"""Labels in the order of the outputs of the graph `entailment`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Entailment:
     """Classes of B pairs of a clip and a sentence.
 
     Attributes:
-        probabilities: (B, 3) float32, of `LABELS`; the sum of a row is 1.
+        probabilities: Probabilities of `LABELS`, (B, 3) float32; each row sums to 1.
     """
 
     probabilities: Floats
@@ -42,7 +42,7 @@ class Entailment:
 
 
 def entailment_of(logits: NDArray[np.floating]) -> Entailment:
-    """Return the classes of logits (B, 3)."""
+    """Convert logits (B, 3) to classes."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return Entailment((exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32))
 
@@ -50,7 +50,7 @@ def entailment_of(logits: NDArray[np.floating]) -> Entailment:
 def classify_file(
     model: Model, file: Path, hypotheses: Sequence[str], limits: MediaLimits = DEFAULT_LIMITS
 ) -> dict[str, Any]:
-    """Classify sentences about a video or image file, from its pictures and, where the model reads it, its sound.
+    """Classify sentences about a video or image file, from its pictures and, if the model fuses it, its sound.
 
     Returns:
         The fields of the response of a service.

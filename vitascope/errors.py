@@ -13,7 +13,7 @@ class VitascopeError(Exception):
 
 
 class InvalidInput(VitascopeError):
-    """A value outside what is documented, such as a negative limit or an unknown option."""
+    """An invalid value, such as a negative limit or an unknown option."""
 
     code = "invalid_input"
 
@@ -79,7 +79,7 @@ class BundleNotFound(BundleError):
 
 
 class BundleCorrupt(BundleError):
-    """A missing file, or one whose SHA-256 or shape differs from the manifest."""
+    """A file of the bundle is missing, or its SHA-256 or shape differs from the manifest."""
 
     code = "bundle_corrupt"
 
@@ -91,7 +91,7 @@ class BundleUnsupported(BundleError):
 
 
 class BundleUntrusted(BundleError):
-    """A signature is required, and none by a trusted key is valid for the manifest."""
+    """A signature is required, but the manifest has no valid signature of a trusted key."""
 
     code = "bundle_untrusted"
 
@@ -145,25 +145,25 @@ class JobNotFound(NotFound):
 
 
 class Conflict(VitascopeError):
-    """The present state does not allow this."""
+    """The current state does not allow the operation."""
 
     code = "conflict"
 
 
 class CollectionExists(Conflict):
-    """A collection has this name already."""
+    """A collection with this name already exists."""
 
     code = "collection_exists"
 
 
 class CursorExpired(Conflict):
-    """A cursor of a collection that was replaced, or restored to an earlier state."""
+    """The cursor's collection was replaced, or restored to an earlier state."""
 
     code = "cursor_expired"
 
 
 class FingerprintMismatch(Conflict):
-    """A collection was filled by another bundle than the one in use."""
+    """The collection belongs to another bundle than the one in use."""
 
     code = "fingerprint_mismatch"
 

@@ -1,4 +1,4 @@
-"""Grounding: where in a picture, or in the middle frame of a clip, is what a phrase names.
+"""Grounding: locate the object that a phrase describes in a picture, or in the middle frame of a clip.
 
 Shape letters: B phrases, V visual tokens, K their width, Y rows and X columns of a heat map.
 """
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 HEAT_COLOUR, BOX_COLOUR = (255, 64, 0), (0, 230, 255)
 REACH = 1.5
-"""Visual tokens from the largest value of a heat map that count for its centre: that value alone is as coarse as they
-are."""
+"""Radius, in visual tokens, around the largest value of a heat map within which the centre is computed. The position of
+the largest value alone would only be as precise as the grid of visual tokens."""
 MAX_OPACITY = 0.6
-"""Opacity of the heat map over a picture where it is 1."""
+"""Opacity of a heat map over a picture where its value is 1."""
 
 
 class Box(NamedTuple):
@@ -47,14 +47,14 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Grounding:
-    """The place of what a phrase names.
+    """The place of the object that a phrase describes.
 
     Attributes:
-        score: Largest value of the heat map, 0 to 1; low if what the phrase names is not there.
+        score: Largest value of the heat map, 0 to 1; low if the object is not in the picture.
         point: x and y of the centre of the heat map around its largest value, as fractions of the width and height of
             the picture.
-        box: Of what the phrase names.
-        heat_map: (Y, X) float32: how probably the centre of it is in each cell, 0 to 1.
+        box: Box around the object.
+        heat_map: (Y, X) float32: probability, 0 to 1, that the centre of the object is in each cell.
     """
 
     score: float
@@ -80,9 +80,9 @@ def ground(
 
     Args:
         model: Model with the graph of the task "grounding".
-        grid: Its outputs.
+        grid: Description of the graph's outputs in the manifest.
         phrases: B phrases.
-        visual_tokens: (B, V, K).
+        visual_tokens: Visual tokens of the clips, (B, V, K).
 
     Raises:
         TextError: A phrase is blank or too long.
@@ -109,7 +109,7 @@ def _centre(heat_map: Floats, radius: float) -> tuple[float, float]:
 
 
 def draw(picture: bytes, grounding: Grounding) -> Image.Image:
-    """Return an encoded picture with the heat map and the box over it, RGB."""
+    """Decode a picture and draw the heat map and the box over it; return an RGB image."""
     from PIL import Image, ImageDraw
 
     drawn = Image.open(io.BytesIO(picture)).convert("RGB")

@@ -1,4 +1,4 @@
-"""Modalities of a clip that scores and answers are computed from."""
+"""Modalities of a clip from which scores and answers are computed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def used_modalities(audio_tokens: NDArray[np.floating] | None) -> tuple[Modality, ...]:
-    """Return the modalities of a clip with pictures and these audio tokens; None: without sound."""
+    """Return the modalities of a clip with pictures. ``audio_tokens``: None if the clip has no sound."""
     return ("visual",) if audio_tokens is None else ("visual", "audio")
 
 
@@ -36,7 +36,7 @@ def read_audio_tokens(
         limits: Limits of the decoder.
 
     Returns:
-        None for a model that matches and answers by pictures alone, and for a clip without sound that can be decoded.
+        Audio tokens; None if the model matches and answers by pictures only, or if the clip has no decodable sound.
 
     Raises:
         EngineError: The run failed.

@@ -53,24 +53,24 @@ Tokens = NDArray[np.floating]
 Clips = Sequence[tuple[float, float]]
 """Start and end of each clip in s."""
 TextEmbedder = Callable[["Model", Sequence[str]], Floats]
-"""Returns embeddings (B, D) of texts with their prompts, such as a cache in front of the model's text graph."""
+"""Function that returns embeddings (B, D) of texts including prompts, such as a cache of the model's embeddings."""
 
 
 class Model:
     """A bundle with its graphs, which load on first use. Thread-safe.
 
     Arguments of its methods:
-        visual_tokens: (B, V, K) of any float dtype, as ``embed_video`` returns; 0 for clips without a picture, if the
-            model ``fuses_audio``.
-        audio_tokens: (B, T, A), 0 for clips without sound; None: no clip has sound, or the model does not fuse it.
-        path, file: Media file, by path or open.
-        clips: Start and end of each clip in s; the whole file by default.
+        visual_tokens: (B, V, K) of any float dtype, as ``embed_video`` returns them; 0 for clips without pictures, if
+            the model ``fuses_audio``.
+        audio_tokens: (B, T, A); 0 for clips without sound. None: no clip has sound, or the model does not fuse sound.
+        path, file: Path of a media file, or an open one.
+        clips: Start and end of each clip in s; None: the whole file.
         limits: Limits of the decoder.
 
-    They raise:
+    Errors of its methods:
         TextError: A text is blank or too long.
-        InvalidInput: An argument is out of range, or has another shape or dtype; or a clip is outside the file.
-        MediaError: A file cannot be decoded, or lacks pictures or sound that a method embeds.
+        InvalidInput: An argument is out of range, or has a wrong shape or dtype, or a clip is outside of the file.
+        MediaError: A file cannot be decoded, or lacks the pictures or the sound that the method embeds.
         TaskMissing: The bundle has no graph for the task.
         EngineError: A run failed.
     """
@@ -91,12 +91,12 @@ class Model:
         Args:
             bundle: Open bundle.
             threads: Threads within an operator; 0: one per core.
-            device: "auto", "cpu", "cuda" or "tensorrt", as for ``OnnxRuntimeEngine``.
-            engine: ``onnxruntime``, or the URL of an inference server with the graphs (``kserve:http://triton:8000``),
-                which ignores ``threads`` and ``device``.
-            optimize: Optimize graphs as they load, as for ``OnnxRuntimeEngine``; False is faster for a single search.
-            batch_size: Maximum rows of a run; larger batches are split.
-            max_characters: Longest text accepted.
+            device: "auto", "cpu", "cuda" or "tensorrt"; see ``OnnxRuntimeEngine``.
+            engine: ``onnxruntime``, or the URL of an inference server with the graphs (``kserve:http://triton:8000``);
+                then ``threads`` and ``device`` have no effect.
+            optimize: Optimize graphs when they are loaded, see ``OnnxRuntimeEngine``; False is faster for one search.
+            batch_size: Maximum rows per run; larger batches are split.
+            max_characters: Maximum length of a text in characters.
 
         Raises:
             InvalidInput: ``batch_size`` is below 1, or ``engine`` is unknown.
@@ -125,9 +125,14 @@ class Model:
         *,
         optimize: bool = True,
     ) -> Model:
-        """Open the bundle in a folder; arguments as in the constructor. Does not connect to a server.
+        """Open the bundle in a folder. Does not connect to a server.
 
-        Raises as ``Bundle.open`` and the constructor.
+        Args:
+            path: Folder of the bundle.
+            threads, device, engine, optimize: See the constructor.
+
+        Raises:
+            The errors of ``Bundle.open`` and of the constructor.
         """
         return cls(Bundle.open(path), threads, device, engine=engine, optimize=optimize)
 
@@ -142,10 +147,10 @@ class Model:
         """Return a copy that shares the loaded graphs, with some parts replaced; None keeps a part.
 
         Args:
-            wrap_runner: Returns the graph runner to use, given the present one.
-            batch_size: Maximum rows of a run.
+            wrap_runner: Called with the current graph runner; returns the runner to use.
+            batch_size: Maximum rows per run.
             decoder: Decoder of media files.
-            text_embedder: Replacement for the text graph in ``embed_text``.
+            text_embedder: Called by ``embed_text`` instead of the text graph.
         """
         other = copy.copy(self)
         other._graphs = self._graphs if wrap_runner is None else wrap_runner(self._graphs)
@@ -179,7 +184,7 @@ class Model:
 
     @property
     def scores_free_form_answers(self) -> bool:
-        """Return whether the model scores any candidate answer, and not only those of its vocabulary."""
+        """Return whether the model can score any candidate answer, not only answers of its vocabulary."""
         return self.bundle.manifest.answer_length is not None
 
     @property
@@ -212,22 +217,24 @@ class Model:
         return self._graphs.run(graph, inputs)
 
     def text_batches(self, texts: Sequence[str], size: int | None = None) -> list[TextBatch]:
-        """Tokenize texts into batches of similar length, of at most ``size`` texts; ``batch_size`` by default."""
+        """Tokenize texts into batches of similar length. ``size``: maximum texts per batch; None: ``batch_size``."""
         return length_sorted_batches(self.tokenizer, texts, size or self.batch_size)
 
     def warm_up(self) -> None:
-        """Load every graph and run it once, so that the first request is not slower than others.
+        """Load every graph and run it once, so that the first request is as fast as later ones.
 
         Raises BundleCorrupt and EngineError for a graph that cannot be loaded or run.
         """
         rng = np.random.default_rng(0)
         for graph in self._graphs.names:
-            self._graphs.ensure_loaded(graph)  # compares sizes of the manifest before inputs of these are allocated
+            self._graphs.ensure_loaded(
+                graph
+            )  # checks the sizes in the manifest before inputs of these sizes are allocated
             specs, _ = self.bundle.graph_spec(graph)
             self._graphs.run(graph, random_inputs(specs, rng, self.tokenizer.vocabulary_size))
 
     def add_prompt(self, texts: Sequence[str], input_type: InputType = "query") -> list[str]:
-        """Return texts with the prompt that the model expects before texts of this type."""
+        """Return texts preceded by the prompt that the model expects for texts of this type."""
         check_texts(texts)
         prompts = self.bundle.manifest.prompts
         prompt = prompts.query if input_type == "query" else prompts.document
@@ -236,11 +243,11 @@ class Model:
         return [prompt + text for text in texts] if prompt else list(texts)
 
     def embed_text(self, texts: Sequence[str], input_type: InputType = "query") -> Floats:
-        """Embed texts. With their prompt, texts longer than the bundle's text length (tokens) are truncated.
+        """Embed texts. A text that, with its prompt, is longer than the bundle's text length (tokens) is truncated.
 
         Args:
             texts: B texts.
-            input_type: Purpose of the texts, which chooses the prompt if the model expects one.
+            input_type: Purpose of the texts; determines the prompt, if the model expects one.
 
         Returns:
             (B, D) float32, normalized.
@@ -252,20 +259,20 @@ class Model:
         return self.run_text_graph("text", texts, None)["vector"]
 
     def embed_video(self, streams: Streams) -> VideoEmbedding:
-        """Embed B videos of C clips each; still pictures by as many views as the bundle states.
+        """Embed B videos of C clips each; still pictures in two views if the bundle says so.
 
         Args:
-            streams: Frames by stream name, (B, C, F, H, W, 3) uint8 RGB, as ``sample_streams`` makes them (without B).
+            streams: Frames by stream name, (B, C, F, H, W, 3) uint8 RGB; ``sample_streams`` returns them without B.
         """
         self._graphs.ensure_loaded("video")
         return embed_video(self._graphs, self.bundle.manifest, streams, self.batch_size)
 
     def embed_audio(self, sounds: Sequence[Samples]) -> AudioEmbedding:
-        """Embed B sounds. Of one that is longer than a window, the mean of equal windows without silent ones.
+        """Embed B sounds. A sound that is longer than a window is the mean of its equal windows, except silent ones.
 
         Args:
-            sounds: Mono samples (N,) from -1 to 1 at the sample rate of the bundle's audio stream, of any N each, as
-                ``read_audio`` returns them, and not silent.
+            sounds: Mono samples (N,) from -1 to 1, not silent, at the sample rate of the bundle's audio stream, as
+                ``read_audio`` returns them. N may differ between sounds.
         """
         stream = self._loaded("audio", self.bundle.manifest.audio)
         check_sounds(sounds)
@@ -273,12 +280,12 @@ class Model:
 
     @property
     def fuses_audio(self) -> bool:
-        """Return whether matching and answers can use sound."""
+        """Return whether matching and answering can use sound."""
         audio = self.bundle.manifest.audio
         return audio is not None and audio.fused
 
     def match(self, texts: Sequence[str], visual_tokens: Tokens, audio_tokens: Tokens | None = None) -> Match:
-        """Match B pairs of ``texts[i]`` and ``visual_tokens[i]``."""
+        """Score how well ``texts[i]`` matches the clip of ``visual_tokens[i]``, for B pairs."""
         self._graphs.ensure_loaded("match")
         logits = self.run_text_graph("match", texts, visual_tokens, audio_tokens)["match_logit"]
         return Match(logits, match_probability(self.calibration, logits).astype(np.float32))
@@ -286,13 +293,13 @@ class Model:
     def classify_entailment(
         self, texts: Sequence[str], visual_tokens: Tokens, audio_tokens: Tokens | None = None
     ) -> Entailment:
-        """Classify ``texts[i]`` as entailed, neutral or contradicted by clip i of B; arguments as in ``match``."""
+        """Classify ``texts[i]`` as entailed, neutral or contradicted by clip i, for B pairs."""
         self._graphs.ensure_loaded("entailment")
         logits = self.run_text_graph("entailment", texts, visual_tokens, audio_tokens)[ENTAILMENT_LOGITS]
         return entailment_of(logits)
 
     def fused_score(self, similarity: NDArray[np.floating], match_logits: NDArray[np.floating]) -> Floats:
-        """Combine cosines (B,) and match logits (B,) to scores (B,), 0 to 1, that reranked results are ordered by."""
+        """Combine cosines (B,) and match logits (B,) to scores (B,), 0 to 1, by which reranked results are ordered."""
         return fused_score(self.calibration, similarity, match_logits).astype(np.float32)
 
     def answer(
@@ -307,8 +314,9 @@ class Model:
 
         Args:
             questions: B questions.
-            top: Maximum answers per question.
-            candidate_ids: Indices into ``bundle.answers`` to choose from; probabilities are among these. None: all.
+            top: Maximum number of answers per question.
+            candidate_ids: Indices of the possible answers in ``bundle.answers``, over which probabilities are
+                normalized; None: all answers.
 
         Returns:
             Up to ``top`` answers per question, most probable first.
@@ -324,7 +332,7 @@ class Model:
         top: int = 5,
         audio_tokens: Tokens | None = None,
     ) -> list[list[Answer]]:
-        """Answer from free-form candidates, where the model ``scores_free_form_answers``; otherwise as ``answer``."""
+        """Like ``answer``, with free-form ``candidates``. Needs a model that ``scores_free_form_answers``."""
         logits = self.answer_logits(questions, visual_tokens, candidates, audio_tokens)
         return top_answers(self.calibration, logits, candidates, top)
 
@@ -339,29 +347,29 @@ class Model:
 
         Args:
             questions: B questions.
-            candidates: Free-form answers, where the model ``scores_free_form_answers``; ignored otherwise.
+            candidates: Free-form answers, if the model ``scores_free_form_answers``; otherwise ignored.
 
         Returns:
-            (B, N) float32: a logit per entry of the vocabulary; or the log-likelihood of each candidate, very low for
-            candidates with an improbable first token.
+            (B, N) float32: a logit per entry of the vocabulary, or the log-likelihood of each candidate (very low for
+            candidates with an improbable first token).
         """
         self._graphs.ensure_loaded("answer")
         return score_answers(self, questions, visual_tokens, candidates, audio_tokens)
 
     @property
     def moment_windows(self) -> MomentWindows:
-        """Windows of a video that ``find_moments`` takes. Raises TaskMissing if the bundle has no moments graph."""
+        """Window parameters of ``find_moments``. Raises TaskMissing if the bundle has no moments graph."""
         return self._loaded("moments", self.bundle.manifest.moments)
 
     def find_moments(
         self, texts: Sequence[str], windows: NDArray[np.floating], spans: Clips | None = None, top: int = 5
     ) -> list[MomentResult]:
-        """Find the spans of a video of which texts are true, as ``moments.find_moments``."""
+        """Find the spans of a video in which texts are true; see ``moments.find_moments``."""
         return find_moments(self, texts, windows, spans, top)
 
     @property
     def caption_decoder(self) -> CaptionDecoder:
-        """Decoder that ``generate_captions`` uses. Raises TaskMissing if the bundle has no caption graphs."""
+        """Caption decoder of the manifest. Raises TaskMissing if the bundle has no caption graphs."""
         return self._loaded("caption_step", self.bundle.manifest.captions)
 
     def generate_captions(
@@ -374,7 +382,7 @@ class Model:
         """Generate captions of B clips.
 
         Args:
-            options: Decoding, such as beams or sampling, and the number of captions.
+            options: Options of decoding, such as beams or sampling, and the number of captions.
             is_cancelled: Called before each token; generation ends with ``CancelledError`` if it returns True.
 
         Returns:
@@ -387,11 +395,11 @@ class Model:
 
     @property
     def grounding_grid(self) -> GroundingGrid:
-        """Outputs of ``ground``. Raises TaskMissing if the bundle has no grounding graph."""
+        """Description of the grounding graph's outputs. Raises TaskMissing if the bundle has no grounding graph."""
         return self._loaded("grounding", self.bundle.manifest.grounding)
 
     def ground(self, phrases: Sequence[str], visual_tokens: Tokens) -> list[Grounding]:
-        """Find what ``phrases[i]`` names in the picture, or in the middle frame, of ``visual_tokens[i]``."""
+        """Locate the object that ``phrases[i]`` describes in the picture or middle frame of ``visual_tokens[i]``."""
         grid = self.grounding_grid
         check_texts(phrases)
         tokens = check_visual_tokens(self.bundle.manifest, len(phrases), visual_tokens)
@@ -402,7 +410,7 @@ class Model:
     ) -> FileEmbedding:
         """Embed the pictures and the sound of clips of a media file, as far as the file and the bundle have them.
 
-        Sound that cannot be decoded is left out of a file with pictures.
+        If the sound of a file with pictures cannot be decoded, the sound is left out.
         """
         return embed_file(self, path, clips, limits)
 
@@ -412,7 +420,7 @@ class Model:
         """Embed the sound of clips of a media file.
 
         Returns:
-            One row per clip that is not silent; and the positions of these clips, ascending.
+            Embeddings with one row per clip that is not silent, and the ascending positions of these clips, int64.
         """
         stream = self._loaded("audio", self.bundle.manifest.audio)
         spans = [(0.0, self.decoder.probe(file, limits).duration)] if clips is None else check_spans(clips)
@@ -428,7 +436,7 @@ class Model:
         return VideoEmbedding.concatenate(embed_clips(self, path, spans, limits))
 
     def _loaded(self, graph: str, part: T | None) -> T:
-        """Load a graph, and return the part of the manifest that describes it. Raises TaskMissing."""
+        """Load a graph and return ``part``, its description in the manifest. Raises TaskMissing if that is None."""
         self._graphs.ensure_loaded(graph)
         assert part is not None
         return part
@@ -436,7 +444,7 @@ class Model:
     def run_text_graph(
         self, graph: str, texts: Sequence[str], visual_tokens: Tokens | None, audio_tokens: Tokens | None = None
     ) -> dict[str, Floats]:
-        """Run a graph in batches on texts, with the tokens of one clip per text if it takes them."""
+        """Run a graph on texts in batches. ``visual_tokens``, ``audio_tokens``: one clip per text, if needed."""
         check_texts(texts)
         tokens: Mapping[str, Array] = {}
         if visual_tokens is not None:

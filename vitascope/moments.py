@@ -1,4 +1,4 @@
-"""Temporal localisation: moments of a video, spans that are finer than its clips, of which a text is true.
+"""Temporal localisation: moments, which are spans of a video (finer than its clips) in which a text is true.
 
 A video is a sequence of windows of equal length, each embedded as a clip. Shape letters: N texts, T windows, D
 embedding dim.
@@ -32,11 +32,11 @@ RunGraph = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Runs the graph `moments` once."""
 
 MAX_IOU = 0.7
-"""Intersection over union above which the moment of the lower score is dropped (non-maximum suppression)."""
+"""Intersection over union above which the moment with the lower score is dropped (non-maximum suppression)."""
 OVERLAP = 128
-"""Windows that two sequences of a long video share: the head of the included bundle sees 63 to either side."""
+"""Windows shared by two sequences of a long video: the head of the included bundle uses 63 windows on either side."""
 _TOLERANCE = 1e-3
-"""Seconds by which a video may be longer than a whole number of windows: durations are rounded."""
+"""Seconds by which a video may exceed a whole number of windows, as durations are rounded."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class MomentResult:
 
 
 def aligned_windows(duration: float, seconds: float, start: float = 0.0, end: float | None = None) -> list[Span]:
-    """Return the windows of a video that cover a part of it. A picture, whose duration is 0, is one window.
+    """Return the windows of a video that cover a part of it. A picture (duration 0) is one window.
 
-    Windows begin at multiples of their length whatever the part is, so that their embeddings can be cached.
+    Windows begin at multiples of their length, independent of the part, so that their embeddings can be cached.
 
     Args:
-        duration: Of the video, in seconds.
-        seconds: Length of a window; the last one of the video may be shorter.
-        start, end: The part, in seconds; None: to the end.
+        duration: Duration of the video in seconds.
+        seconds: Length of a window in seconds; the last window of the video may be shorter.
+        start, end: The part, in seconds; ``end`` None: to the end of the video.
     """
     last = duration if end is None else min(end, duration)
     final = max(0, math.ceil((duration - _TOLERANCE) / seconds) - 1)
@@ -102,15 +102,15 @@ def run_sequences(
 ) -> tuple[Floats, Floats, Floats]:
     """Run the graph `moments` on the windows of a video for each text.
 
-    A longer video is run in sequences of equal length that overlap. Each window counts in the sequence in which it has
-    more context: the one whose ends are further away.
+    A video with more than ``max_windows`` windows is run in overlapping sequences of equal length. The result of a
+    window is taken from the sequence in which the window is further from the ends, and has more context.
 
     Args:
-        run: The graph.
-        texts: (N, D) embeddings.
-        windows: (T, D) embeddings.
-        max_windows: Windows of one sequence.
-        batch_size: Sequences of one run.
+        run: Runs the graph.
+        texts: Text embeddings, (N, D).
+        windows: Window embeddings, (T, D).
+        max_windows: Maximum windows per sequence.
+        batch_size: Maximum sequences per run.
 
     Returns:
         Saliency (N, T), proposed spans (N, T, 2) in windows, and their scores (N, T).
@@ -143,9 +143,10 @@ def run_sequences(
 
 
 def _join_cut_spans(spans: Floats, starts: Sequence[int], bounds: Sequence[int], length: int) -> None:
-    """Extend spans (T, 2) that end at a sequence boundary by the span predicted for the window beyond it, in place.
+    """Extend, in place, spans (T, 2) that reach a sequence boundary by the span of the window beyond the boundary.
 
-    ``starts`` of sequences of ``length`` windows; those from ``bounds[i]`` to ``bounds[i + 1]`` count in sequence i.
+    Sequences begin at ``starts`` and have ``length`` windows; windows from ``bounds[i]`` to ``bounds[i + 1]`` are taken
+    from sequence i.
     """
     sequences = [
         (spans[first:last], start, start + length)
@@ -160,12 +161,12 @@ def _join_cut_spans(spans: Floats, starts: Sequence[int], bounds: Sequence[int],
 
 
 def select_moments(spans: Floats, scores: Floats, bounds: NDArray[np.float64], top: int) -> list[Moment]:
-    """Return the ``top`` spans of the highest scores that do not overlap more than ``MAX_IOU``, in seconds.
+    """Return the ``top`` spans with the highest scores, in seconds, that do not overlap by more than ``MAX_IOU``.
 
     Args:
-        spans: (T, 2), in windows; empty ones are dropped.
+        spans: (T, 2), in windows; empty spans are dropped.
         scores: (T,), 0 to 1.
-        bounds: (T + 1,), the seconds at which windows begin, and at which the last one ends.
+        bounds: (T + 1,), start of each window and end of the last window, in seconds.
         top: Maximum number of moments.
     """
     order = np.argsort(-scores, kind="stable")
@@ -188,14 +189,14 @@ def find_moments(
     spans: Sequence[Span] | None = None,
     top: int = 5,
 ) -> list[MomentResult]:
-    """Find the spans of a video of which texts are true.
+    """Find the spans of a video in which texts are true.
 
     Args:
         model: Model with the task "moments".
         texts: N texts.
-        windows: Embeddings (T, D) of the consecutive windows of the video, as ``embed_windows`` returns.
-        spans: (start, end) of each window in s; by default of ``window_seconds`` each, from 0 on.
-        top: Maximum moments per text.
+        windows: Embeddings (T, D) of the consecutive windows of the video, as ``embed_windows`` returns them.
+        spans: (start, end) of each window in s; None: windows of ``window_seconds``, beginning at 0.
+        top: Maximum number of moments per text.
 
     Returns:
         One result per text.

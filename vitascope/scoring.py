@@ -28,14 +28,15 @@ CLIP_WEIGHT = 2.5
 """Scale of CLIPScore, since cosines of CLIP are seldom above 0.4 (Hessel et al., 2021)."""
 
 SOUND_SLOPE = 1.6
-"""Slope of the logistic function from standard deviations to evidence of sound; chosen by `make bench-signals`."""
+"""Slope of the logistic function that maps standard deviations to evidence of sound; chosen by `make bench-signals`."""
 JOINT_MARGIN = 1.0
-"""Standard deviations that pictures and sounds together have to be less probable by chance than sounds alone; chosen on
-the validation split of scenes with sound, where lower values find fewer sentences that need one of them."""
+"""Additional standard deviations that the joint evidence of pictures and sounds needs, compared with sounds alone.
+Chosen on the validation split of scenes with sound: with lower values, fewer scenes are found by sentences about
+pictures or sounds alone."""
 
 Float = TypeVar("Float", np.float32, np.float64)
 MIN_EVIDENCE = 1e-9
-"""Evidence below this, or above 1 less this, has the logit of this."""
+"""Evidence is clamped to at least this, and at most 1 minus this, before its logit is computed."""
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _FUNCTION_WORDS_TEXT = (
@@ -49,14 +50,14 @@ _FUNCTION_WORDS = frozenset(_FUNCTION_WORDS_TEXT.split())
 
 
 def truncate(embeddings: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
-    """Return the first ``dimensions`` of embeddings (B, D), normalized again if any was cut."""
+    """Truncate embeddings (B, D) to ``dimensions``; if dimensions were removed, normalize the rest."""
     if embeddings.shape[1] == dimensions:
         return embeddings
     return normalize_rows(embeddings[:, :dimensions].astype(np.float64)).astype(np.float32)
 
 
 def normalize_rows(rows: NDArray[Float]) -> NDArray[Float]:
-    """Return rows (B, D) with length 1; those of zeros stay."""
+    """Normalize rows (B, D) to length 1; rows of zeros stay zero."""
     normalized: NDArray[Float] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return normalized
 
@@ -83,9 +84,9 @@ def match_probability(calibration: Calibration, match_logits: Scores) -> _Float6
 
 
 def similarity_probability(calibration: Calibration, similarity: Scores) -> _Float64 | None:
-    """Return the calibrated probabilities (B,) that results fit their query, from cosines (B,) with their pictures.
+    """Return the calibrated probabilities (B,) that clips fit a query, from cosines (B,) of query and pictures.
 
-    None where the bundle has no calibration of similarity.
+    Returns None if the bundle has no calibration of similarity.
     """
     scale, bias = calibration.similarity_scale, calibration.similarity_bias
     if scale is None or bias is None:
@@ -94,11 +95,11 @@ def similarity_probability(calibration: Calibration, similarity: Scores) -> _Flo
 
 
 def sound_evidence(audio_z: Scores, sound_count: int) -> _Float64:
-    """Return the evidence (B,), 0 to 1, that sounds fit: 0.5 where a cosine is the highest of so many by chance.
+    """Return the evidence (B,), 0 to 1, that sounds fit; 0.5 for the highest cosine that chance is expected to give.
 
     Args:
-        audio_z: Cosines (B,) with sounds, in standard deviations above the mean of the query's.
-        sound_count: How many clips have sound.
+        audio_z: z-scores (B,) of the query's cosines with sounds.
+        sound_count: Number of clips with sound.
     """
     chance = math.sqrt(2 * math.log(max(2, sound_count)))
     return _sigmoid(SOUND_SLOPE * (np.asarray(audio_z, np.float64) - chance))
@@ -107,18 +108,19 @@ def sound_evidence(audio_z: Scores, sound_count: int) -> _Float64:
 def joint_evidence(visual_z: Scores, audio_z: Scores, sound_count: int) -> _Float64:
     """Return the evidence (B,), 0 to 1, that pictures and sounds fit together: a sentence may need both.
 
-    Each alone may fit many clips. It is 0.5 where the sum is `JOINT_MARGIN` above the highest of so many by chance.
+    Pictures alone or sounds alone may fit many clips. The evidence is 0.5 if the sum of both z-scores, divided by the
+    root of 2, is `JOINT_MARGIN` above the highest value that chance is expected to give.
 
     Args:
-        visual_z: Cosines (B,) with pictures, in standard deviations above the mean of the query's.
-        audio_z: The same with sounds.
-        sound_count: How many clips have sound.
+        visual_z: z-scores (B,) of the query's cosines with pictures.
+        audio_z: z-scores (B,) of the query's cosines with sounds.
+        sound_count: Number of clips with sound.
     """
     return sound_evidence((np.asarray(visual_z) + np.asarray(audio_z)) / math.sqrt(2) - JOINT_MARGIN, sound_count)
 
 
 def combine_evidence(*evidence: Scores) -> _Float64:
-    """Combine evidence (B,) that clips fit, 0 to 1 each and independent: 1 - (1 - a)(1 - b), without its rounding."""
+    """Combine independent evidence (B,), each 0 to 1, that clips fit: 1 - (1 - a)(1 - b), computed precisely."""
     combined: _Float64 = np.zeros(np.shape(evidence[0]))
     for values in evidence:
         combined = combined + (1 - combined) * values
@@ -126,7 +128,7 @@ def combine_evidence(*evidence: Scores) -> _Float64:
 
 
 def fused_score(calibration: Calibration, similarity: Scores, match_logits: Scores) -> _Float64:
-    """Return the scores (B,) from 0 to 1 that reranked results are ordered by, from cosines and match logits (B,).
+    """Return the scores (B,), 0 to 1, by which reranked results are ordered, from cosines (B,) and match logits (B,).
 
     Raises InvalidInput if shapes differ.
     """
@@ -142,11 +144,11 @@ def fused_score(calibration: Calibration, similarity: Scores, match_logits: Scor
 
 
 def reranked_score(search_scores: Scores, match_logits: Scores, match_weight: float) -> _Float64:
-    """Return the scores (B,), 0 to 1, that reranked results of a search by pictures and sound are ordered by.
+    """Return the scores (B,), 0 to 1, by which reranked results of a search by pictures and sound are ordered.
 
     Args:
         search_scores: Combined evidence (B,) of pictures and sound, 0 to 1.
-        match_logits: Match logits (B,), of pictures and sound.
+        match_logits: Match logits (B,) computed from pictures and sound.
         match_weight: ``match_weight`` of the manifest.
     """
     evidence = np.clip(np.asarray(search_scores, np.float64), MIN_EVIDENCE, 1 - MIN_EVIDENCE)
@@ -171,7 +173,7 @@ def ref_clip_score(similarity: float, reference_similarity: float) -> float:
 
     Args:
         similarity: Cosine of caption and video.
-        reference_similarity: Highest cosine of the caption and a reference.
+        reference_similarity: Highest cosine of the caption with any reference.
     """
     return harmonic_mean(clip_score(similarity), max(reference_similarity, 0.0))
 
@@ -191,9 +193,9 @@ class FineGrainedMatch:
     """Fine-grained part of EMScore.
 
     Attributes:
-        precision: Weighted mean over words of the best frame.
-        recall: Mean over frames of the best word.
-        f1: Their harmonic mean.
+        precision: Weighted mean, over words, of the cosine with the best frame.
+        recall: Mean, over frames, of the cosine with the best word.
+        f1: Harmonic mean of precision and recall.
         word_similarity: (N,) cosine of each word with its best frame.
         word_frame: (N,) index of that frame.
     """
@@ -237,10 +239,10 @@ def caption_words(caption: str, max_words: int) -> list[str]:
 
 
 def word_weights(words: Sequence[str]) -> list[float]:
-    """Return 0 for English function words and 1 for others; 1 for all if there are no others.
+    """Return 0 for English function words and 1 for other words; if all are function words, 1 for all.
 
-    EMScore weighs words by inverse document frequency over a corpus. A service has no corpus, and with the captions of
-    one request as the corpus a caption's score would depend on the others, so this approximates those weights.
+    This approximates the weights of EMScore: inverse document frequencies over a corpus. A service has no corpus, and
+    if the captions of a request were the corpus, the score of a caption would depend on the others.
     """
     weights = [0.0 if word in _FUNCTION_WORDS else 1.0 for word in words]
     return weights if any(weights) else [1.0] * len(words)
@@ -317,19 +319,19 @@ def score_captions(
     """Score captions of a clip.
 
     Args:
-        model: Model that embeds texts and matches.
+        model: Model with text embeddings, the task "matching", or both.
         clip: Embedding of the clip (one row).
         captions: Captions to score.
         references: Correct captions of the clip, for RefCLIPScore.
         frames: Frames of the clip, for EMScore.
-        audio_tokens: (1, T, A) of the clip's sound, for ``match``; None: it has none, or the model takes none.
+        audio_tokens: Audio tokens of the clip, (1, T, A), for ``match``; None: no sound, or the model does not fuse it.
 
     Returns:
         One result per caption, in order.
 
     Raises:
         TextError: A text is empty or too long.
-        TaskMissing: The bundle can neither compare nor match.
+        TaskMissing: The bundle has neither text embeddings nor the task "matching".
         EngineError: A graph failed.
     """
     similarity = reference_similarity = em_scores = probabilities = fused = None
@@ -411,12 +413,12 @@ def caption_em_score(coarse: float, words: Sequence[str], similarities: Scores, 
 
 
 def _cosines(products: NDArray[np.float32]) -> _Float64:
-    """Clip rounding errors, which carry cosines beyond 1 in the seventh digit."""
+    """Clip cosines to -1 to 1, which rounding can exceed in the seventh digit."""
     return np.clip(products.astype(np.float64), -1.0, 1.0)
 
 
 def _repeat(tokens: NDArray[np.floating], count: int) -> NDArray[np.floating]:
-    """Return the tokens (count, ...) of as many captions of one clip, for tokens (1, ...)."""
+    """Repeat the tokens (1, ...) of a clip for ``count`` captions: (count, ...)."""
     return np.broadcast_to(tokens[:1], (count, *tokens.shape[1:]))
 
 

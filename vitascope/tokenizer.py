@@ -27,7 +27,7 @@ _JOINED = (
     (re.compile(r'" ([^"]*) "'), r'"\1"'),
     (re.compile(r"(?<=\d)([.:]|,(?= \d{3}\b)) (?=\d)"), r"\1"),
 )
-"""Punctuation with spaces, and how it is written."""
+"""Patterns of punctuation with superfluous spaces, and their replacements."""
 
 
 class Tokenizer:
@@ -39,7 +39,7 @@ class Tokenizer:
         Args:
             inner: The tokenizer; its padding and truncation are replaced.
             max_length: Maximum tokens, including special ones; longer texts are truncated.
-            max_characters: Longest text accepted.
+            max_characters: Maximum length of a text in characters.
         """
         self.max_length = max_length
         self.max_characters = max_characters
@@ -68,14 +68,14 @@ class Tokenizer:
         return dict(self._inner.get_vocab(with_added_tokens=True))
 
     def special_ids(self) -> list[int]:
-        """Return the ids of special tokens, such as those of padding, beginning and end."""
+        """Return the ids of special tokens, such as padding, beginning and end."""
         return [i for i, token in self._inner.get_added_tokens_decoder().items() if token.special]
 
     def knows(self, words: Sequence[str]) -> bool:
-        """Return whether each word, of ASCII letters, is a token of its own."""
+        """Return whether each word (of ASCII letters) is a single token."""
         encodings = self._inner.encode_batch(list(words), add_special_tokens=False)
         tokens = [encoding.tokens for encoding in encodings]
-        # Tokens may have marks of the beginning or end of a word; that of unknown words contains none.
+        # A token may also have a mark of the beginning or end of a word; the token for unknown words contains no word.
         return all(len(ts) == 1 and word.lower() in ts[0].lower() for word, ts in zip(words, tokens, strict=True))
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -124,7 +124,7 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Texts that run together.
+    """Tokenized texts of one run.
 
     Attributes:
         rows: (B,) indices of the texts.
@@ -156,7 +156,7 @@ def length_sorted_batches(tokenizer: Tokenizer, texts: Sequence[str], size: int)
 
 
 def _join_punctuation(text: str) -> str:
-    """Return a text whose punctuation marks are separate words, such as ``a man ' s t - shirt .``, as it is written."""
+    """Remove the spaces around punctuation that is separated like words, as in ``a man ' s t - shirt .``."""
     for pattern, replacement in _JOINED:
         text = pattern.sub(replacement, text)
     return text

@@ -42,41 +42,42 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Samples = NDArray[np.float32]
-"""Mono (N,), -1 to 1."""
+"""Mono samples (N,) float32, -1 to 1."""
 MAX_SAMPLES = 2**26
-"""Samples of one read: 70 minutes at 16 kHz."""
+"""Maximum samples of one read: 70 minutes at 16 kHz."""
 MAX_RATE = 768_000
-"""Hz, of a file."""
+"""Range of sample rates of files, in Hz."""
 _MIN_RATE = 1000
 _UNTIMED = ("aac", "mp3", "wav", "aiff")
-"""Containers without timestamps: their sound has no gaps."""
+"""Containers without timestamps, whose sound therefore has no gaps."""
 _ESTIMATED = ("aac", "mp3")
 """Containers whose duration FFmpeg may estimate by the bit rate."""
 _PREROLL = 1.0
-"""Seconds decoded before a span: a decoder's first sound after a seek is wrong."""
+"""Seconds decoded before a span, since the first output of a decoder after a seek is wrong."""
 _NEAR = 2.0
-"""Seconds between clips that are decoded in one go."""
+"""Maximum gap, in seconds, between clips that are decoded together."""
 _BLOCK_SECONDS = 0.5
-"""Seconds of sound that are converted together."""
+"""Seconds of sound that are converted at a time."""
 _MARGIN = 0.05
 """Seconds resampled before and after a span, longer than the resampler's filter."""
 _UNREADABLE_PLANES = 8
-"""Planes from which PyAV's ``to_ndarray`` reads beyond their list, and crashes; it can read interleaved channels."""
+"""Number of channels from which PyAV's ``to_ndarray`` crashes on planar sound; it can read interleaved channels."""
 _MAX_DRIFT = 0.025
-"""Seconds by which timestamps may differ from the count of samples before the sound is moved. FFmpeg's of Vorbis are up
-to 448 samples off where blocks change their size."""
+"""Maximum difference, in seconds, between a timestamp and the count of samples; beyond it, the sound is moved. FFmpeg's
+timestamps of Vorbis are up to 448 samples off where blocks change their size."""
 _MAX_OVERLAP = Fraction(1)
-"""Seconds by which timestamps may go back, so that sound is dropped; beyond, they began anew and are shifted."""
+"""Maximum backward step of timestamps, in seconds, for which overlapping sound is dropped; after a larger step,
+timestamps have started again and are shifted."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """Description of the main audio stream of a file, as the header states it."""
+    """Description of the main audio stream of a file, from its header."""
 
     codec: str
-    """FFmpeg's name; "unknown" if FFmpeg does not know it."""
+    """FFmpeg's name of the codec; "unknown" if FFmpeg does not know it."""
     sample_rate: int
-    """Hz; 0 if the header does not state it, as for ``channels``."""
+    """Hz; 0 if the header does not contain it. The same applies to ``channels``."""
     channels: int
     seconds: float | None
     """None if the header does not state it."""
@@ -86,7 +87,7 @@ class _Block(NamedTuple):
     """Consecutive mono samples."""
 
     position: int
-    """Number of samples of this rate before the first one, from time 0 of the file."""
+    """Position of the first sample: number of samples, at ``rate``, since time 0 of the file."""
     samples: Samples
     rate: int
 
@@ -100,17 +101,17 @@ class OpenAudio:
     stream: AudioStream
     time_base: Fraction
     origin: Fraction | None
-    """Seconds on the stream's clock at time 0 of the file; None: where the sound begins."""
+    """Time 0 of the file, in seconds on the stream's clock; None: time 0 is where the sound begins."""
     seek_stream: AudioStream | VideoStream
-    """The stream whose index seeks use."""
+    """The stream whose index is used to seek."""
     is_timed: bool
-    """True: the container stores timestamps; False: FFmpeg counts samples."""
+    """Whether the container stores timestamps; otherwise FFmpeg counts samples."""
 
 
 def read_audio(
     source: MediaSource, start: float, end: float, sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
 ) -> Samples | None:
-    """Decode the sound from ``start`` to ``end`` (s), as ``read_clips``."""
+    """Decode the sound from ``start`` to ``end`` (s); see ``read_clips``."""
     [sound] = read_clips(source, [(start, end)], sample_rate, limits)
     return sound
 
@@ -118,20 +119,19 @@ def read_audio(
 def read_clips(
     source: MediaSource, clips: Sequence[tuple[float, float]], sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
 ) -> list[Samples | None]:
-    """Decode the sound of clips: the mean of all channels, resampled. Neighbouring clips are decoded at once.
+    """Decode the sound of clips: the mean of all channels, resampled. Neighbouring clips are decoded together.
 
-    Sample i of a clip is at ``start + i / sample_rate`` seconds. Gaps are silent, samples that are no numbers are 0,
-    and what cannot be decoded is a gap.
+    Sample i of a clip is at ``start + i / sample_rate`` seconds. Gaps, and parts that cannot be decoded, are silent;
+    NaN samples are 0.
 
     Args:
         source: File to decode.
-        clips: (start, end) in seconds. The sound of a clip ends with that of the file if that is earlier.
-        sample_rate: Hz.
+        clips: (start, end) in seconds. A clip is shorter if the sound of the file ends before the clip.
+        sample_rate: Sample rate of the result, in Hz.
         limits: Limits on the file.
 
     Returns:
-        (N,) float32 from -1 to 1 of each clip. None for digital silence, and for a file or clip without sound, such as
-        a picture.
+        Samples (N,) float32 from -1 to 1 per clip; None for digital silence, and for a file or clip without sound.
 
     Raises:
         InvalidInput: A clip is empty or has more than ``MAX_SAMPLES``.
@@ -155,7 +155,7 @@ def read_clips(
 
 
 def _bounds(start: float, end: float, sample_rate: int, limits: MediaLimits) -> tuple[int, int]:
-    """Return the positions of a clip's first sample and after its last."""
+    """Return (first, end): the position of a clip's first sample, and the position after its last sample."""
     if not 0 <= start < end:
         raise InvalidInput(f"start, end: {start:g}, {end:g}; 0 <= start < end was expected")
     first, last = (round(min(time, limits.max_seconds) * sample_rate) for time in (start, end))
@@ -168,7 +168,7 @@ def _bounds(start: float, end: float, sample_rate: int, limits: MediaLimits) -> 
 
 
 def _neighbours(bounds: Sequence[tuple[int, int]], sample_rate: int) -> list[list[int]]:
-    """Group clips, by their bounds, that are so near to each other that seeking would not pay."""
+    """Group the indices of clips that are so close to each other that decoding through is faster than seeking."""
     groups: list[list[int]] = []
     begin = stop = 0
     for clip in sorted(range(len(bounds)), key=bounds.__getitem__):
@@ -185,7 +185,7 @@ def _neighbours(bounds: Sequence[tuple[int, int]], sample_rate: int) -> list[lis
 def _read_span(
     file: MediaFile, file_format: FileFormat, first: int, last: int, sample_rate: int, limits: MediaLimits
 ) -> Samples:
-    """Return the samples from ``first`` to ``last``, or to the end of the sound."""
+    """Return the samples from position ``first`` to ``last``, or to the end of the sound."""
     for preroll in (_PREROLL, math.inf):
         begin = first / sample_rate - preroll
         parts, is_complete = _read_parts(file, file_format, begin, first, last, sample_rate, limits)
@@ -206,8 +206,8 @@ def _read_parts(
     """Decode from about ``begin`` (s) and resample.
 
     Returns:
-        (position, samples) of each part that overlaps ``first`` to ``last``; and whether sound before them was read, so
-        that nothing is missing.
+        (position, samples) of each part that overlaps ``first`` to ``last``; and whether sound before ``first`` was
+        read, so that the parts are complete.
     """
     low, high = first / sample_rate - _MARGIN, last / sample_rate + _MARGIN
     parts: list[tuple[int, Samples]] = []
@@ -238,16 +238,16 @@ class _ResampledRun:
     def __init__(self, position: int, rate: int, sample_rate: int) -> None:
         self.rate = rate
         self.end = position
-        """Position after the last sample that was fed."""
+        """Position after the last input sample."""
         step = rate // math.gcd(rate, sample_rate)
-        lead = position % step  # silence from the last position that is a sample of both rates
+        lead = position % step  # begin, with silence, at the last position that both rates have in common
         self._ratio = Fraction(sample_rate, rate)
         self._index = int((position - lead) * self._ratio)
         self._lead = lead
         self._resampler = None if rate == sample_rate else av.AudioResampler("fltp", "mono", sample_rate)
 
     def feed(self, samples: Samples) -> list[tuple[int, Samples]]:
-        """Resample further samples."""
+        """Resample further samples; return (position, samples) of the output that is ready."""
         self.end += len(samples)
         if self._resampler is None:
             return self._placed(samples)
@@ -258,7 +258,7 @@ class _ResampledRun:
         return [part for output in self._resampler.resample(frame) for part in self._placed(output.to_ndarray()[0])]
 
     def flush(self) -> list[tuple[int, Samples]]:
-        """Return the rest."""
+        """Return the rest of the output as (position, samples)."""
         outputs = [] if self._resampler is None else self._resampler.resample(None)
         left = round(self.end * self._ratio) - self._index
         rest = np.concatenate([output.to_ndarray()[0] for output in outputs]) if outputs else np.zeros(0, np.float32)
@@ -272,7 +272,7 @@ class _ResampledRun:
 
 @contextmanager
 def open_audio(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> Iterator[OpenAudio | None]:
-    """Open a container and its main audio stream; None without one, and without a readable one beside pictures.
+    """Open a container and its main audio stream; None if there is none, or none decodable in a file with pictures.
 
     Raises:
         MediaCorrupt: The container cannot be parsed.
@@ -305,7 +305,7 @@ def open_audio(file: MediaFile, file_format: FileFormat, limits: MediaLimits) ->
 
 
 def probe_audio(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> tuple[AudioInfo, float]:
-    """Describe the sound of a file without pictures, and return its duration in seconds.
+    """Describe the sound of a file without pictures; return the description and the duration in seconds.
 
     Raises:
         MediaUnsupported, MediaCorrupt, MediaTooLarge: It cannot be decoded.
@@ -325,7 +325,7 @@ def probe_audio(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -
 
 
 def main_audio_stream(container: InputContainer) -> AudioStream | None:
-    """Return the default audio stream, or the first, of those that can be decoded, else of all; None without any."""
+    """Return the main audio stream: decodable streams take precedence, then default ones; None if there is none."""
     return min(
         container.streams.audio,
         key=lambda stream: (not is_decodable(stream), not stream.disposition & Disposition.default),
@@ -339,7 +339,7 @@ def is_decodable(stream: AudioStream) -> bool:
 
 
 def describe_audio(stream: AudioStream) -> AudioInfo:
-    """Describe a stream by its header."""
+    """Describe a stream from its header."""
     context = getattr(stream, "codec_context", None)  # None for an unknown codec
     seconds = tagged_seconds(stream.metadata.get("DURATION"))
     if stream.duration and stream.time_base:
@@ -350,9 +350,9 @@ def describe_audio(stream: AudioStream) -> AudioInfo:
 
 
 def _blocks(audio: OpenAudio, begin: float) -> Iterator[_Block]:
-    """Decode from about ``begin`` (s), or from the beginning where the file cannot be sought.
+    """Decode from about ``begin`` (s), or from the beginning if the file does not support seeking.
 
-    Raises MediaCorrupt if packets were read and none of them can be decoded.
+    Raises MediaCorrupt if packets were read, but none of them can be decoded.
     """
     time_base, origin, grid = audio.time_base, audio.origin, None
     if begin > 0:
@@ -361,7 +361,7 @@ def _blocks(audio: OpenAudio, begin: float) -> Iterator[_Block]:
             origin = (head[0].pts or 0) * time_base
         grid = _frame_grid(head, time_base, origin or Fraction(0))
         _seek(audio, Fraction(begin) + (origin or 0))
-    pending = av.AudioFifo()  # consecutive frames of one kind, which are converted together
+    pending = av.AudioFifo()  # consecutive frames of the same kind, which are converted together
     kind: tuple[int, str, str] | None = None  # rate, sample format and layout of the last frame
     start = floor = Fraction(0)  # time of the first of them; time up to which sound was returned
     zero, tick = 0.0, float(time_base)  # expected timestamp of the first of them, and unit of timestamps, in seconds
@@ -377,7 +377,7 @@ def _blocks(audio: OpenAudio, begin: float) -> Iterator[_Block]:
             start = floor = timestamp - origin if grid is None else _snap(timestamp - origin, *grid, time_base)
             zero = float(start + origin)
         else:
-            # In floats, since exact fractions would take longer than decoding.
+            # Floats, as exact fractions would take longer than decoding.
             is_timed = audio.is_timed and frame.pts is not None
             drift = pts * tick - zero - pending.samples / previous[0] if is_timed else 0.0
             has_moved = abs(drift) > _MAX_DRIFT
@@ -400,7 +400,7 @@ def _blocks(audio: OpenAudio, begin: float) -> Iterator[_Block]:
 
 
 def _block(frames: AudioFifo, start: Fraction, floor: Fraction) -> _Block | None:
-    """Return the samples of frames from ``start`` (s) without those before ``floor``; None if nothing is left."""
+    """Return the samples of frames that begin at ``start`` (s), without those before ``floor``; None if none are left."""
     if not frames.samples or (frame := frames.read()) is None:
         return None
     rate, samples = frame.sample_rate, _mono(frame)
@@ -410,7 +410,7 @@ def _block(frames: AudioFifo, start: Fraction, floor: Fraction) -> _Block | None
 
 
 def _position(time: Fraction, rate: int) -> int:
-    """Return the nearest position to a time; positions of times that differ by whole samples do, too."""
+    """Round a time to a position; times that differ by whole samples are rounded in the same direction."""
     return math.floor(time * rate + Fraction(1, 2))
 
 
@@ -424,12 +424,14 @@ def _seek(audio: OpenAudio, time: Fraction) -> None:
 
 
 def _frame_grid(head: Sequence[AudioFrame], time_base: Fraction, origin: Fraction) -> tuple[Fraction, Fraction] | None:
-    """Return a time (s) at which a frame begins, and the length of frames; None if they differ or the clock is exact.
+    """Return the start of a frame (s) and the length of frames (s); None if lengths differ or the clock is exact.
 
-    Containers such as Matroska round timestamps to milliseconds, but their frames follow each other without gaps.
+    Containers such as Matroska round timestamps to milliseconds, although their frames follow each other without gaps.
 
     Args:
-        head: The first frames, of which the first may have been shortened.
+        head: The first frames; the very first may be shorter.
+        time_base: Unit of the timestamps in seconds.
+        origin: Time 0 of the file, in seconds on the stream's clock.
     """
     if len(head) < 3 or time_base * head[0].sample_rate <= 1 or head[1].samples != head[2].samples:
         return None
@@ -439,13 +441,13 @@ def _frame_grid(head: Sequence[AudioFrame], time_base: Fraction, origin: Fractio
 
 
 def _snap(time: Fraction, begin: Fraction, step: Fraction, tolerance: Fraction) -> Fraction:
-    """Return the nearest time at which a frame begins, if it is within the clock's rounding."""
+    """Return the nearest start of a frame if it is within ``tolerance``, else ``time``."""
     nearest = begin + round((time - begin) / step) * step
     return nearest if abs(nearest - time) <= tolerance else time
 
 
 def _frames(audio: OpenAudio) -> Iterator[AudioFrame]:
-    """Decode from the container's position. Raises MediaCorrupt if nothing can be decoded."""
+    """Decode frames from the container's current position. Raises MediaCorrupt if nothing can be decoded."""
     damaged, decoded = 0, 0
     try:
         for packet in audio.container.demux(audio.stream):

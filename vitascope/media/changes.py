@@ -1,4 +1,4 @@
-"""Sampling of frames at regular times, leaving out those that look like the frame before."""
+"""Sampling of frames at given times, without frames that look like the previous one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vitascope.media.frame import Frame, Pixels, size_within
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 _THUMBNAIL_SIDE = 320
-"""Frames are compared at this size, where a letter still covers several pixels."""
+"""Side of the thumbnails that are compared, in pixels; a letter still covers several pixels."""
 _MIN_DIFFERENCE = 14
-"""Smallest change of 255 that counts: averaged over a pixel of the thumbnail, compression alone changes less."""
+"""Least visible change of a thumbnail pixel, of 255; compression alone changes the average of a pixel less."""
 _MIN_CHANGED_PIXELS = 3
 
 
@@ -26,18 +26,19 @@ def changed_frames(
     side: int,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Iterator[tuple[float, Pixels]]:
-    """Yield the first of the frames on screen at ``times``, and each that differs visibly from the one yielded before.
+    """Yield the first frame on screen at ``times``, and each frame that differs visibly from the last yielded one.
 
     Args:
         source: File to decode.
         times: Ascending seconds.
-        side: Frames with a longer side (pixels) are scaled down to it.
+        side: Maximum length of the longer side in pixels; larger frames are scaled down.
         limits: Limits on the file.
 
     Yields:
         The first of ``times`` at which a frame is on screen, and the frame (H, W, 3) uint8 RGB.
 
-    Raises as ``frames_at``.
+    Raises:
+        The errors of ``frames_at``.
     """
     last: NDArray[np.int16] | None = None
     for positions, frame in frames_at(source, times, limits):

@@ -26,30 +26,30 @@ from vitascope.media.video_reader import every_frame, video_frames
 
 DECODING_THREADS = 2
 Times: TypeAlias = Sequence[float] | Callable[[float], Sequence[float]]
-"""Seconds, or a function that returns them for a duration."""
+"""Times in seconds, or a function that returns them for the duration of a file."""
 Kind = Literal["video", "picture", "animation", "audio"]
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """Description of a file. Sizes are displayed pixels, upright and square; 0 for "audio", which has no pictures."""
+    """Description of a file. ``width``, ``height``: displayed pixels (upright, square); 0 for the kind "audio"."""
 
     kind: Kind
     container: str
     """One of ``limits.CONTAINERS``."""
     codec: str
-    """FFmpeg's name of the codec of the pictures, or of the sound for the kind "audio"."""
+    """FFmpeg's name of the video codec; for the kind "audio", of the audio codec."""
     width: int
     height: int
     duration: float
     """Seconds; 0.0 for a picture."""
     frame_count: int | None
-    """None if the container does not state it."""
+    """None if the header does not contain it."""
     audio: AudioInfo | None
-    """The main audio stream, whether or not it can be decoded; None without one."""
+    """The main audio stream, decodable or not; None if there is none."""
 
     def require_pictures(self, name: str) -> None:
-        """Raise MediaUnsupported, with the file's ``name``, for a file with sound alone."""
+        """Raise MediaUnsupported, with the file's ``name``, if the file has only sound."""
         if self.kind == "audio":
             raise MediaUnsupported(f"{name}: {AUDIO_ONLY}")
 
@@ -124,20 +124,20 @@ def frames_at(
     threads: int = DECODING_THREADS,
     track: int = 0,
 ) -> Iterator[tuple[list[int], Frame]]:
-    """Decode each distinct frame that is on screen at ``times``, once.
+    """Decode each distinct frame that is on screen at any of ``times``, once.
 
-    The frame on screen is the last that starts at or before the time, clamped to the first and the last frame. A still
-    picture is on screen at every time.
+    The frame on screen is the last one that starts at or before the time; before the first frame, the first one. A
+    still picture is on screen at every time.
 
     Args:
         source: File to decode.
-        times: Seconds in any order; or a function of the duration (s; 0.0 for a picture), called once the file is open.
+        times: Seconds, in any order; or a function that returns them, called with the duration (s; 0.0 for a picture).
         limits: Limits on the file.
         threads: Decoder threads, 0 for one per core.
-        track: Video track, as ``manifest.FrameStream.track``.
+        track: Video track, see ``manifest.FrameStream.track``.
 
     Yields:
-        The positions in ``times`` that a frame answers, and the frame.
+        The indices in ``times`` of the times at which a frame is on screen, and the frame.
 
     Raises:
         InvalidInput: A time is not finite.
@@ -172,7 +172,7 @@ def _video_frames_at(
     with open_video(file, file_format, limits, threads, track) as video:
         limits.check_seconds(file.name, video.stated_duration or 0.0)
         if callable(times):
-            # A file without a stated duration must be read to its end, so opening it again hardly matters.
+            # Without a duration in the header, the file must be read to its end, so opening it again hardly matters.
             duration = round(video.stated_duration, 6) if video.stated_duration else probe(file, limits).duration
             times = _clamp_times(times(duration), limits)
         yield from video_frames(video, times, limits)
@@ -193,12 +193,15 @@ def all_frames(
     threads: int = DECODING_THREADS,
     key_frame_interval: float | None = None,
 ) -> Iterator[tuple[float, Frame]]:
-    """Decode every frame once, in display order, with its start in seconds; a picture has one.
+    """Decode every frame once, in display order, with its start in seconds; a still picture has one frame.
 
-    Damaged frames of a video are omitted. Other errors as ``frames_at``.
+    Damaged frames of a video are left out. Other errors are those of ``frames_at``.
 
     Args:
-        key_frame_interval: decode only the key frames of a video that are at least so many seconds apart.
+        source: File to decode.
+        limits: Limits on the file.
+        threads: Decoder threads, 0 for one per core.
+        key_frame_interval: Decode only key frames that are at least this many seconds apart; None: all frames.
     """
     with open_source(source) as file:
         file_format = sniff(file, limits)
@@ -223,7 +226,7 @@ def read_frames(
 ) -> list[Pixels]:
     """Return the frames on screen at ``times`` (s), each (H, W, 3) uint8 RGB, upright, at the displayed size.
 
-    Equal frames may be the same array. Errors as ``frames_at``.
+    Times with the same frame may share one array. Raises the errors of ``frames_at``.
     """
     frames: dict[int, Pixels] = {}
     for positions, frame in frames_at(source, times, limits, threads=threads):

@@ -1,8 +1,8 @@
-"""Opening media files: open files that threads and processes share, and opening beneath a root without following links.
+"""Opening of media files: files shared by threads and processes, and opening beneath a root without following links.
 
-Checking a path and opening it afterwards are two steps, between which a link can replace a file or a folder of the
-path. ``open_inside`` and ``open_beneath`` let the kernel resolve and open a path in one step that follows no link:
-with ``openat2`` where available, otherwise folder by folder.
+If a path were checked and then opened, a link could replace a part of the path in between. ``open_inside`` and
+``open_beneath`` therefore let the kernel resolve and open a path in one step that follows no link: with ``openat2`` if
+available, otherwise folder by folder.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 """O_NONBLOCK: opening a pipe would otherwise wait for a writer. It has no effect on regular files."""
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TRAVERSE_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-"""For folders on the way to a file, which need not be readable."""
+"""Flags to open the folders of a path, which need not be readable."""
 _NOT_FOUND = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
-"""ELOOP: a cycle of links. ENXIO: a socket."""
+"""Errors of paths that are not regular files. ELOOP: a cycle of links. ENXIO: a socket."""
 _OPENAT2 = 437
-"""The number of the system call on ``_OPENAT2_MACHINES``."""
+"""Number of the system call ``openat2`` on ``_OPENAT2_MACHINES``."""
 _OPENAT2_MACHINES = ("x86_64", "aarch64", "riscv64", "ppc64le", "s390x")
 _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x04, 0x08
 _AT_FDCWD = -100
@@ -43,12 +43,12 @@ _AT_FDCWD = -100
 class MediaFile:
     """A regular file open for reading, and its path.
 
-    Content is read by position, so threads and processes can share the descriptor. What is decoded is what was checked
-    and hashed, even if the file is replaced meanwhile.
+    Content is read by position, so threads and processes can share the descriptor. The decoded content is the content
+    that was checked and hashed, even if another file has replaced the path meanwhile.
     """
 
     def __init__(self, descriptor: int, path: Path) -> None:
-        """Take ownership of ``descriptor``. Closes it and raises MediaError unless it is of a regular file."""
+        """Take ownership of ``descriptor``; if it is not a regular file, close it and raise MediaError."""
         self.path = path
         self._descriptor = descriptor
         self._lock = threading.Lock()
@@ -63,7 +63,7 @@ class MediaFile:
         """Open the file at ``path``, following symbolic links. Raises MediaError."""
         path = Path(path)
         with map_os_errors(path):
-            # The constructor, which services use for paths of requests, does not reveal that something else exists.
+            # The constructor, which services use for paths of requests, does not reveal what else exists at the path.
             if not stat.S_ISREG(path.stat().st_mode):
                 raise MediaError(f"{path.name or path}: not a regular file; a readable file was expected")
             return cls(os.open(path, OPEN_FLAGS), path)
@@ -80,11 +80,11 @@ class MediaFile:
         return self._descriptor
 
     def status(self) -> os.stat_result:
-        """``fstat`` of the file."""
+        """Return the result of ``fstat`` for the file."""
         return os.fstat(self.fileno())
 
     def reader(self) -> io.BufferedReader:
-        """A new reader at the beginning of the file. Closing it does not close the file."""
+        """Return a new reader at the beginning of the file. Closing the reader does not close the file."""
         return io.BufferedReader(_Reader(self))
 
     @contextmanager
@@ -139,7 +139,7 @@ def open_source(source: MediaSource) -> Iterator[MediaFile]:
 
 @contextmanager
 def map_os_errors(path: Path) -> Iterator[None]:
-    """Raise MediaError with the name of the file for errors of opening or reading it in the block."""
+    """Translate errors of opening or reading a file in the block to MediaError with the file's name."""
     try:
         yield
     except OSError as error:
@@ -186,7 +186,7 @@ class _Reader(io.RawIOBase):
 
 
 class PathOutsideRoot(OSError):
-    """A path that leads out of the folders that it must stay in, or on which a link has appeared."""
+    """The path leads out of its root, or a symbolic link has appeared on it."""
 
     def __init__(self, path: str | PurePath) -> None:
         super().__init__(errno.EXDEV, "outside its root, or a symbolic link is part of the path", str(path))
@@ -212,12 +212,12 @@ def open_inside(path: Path, roots: Iterable[Path]) -> MediaFile:
 
 
 def open_folder_inside(path: Path, roots: Iterable[Path]) -> int:
-    """Open the folder at ``path``, as ``open_inside``. The caller must close the descriptor."""
+    """Like ``open_inside``, for a folder. Returns its descriptor, which the caller must close."""
     return open_folder_beneath(*_split_at_root(path, roots))
 
 
 def open_beneath(root: Path | int, relative: str | PurePath) -> int:
-    """Open a file beneath a folder without following any link.
+    """Open a file beneath a folder without following links; return its descriptor, which the caller must close.
 
     Args:
         root: A path without links, or the descriptor of a folder.
@@ -229,12 +229,12 @@ def open_beneath(root: Path | int, relative: str | PurePath) -> int:
 
 
 def open_folder_beneath(root: Path | int, relative: str | PurePath) -> int:
-    """Open a folder beneath ``root``, or ``root`` itself, as ``open_beneath``."""
+    """Like ``open_beneath``, for a folder beneath ``root`` or ``root`` itself."""
     return _open_beneath(root, relative, FOLDER_FLAGS)
 
 
 def _split_at_root(path: Path, roots: Iterable[Path]) -> tuple[Path, PurePath]:
-    """The first of ``roots`` that contains ``path``, and the rest of the path, with links resolved."""
+    """Return the first of ``roots`` that contains ``path`` (links resolved), and the path relative to it."""
     try:
         resolved = path.resolve()
         for root in roots:
@@ -264,7 +264,7 @@ def _open_beneath(root: Path | int, relative: str | PurePath, flags: int) -> int
 
 @cache
 def _has_openat2() -> bool:
-    """Return whether the kernel has the call and no filter refuses it."""
+    """Return whether the kernel has the system call and no seccomp filter rejects it."""
     if sys.platform != "linux" or platform.machine() not in _OPENAT2_MACHINES:
         return False
     try:
@@ -300,7 +300,7 @@ def _syscall() -> ctypes._NamedFuncPointer:
 
 
 def _open_stepwise(root: int, parts: Sequence[str], flags: int) -> int:
-    """Open folder by folder what ``_openat2`` opens at once."""
+    """Replacement for ``_openat2`` that opens folder by folder."""
     folder = root
     try:
         for part in parts[:-1]:

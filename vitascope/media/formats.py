@@ -1,4 +1,4 @@
-"""Containers and codecs of media files: recognition by first bytes, detection of truncation, media types."""
+"""File formats: recognition of containers by their first bytes, detection of truncation, media types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitascope.media.file import MediaFile, map_os_errors
 from vitascope.media.limits import MediaLimits
 
 MAX_MISSING_FRACTION = 0.1
-"""A damaged file is rejected as truncated if it decodes to less than 1 - this fraction of its stated duration."""
+"""A damaged file is rejected as truncated if more than this fraction of its duration cannot be decoded."""
 MEDIA_TYPES = {
     **dict.fromkeys(("mp4", "m4v"), "video/mp4"),
     **dict.fromkeys(("mov", "qt"), "video/quicktime"),
@@ -44,13 +44,13 @@ MEDIA_TYPES = {
     **dict.fromkeys(("aif", "aiff", "aifc"), "audio/aiff"),
     "wma": "audio/x-ms-wma",
 }
-"""By file extension. A browser executes none of them."""
+"""Media type by file extension. Browsers execute none of these types."""
 
 _HEAD_BYTES = 1024
 _MP4_ATOMS = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _MXF_KEY = bytes.fromhex("060e2b34020501010d0102010102")
-"""Key of the partition that opens an MXF file."""
+"""Key of the header partition of an MXF file."""
 _ASF_GUID = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _OTHER_FORMATS = [
     (b"PK\x03\x04", "a ZIP archive (or an office document)"),
@@ -66,7 +66,7 @@ _OTHER_FORMATS = [
 
 
 class FileFormat(NamedTuple):
-    """A container (a name in ``limits.CONTAINERS``) and FFmpeg's demuxer for it, None for pictures."""
+    """A container (a name in ``limits.CONTAINERS``), and FFmpeg's demuxer for it (None for pictures)."""
 
     container: str
     demuxer: str | None
@@ -120,7 +120,7 @@ def _match(head: bytes) -> FileFormat | None:
 
 
 def _match_mp4(head: bytes) -> FileFormat | None:
-    """Tell AVIF and HEIF pictures, and animations, from films by the brands that they state."""
+    """Distinguish AVIF and HEIF pictures and animations from films by their brands."""
     major = head[8:12]
     if head[4:8] != b"ftyp" or major not in _HEIF_BRANDS | {b"avif", b"avis"}:
         return FileFormat("mp4", "mp4")
@@ -188,9 +188,9 @@ def _describe(head: bytes) -> str:
 
 
 def missing_bytes(file: MediaFile, container: str) -> int:
-    """Return how many bytes the outermost structure of ``file`` states beyond its end; 0 for a complete file.
+    """Return the number of bytes that are missing according to the outermost structure; 0 for a complete file.
 
-    Only mp4, avif, heif, matroska, avi, webp and wav state a size; others give 0.
+    Only mp4, avif, heif, matroska, avi, webp and wav files contain their size; for others, returns 0.
     """
     readers = {"matroska": _matroska_end, **dict.fromkeys(("avi", "webp", "wav"), _riff_end)}
     readers |= dict.fromkeys(("mp4", "avif", "heif"), _mp4_end)
@@ -233,7 +233,7 @@ def _matroska_end(file: BinaryIO, size: int) -> int:
 
 
 def _vint(file: BinaryIO) -> int | None:
-    """An EBML variable-length size; None if it is unknown."""
+    """Read an EBML variable-length size; None if the size is unknown."""
     first = file.read(1)[0]
     width = 9 - first.bit_length()
     value = first & ((1 << (8 - width)) - 1)

@@ -1,4 +1,4 @@
-"""Decoded frames: the interface of every decoder's frames, and resizing them to the size of a stream or thumbnail."""
+"""Decoded frames: their interface for all decoders, and resizing to the size of a stream or thumbnail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WHITE, _GREY = 255, 128
 
 
 class Frame(Protocol):
-    """A decoded frame. ``width`` and ``height`` are displayed pixels: upright, with square pixels."""
+    """A decoded frame. ``width`` and ``height`` are displayed pixels (upright, square)."""
 
     @property
     def width(self) -> int: ...
@@ -30,7 +30,7 @@ class Frame(Protocol):
         """Resize the frame to (height, width, 3), ignoring its aspect ratio."""
 
     def thumbnail_rgb(self, width: int, height: int) -> Pixels:
-        """Resize as ``rgb`` by area averaging: faster, less exact, for measurements. Not turned upright."""
+        """Resize by area averaging: faster and less exact than ``rgb``, for measurements. Not turned upright."""
 
 
 def resize_to_fit(
@@ -48,11 +48,9 @@ def resize_to_fit(
         frame: Frame to resize.
         width: Target width in pixels.
         height: Target height in pixels.
-        fit: stretch ignores the aspect ratio; crop covers the target and cuts the centre; pad fits all of the frame,
+        fit: stretch: ignore the aspect ratio; crop: cover the target and cut out the centre; pad: fit the whole frame,
             centred on black.
-        resample: As in ``manifest.FrameStream``.
-        shortest_edge: As in ``manifest.FrameStream``.
-        margin: As in ``manifest.FrameStream``.
+        resample, shortest_edge, margin: See ``manifest.FrameStream``.
     """
     frame = with_resampling(frame, resample)
     if fit == "crop" and (shortest_edge or resample != "decoder"):
@@ -79,7 +77,7 @@ def mirrored_middle(pixels: Pixels, fraction: float) -> Pixels:
 
     Args:
         pixels: The frame (H, W, 3).
-        fraction: Of its width and height that the middle has, above 0 and at most 1.
+        fraction: Width and height of the middle as a fraction of the frame's, above 0 and at most 1.
     """
     height, width = pixels.shape[:2]
     left, top = width * (1 - fraction) / 2, height * (1 - fraction) / 2
@@ -134,7 +132,7 @@ def pad_top_left(frame: Frame, side: int, shortest_edge: int, longest_edge: int,
     Args:
         frame: Frame to resize.
         side: Side of the square in pixels.
-        shortest_edge: As in ``manifest.FrameStream``, as the remaining arguments.
+        shortest_edge, longest_edge, multiple, shows: See ``manifest.FrameStream``.
 
     Returns:
         (side, side, 3) uint8.
@@ -149,9 +147,9 @@ def pad_top_left(frame: Frame, side: int, shortest_edge: int, longest_edge: int,
 
 
 def top_left_size(width: int, height: int, shortest_edge: int, longest_edge: int, multiple: int) -> tuple[int, int]:
-    """Return the (width, height) of a frame in ``pad_top_left``, with the arithmetic of ViLT's processor.
+    """Return the (width, height) of a frame in ``pad_top_left``, computed like ViLT's processor.
 
-    An edge has at least one ``multiple``.
+    Each edge is a multiple of ``multiple``, and at least ``multiple``.
     """
     new_width, new_height = float(shortest_edge), float(shortest_edge)
     if height < width:
@@ -166,14 +164,14 @@ def top_left_size(width: int, height: int, shortest_edge: int, longest_edge: int
 
 
 def arrange_tiles(frame: Frame, width: int, height: int, side: int, shows: str) -> Pixels:
-    """Fill a canvas with the tiles of a frame in reading order, and the rest with black, or return its cover.
+    """Fill a canvas with the tiles of a frame in reading order and the rest with black, or return its cover mask.
 
     Args:
         frame: Frame to resize.
         width: Width of the canvas in pixels.
         height: Height of the canvas in pixels.
         side: Side of a tile in pixels.
-        shows: As in ``manifest.FrameStream``; a cover has one pixel per tile.
+        shows: See ``manifest.FrameStream``; a cover mask has one pixel per tile.
 
     Returns:
         (height, width, 3) uint8.
@@ -195,12 +193,12 @@ def arrange_tiles(frame: Frame, width: int, height: int, side: int, shows: str) 
 
 
 def tile_grid(width: int, height: int, count: int, side: int) -> tuple[int, int]:
-    """Return the (columns, rows) of at most ``count`` tiles for a frame, with the arithmetic of Gemma's processors.
+    """Return the (columns, rows) of at most ``count`` tiles for a frame, computed like Gemma's processors.
 
     Args:
         width: Width of the frame in pixels.
         height: Height of the frame in pixels.
-        count: Largest number of tiles.
+        count: Maximum number of tiles.
         side: Side of a tile in pixels.
     """
     scale = math.sqrt(count * side**2 / (width * height))

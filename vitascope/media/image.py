@@ -26,11 +26,11 @@ from vitascope.media.limits import MediaLimits
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # for sizes that ``MediaLimits`` allow or reject
 _EXIF_ORIENTATION = 0x0112
 _PILLOW_PIXELS = 2**26
-"""Pixels that Pillow may open at least, so that ``MediaLimits`` name the size of what they reject."""
+"""Minimum of Pillow's own pixel limit, so that ``MediaLimits`` rejects large pictures, with their size."""
 _TIME_TOLERANCE = 1e-6
-"""Seconds; sums of durations are not exact."""
+"""Tolerance in seconds, as sums of durations are not exact."""
 _DEFAULT_FRAME_SECONDS = 0.1
-"""Duration of a frame that states zero, as browsers show it."""
+"""Seconds for which a frame with the duration zero is shown, as in browsers."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def has_heif() -> bool:
 
 @contextmanager
 def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterator[Image.Image]:
-    """Read the header of a picture, only as ``container``, without decoding pixels.
+    """Open a picture as ``container`` and read its header, without decoding pixels.
 
-    Raises MediaTooLarge and MediaError for sizes outside ``limits``; any error in the block becomes MediaCorrupt.
+    Raises MediaTooLarge and MediaError for sizes outside ``limits``, and MediaCorrupt for any error in the block.
     """
     if container == "heif" and not has_heif():
         raise MediaUnsupported(f"{file.name}: {missing_package_message('pi_heif', 'a HEIC picture')}")
-    # Pillow raises beyond twice this number, also before it allocates frames of a GIF that are larger than the first.
+    # Pillow raises an error above twice this number, also before it allocates larger frames of a GIF.
     Image.MAX_IMAGE_PIXELS = max(limits.max_pixels, _PILLOW_PIXELS)
     try:
         with Image.open(file.reader(), formats=[container.upper()]) as image:
@@ -98,7 +98,7 @@ def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterat
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return the displayed (width, height) in pixels, from the header alone."""
+    """Return the displayed (width, height) in pixels, using only the header."""
     width, height = image.size
     is_rotated = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     return (height, width) if is_rotated else (width, height)
@@ -107,20 +107,20 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 def picture_frames(
     file: MediaFile, container: str, durations: Sequence[float], times: Sequence[float], limits: MediaLimits
 ) -> Iterator[tuple[list[int], Frame]]:
-    """Decode each distinct frame that is on screen at ``times`` (s, any order), in order and once.
+    """Decode each distinct frame that is on screen at any of ``times`` (s, any order), once, in display order.
 
     Args:
         file: File to decode.
         container: png, gif, webp, jpeg, avif or heif.
-        durations: ``frame_durations`` of the file.
+        durations: Result of ``frame_durations``.
         times: Times in seconds.
         limits: Limits on the file.
 
     Yields:
-        The positions in ``times`` that a frame answers, and the frame.
+        The indices in ``times`` of the times at which a frame is on screen, and the frame.
 
     Raises:
-        MediaCorrupt: A frame cannot be decoded, and with it more than 10% of the duration.
+        MediaCorrupt: A frame cannot be decoded, and more than 10% of the duration is missing.
     """
     starts = frame_starts(durations)
     requested: dict[int, list[int]] = {}
@@ -148,7 +148,7 @@ def picture_frames(
 
 
 def frame_starts(durations: Sequence[float]) -> list[float]:
-    """Return the times (s) at which the frames of a picture begin, given their ``frame_durations``."""
+    """Return the start times (s) of the frames of a picture, from the result of ``frame_durations``."""
     return [0.0, *itertools.accumulate(durations)][:-1] or [0.0]
 
 
@@ -162,7 +162,7 @@ def _decode_frame(image: Image.Image, index: int, file: MediaFile, limits: Media
 
 
 def _last_decodable(file: MediaFile, container: str, before: int, limits: MediaLimits) -> tuple[int, PictureFrame]:
-    """The index of the last frame before the damaged frame ``before`` that decodes, and the frame."""
+    """Return the index of the last decodable frame before the damaged frame ``before``, and the frame."""
     with open_picture(file, container, limits) as image:
         frame = _decode_frame(image, 0, file, limits)
         for index in range(1, before):
@@ -194,8 +194,8 @@ def frame_durations(file: MediaFile, container: str, limits: MediaLimits) -> lis
     """Return the duration (s) of each frame in display order; an empty list for a still picture.
 
     Raises:
-        MediaTooLarge: There are more than ``limits`` allow.
-        MediaCorrupt: The file ends before its first frame, or before 90% of the frames that a PNG states.
+        MediaTooLarge: There are more frames than ``limits`` allow.
+        MediaCorrupt: The file ends before its first frame, or before 90% of the frames in the header of a PNG.
     """
     readers = {"png": _png_durations, "gif": _gif_durations, "webp": _webp_durations}
     if container not in readers:
@@ -211,7 +211,7 @@ def frame_durations(file: MediaFile, container: str, limits: MediaLimits) -> lis
 
 
 def display_duration(durations: Sequence[float]) -> float:
-    """Return the duration (s) of a picture with these frames: 0.0 unless it is animated."""
+    """Return the duration (s) of a picture with these frames; 0.0 for a still picture."""
     return round(sum(durations), 6) if len(durations) > 1 else 0.0
 
 

@@ -33,9 +33,9 @@ AUDIO_CODECS = frozenset(
 )
 """Audio codecs to decode, by FFmpeg's names."""
 MAX_CUE_GAP = 0.1
-"""Seconds between cues that follow one another without a pause."""
+"""Maximum gap, in seconds, between cues that follow one another without a pause."""
 SILENCE = 2.0**-16
-"""Peak below which sound is digital silence: half a step of 16 bits."""
+"""Peak below which sound is digital silence: half a quantization step of 16 bits."""
 SETTINGS = {
     "max_bytes": "VITASCOPE_MAX_VIDEO_BYTES",
     "max_pixels": "VITASCOPE_MAX_PIXELS",
@@ -47,7 +47,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
-    """Limits on one media file. Beyond them, reading raises MediaTooLarge, or MediaError below ``min_side``."""
+    """Limits on one media file. Above them, reading raises MediaTooLarge; below ``min_side``, MediaError."""
 
     max_bytes: int = 4 * 1024**3
     """Size of the file in bytes."""
@@ -56,9 +56,9 @@ class MediaLimits:
     max_seconds: float = 4 * 3600.0
     """Duration in seconds."""
     max_frames: int = 1_000_000
-    """Frames in the file, as far as the header states them, and frames decoded in one call."""
+    """Number of frames in the file, if its header contains it, and of frames decoded in one call."""
     min_side: int = 8
-    """Pixels; the shorter side must have at least as many."""
+    """Minimum length of the shorter side in pixels."""
     containers: frozenset[str] = CONTAINERS
     """Containers to read, a subset of ``CONTAINERS``."""
     codecs: frozenset[str] = CODECS
@@ -98,7 +98,7 @@ DEFAULT_LIMITS = MediaLimits()
 
 
 def read_media_limits(environment: Mapping[str, str]) -> MediaLimits:
-    """Return the limits that environment variables set. Raises InvalidInput naming the variable."""
+    """Read the limits from environment variables. Raises InvalidInput that names the variable."""
     values: dict[str, float] = {}
     for field, name in SETTINGS.items():
         if not (text := environment.get(name)):

@@ -32,11 +32,11 @@ MAX_BYTES_PER_SECOND = 500_000
 _FRAME_RATE = 25
 _SAMPLE_RATE = 44_100
 _AUDIO_FRAME = 1024
-"""Samples of a frame of AAC."""
+"""Samples per AAC frame."""
 _ENCODER = "libx264"
 _VIDEO_OPTIONS = {"preset": "veryfast", "crf": "28", "maxrate": "1500k", "bufsize": "1500k"}
 _MAX_DRIFT = 0.1
-"""Seconds by which the time of decoded sound may differ from the sum of what was decoded before it is moved."""
+"""Maximum difference, in seconds, between the time of decoded sound and the sound before it; beyond it, it is moved."""
 
 
 def encode_preview(file: MediaFile, start: float, end: float, side: int, limits: MediaLimits) -> bytes:
@@ -46,9 +46,9 @@ def encode_preview(file: MediaFile, start: float, end: float, side: int, limits:
 
     Args:
         file: The video.
-        start: Seconds.
-        end: Seconds; the end of the video if that is earlier.
-        side: Pixels of the longer side, at most.
+        start: Start of the span in seconds.
+        end: End of the span in seconds; clamped to the end of the video.
+        side: Maximum length of the longer side in pixels.
         limits: Limits on the file.
 
     Raises:
@@ -91,7 +91,7 @@ def encode_preview(file: MediaFile, start: float, end: float, side: int, limits:
 
 
 def _even_size(frame: Frame, side: int) -> tuple[int, int]:
-    """Return (width, height) within ``side``, even as 4:2:0 needs."""
+    """Return a (width, height) within ``side``; both are even, as 4:2:0 requires."""
     width, height = size_within(frame, side)
     return max(2, width // 2 * 2), max(2, height // 2 * 2)
 
@@ -136,7 +136,7 @@ def _decode_sound(file: MediaFile, start: float, seconds: float, limits: MediaLi
 
 
 def _audio_frames(video: OpenVideo, stream: AudioStream, start: float) -> Iterator[AudioFrame]:
-    """Decode sound from a little before ``start`` (s), or from the beginning where the file cannot be sought."""
+    """Decode sound from a little before ``start`` (s), or from the beginning if the file does not support seeking."""
     if start > 0:
         try:
             target = int((Fraction(start) + video.origin - 1) / (stream.time_base or Fraction(1)))

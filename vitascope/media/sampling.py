@@ -1,4 +1,4 @@
-"""Sampling of frame streams: the frames of clips that the vision graph takes as input."""
+"""Sampling of frame streams: the frames of clips that are the inputs of the video graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """The fields of a ``manifest.FrameStream`` without pydantic, which decoding workers do not load."""
+    """The fields of ``manifest.FrameStream`` as a plain class, since decoding workers do not load pydantic."""
 
     name: str
     frames: int
@@ -47,23 +47,23 @@ FrameStreamLike: TypeAlias = "FrameStream | StreamSpec"
 Span: TypeAlias = tuple[float, float]
 """Start and end in seconds."""
 MiddleFrameCallback: TypeAlias = Callable[[int, Frame], None]
-"""Receives the index of a clip and the frame in its middle, which is valid only during the call."""
+"""Callback with the index of a clip and the frame in its middle, which is valid only during the call."""
 FrameSlot: TypeAlias = tuple[FrameStreamLike, int, int]
 """Destination of a frame: stream, index of the clip, index of the frame within the clip."""
 _MIDDLE_FRACTION = 1 / 3
-"""Part of a clip, around its middle, from which placement "middle" takes its frames."""
+"""Fraction of a clip, around its middle, from which placement "middle" takes its frames."""
 
 
 def tracks_of(streams: Sequence[FrameStreamLike]) -> list[int]:
-    """Return the video tracks that are decoded for ``streams``, ascending; the main one, 0, is among them."""
+    """Return the video tracks that are decoded for ``streams``, ascending; always includes the main track, 0."""
     return sorted({0, *(stream.track for stream in streams)})
 
 
 def clip_times(stream: FrameStreamLike, start: float, end: float) -> list[float]:
     """Return the ascending times (s) of the ``stream.frames`` frames of a clip from ``start`` to ``end`` (s).
 
-    uniform: centres of equal parts of the clip. middle: the same over the middle third, so that a single frame is the
-    exact middle. A still picture (start == end) gives equal times.
+    uniform: centres of equal parts of the clip. middle: centres of equal parts of the middle third, so that a single
+    frame is the exact middle. For a still picture (start == end), all times are equal.
 
     Raises InvalidInput unless 0 <= start <= end.
     """
@@ -90,7 +90,7 @@ def sample_streams(
 
     Args:
         source: File to decode.
-        streams: What to sample of each clip.
+        streams: Streams to sample from each clip.
         clips: Start and end of each clip, in seconds.
         limits: Limits on the file.
         threads: Decoder threads, 0 for one per core.
@@ -100,9 +100,9 @@ def sample_streams(
         Stream name -> (C, F, H, W, 3) uint8 RGB.
 
     Raises:
-        InvalidInput: There is no clip, or an impossible one.
+        InvalidInput: There is no clip, or an invalid one.
         MediaUnsupported: The file lacks the track of a stream.
-        MediaError: As ``frames_at``.
+        MediaError: See ``frames_at``.
     """
     if not clips:
         raise InvalidInput("clips: none; at least one (start, end) in seconds was expected")
@@ -130,9 +130,10 @@ def sample_span(
     """Sample one clip of a file whose duration the caller does not know.
 
     Returns:
-        The clip as ``resolve_span`` gives it, and stream name -> (1, F, H, W, 3) uint8 RGB.
+        The span of the clip (see ``resolve_span``), and stream name -> (1, F, H, W, 3) uint8 RGB.
 
-    Raises as ``sample_streams``.
+        Raises:
+        The errors of ``sample_streams``.
     """
     clips: list[Span] = []
     slots: list[FrameSlot] = []
@@ -154,7 +155,7 @@ def sample_span(
 def resolve_span(duration: float, start: float | None, end: float | None) -> Span:
     """Return the span from ``start`` to ``end`` (s) of a file, clamped to its duration (s).
 
-    None stands for the beginning or the end. The span of a still picture (0 s) is (0, 0).
+    None: the beginning or the end of the file. The span of a still picture (0 s) is (0, 0).
 
     Raises InvalidInput if the span is empty.
     """
@@ -167,7 +168,7 @@ def resolve_span(duration: float, start: float | None, end: float | None) -> Spa
 
 
 def _sampling_plan(streams: Sequence[FrameStreamLike], clips: Sequence[Span]) -> tuple[list[float], list[FrameSlot]]:
-    """The times of all frames, and the slot of each."""
+    """Return the times of all frames, and the slot of each."""
     times: list[float] = []
     slots: list[FrameSlot] = []
     for stream in streams:
