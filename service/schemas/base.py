@@ -53,7 +53,7 @@ class Request(BaseModel):
 
 
 class Response(BaseModel):
-    """A response. All keys are present; what does not apply is null."""
+    """A response. All keys are present; values that do not apply are null."""
 
     model_config = ConfigDict(extra="forbid", json_schema_mode_override="serialization")
 
@@ -111,7 +111,7 @@ class Readiness(Health):
 
     model_config = example(status="ok", failed_models=0, recognizers={"speech": "ready"})
 
-    failed_models: Annotated[int, Field(description="that could not be loaded; /v1/models says why")]
+    failed_models: Annotated[int, Field(description="number of models that could not be loaded; /v1/models says why")]
     recognizers: Annotated[
         dict[Literal["speech", "screen_text"], Literal["starting", "ready", "failed"]],
         Field(description="those that the settings name; /v1/models says why one failed"),

@@ -20,7 +20,7 @@ class ChapterFields(Request):
     """Options of the division of a video into chapters."""
 
     min_seconds: Annotated[
-        float, Field(ge=0, allow_inf_nan=False, description="shorter chapters are merged with a neighbour")
+        float, Field(ge=0, allow_inf_nan=False, description="seconds; shorter chapters are merged with a neighbour")
     ] = 10.0
     similarity: Annotated[
         float | None,
@@ -31,7 +31,9 @@ class ChapterFields(Request):
             "of the video and 1, at most 0.9",
         ),
     ] = None
-    max_chapters: Annotated[Int, Field(ge=1, description="neighbours are merged until there are no more")] = 20
+    max_chapters: Annotated[Int, Field(ge=1, description="neighbours are merged until there are at most this many")] = (
+        20
+    )
     model: ModelName = None
 
     def options(self) -> ChapterOptions:

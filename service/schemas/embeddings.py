@@ -127,7 +127,7 @@ class Embedding(Response):
     model_config = example(**EMBEDDING)
 
     object: Literal["embedding"]
-    index: Annotated[int, Field(description="of the input")]
+    index: Annotated[int, Field(description="index of the input")]
     embedding: Annotated[list[float] | str, Field(description="numbers, or base64")]
 
 

@@ -1,4 +1,4 @@
-"""Places of what phrases name."""
+"""Places of the objects that phrases describe."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class GroundingResponse(Response):
     video: Annotated[Video | None, Field(description="null for an uploaded file")]
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
-    time: Annotated[float, Field(description="of the frame, in seconds")]
-    width: Annotated[int, Field(description="of the frame, in pixels")]
-    height: Annotated[int, Field(description="of the frame, in pixels")]
+    time: Annotated[float, Field(description="time of the frame in seconds")]
+    width: Annotated[int, Field(description="width of the frame in pixels")]
+    height: Annotated[int, Field(description="height of the frame in pixels")]
     groundings: Annotated[list[Grounding], Field(description="in the order of the phrases")]

@@ -182,7 +182,7 @@ class UploadSource(Response):
     model_config = example(kind="upload", file="beach.mp4", title="beach")
 
     kind: Literal["upload"]
-    file: Annotated[str, Field(description="its name at the client")]
+    file: Annotated[str, Field(description="name of the file at the client")]
     title: str
 
 
@@ -239,7 +239,7 @@ class NewJob(Request):
 
     model_config = example(source=FOLDER, metadata={"camera": "north"}, segmentation=SUBTITLES)
 
-    source: Annotated[Source | None, Field(description="of the videos")] = None
+    source: Annotated[Source | None, Field(description="source of the videos")] = None
     folder: Annotated[
         str | None,
         Field(min_length=1, max_length=4096, description="in an allowed root; relative: below incoming/"),
@@ -291,7 +291,7 @@ class JobRate(Response):
 
     items: Annotated[float, Field(description="files per second, with fractions of long files")]
     video_seconds: Annotated[float, Field(description="seconds of video added per second")]
-    seconds_left: Annotated[float | None, Field(description="at this rate; null unless running")]
+    seconds_left: Annotated[float | None, Field(description="remaining seconds at this rate; null unless running")]
 
 
 class Job(Response):
@@ -352,15 +352,15 @@ class JobItem(Response):
 
     model_config = example(**ITEM)
 
-    path: Annotated[str, Field(description="or URL, or tar://MEMBER::ARCHIVE")]
+    path: Annotated[str, Field(description="path, URL, or tar://MEMBER::ARCHIVE")]
     state: ItemState
     reason: Annotated[
         str | None,
         Field(description="why it failed, was skipped or quarantined; what was refreshed; notes on an added one"),
     ]
-    video_id: Annotated[Id | None, Field(description="of the added or existing video")]
-    title: Annotated[str | None, Field(description="from the source")]
-    metadata: Annotated[Metadata, Field(description="from the source")]
+    video_id: Annotated[Id | None, Field(description="id of the added or existing video")]
+    title: Annotated[str | None, Field(description="title from the source")]
+    metadata: Annotated[Metadata, Field(description="metadata from the source")]
     tries: Annotated[int, Field(description="number of attempts")]
     crashes: Annotated[int, Field(description="number of crashes of the process")]
 

@@ -153,14 +153,14 @@ class Collection(Response):
     videos: int
     clips: int
     bundle: Annotated[str, Field(description="name and version of its model")]
-    fingerprint: Annotated[str, Field(description="of that model")]
+    fingerprint: Annotated[str, Field(description="fingerprint of its model")]
     model_loaded: Annotated[bool, Field(description="false: it cannot be searched or added to until the model is")]
     default_rerank: Annotated[
         int, Field(description="number of clips that a search by a text reranks unless it sets `rerank`; of the model")
     ]
     created_at: Annotated[float, Field(description="Unix seconds")]
     token_encoding: TokenEncoding
-    dimensions: Annotated[int, Field(description="of its embeddings")]
+    dimensions: Annotated[int, Field(description="number of dimensions of its embeddings")]
     signals: Annotated[
         list[SearchSignal],
         Field(
@@ -176,7 +176,7 @@ class Collection(Response):
     ]
     read_text: Annotated[float | None, Field(description="seconds between the frames whose text jobs read; null: none")]
     caption: Annotated[bool, Field(description="whether its jobs generate captions")]
-    bytes: Annotated[int, Field(description="on disk, without media files")]
+    bytes: Annotated[int, Field(description="size on disk, without media files")]
 
 
 class Collections(Response):
@@ -232,7 +232,9 @@ class Facets(Response):
 
     model_config = example(**FACETS)
 
-    folders: Annotated[list[FacetValue], Field(description="of indexed files, ending in a slash; not of uploads")]
+    folders: Annotated[
+        list[FacetValue], Field(description="folders of indexed files, ending in a slash; not of uploads")
+    ]
     added: Annotated[list[DateRange], Field(description="when videos were added, latest first")]
     durations: list[DurationRange]
     speech: Annotated[int, Field(description="videos with spoken words")]

@@ -233,7 +233,7 @@ class Collection(TypedDict):
     bundle: str
     """name and version of its model"""
     bytes: int
-    """on disk, without media files"""
+    """size on disk, without media files"""
     caption: bool
     """whether its jobs generate captions"""
     clips: int
@@ -242,9 +242,9 @@ class Collection(TypedDict):
     default_rerank: int
     """number of clips that a search by a text reranks unless it sets `rerank`; of the model"""
     dimensions: int
-    """of its embeddings"""
+    """number of dimensions of its embeddings"""
     fingerprint: str
-    """of that model"""
+    """fingerprint of its model"""
     index: IndexState
     index_kind: str
     """requested: auto, flat, hnsw or ivfpq"""
@@ -392,7 +392,7 @@ class Embedding(TypedDict):
     embedding: list[float] | str
     """numbers, or base64"""
     index: int
-    """of the input"""
+    """index of the input"""
     object: Literal["embedding"]
 
 
@@ -450,7 +450,7 @@ class Facets(TypedDict):
     """videos with generated captions"""
     durations: list[DurationRange]
     folders: list[FacetValue]
-    """of indexed files, ending in a slash; not of uploads"""
+    """folders of indexed files, ending in a slash; not of uploads"""
     metadata: list[MetadataFacet]
     """the most frequent fields first"""
     screen_text: int
@@ -551,15 +551,15 @@ class GroundingResponse(TypedDict):
     groundings: list[Grounding]
     """in the order of the phrases"""
     height: int
-    """of the frame, in pixels"""
+    """height of the frame in pixels"""
     start: float
     """seconds"""
     time: float
-    """of the frame, in seconds"""
+    """time of the frame in seconds"""
     video: Video | None
     """null for an uploaded file"""
     width: int
-    """of the frame, in pixels"""
+    """width of the frame in pixels"""
 
 
 class Health(TypedDict):
@@ -636,18 +636,18 @@ class JobItem(TypedDict):
     crashes: int
     """number of crashes of the process"""
     metadata: dict[str, str | bool | int | float]
-    """from the source"""
+    """metadata from the source"""
     path: str
-    """or URL, or tar://MEMBER::ARCHIVE"""
+    """path, URL, or tar://MEMBER::ARCHIVE"""
     reason: str | None
     """why it failed, was skipped or quarantined; what was refreshed; notes on an added one"""
     state: Literal["queued", "running", "succeeded", "refreshed", "failed", "skipped", "cancelled", "quarantined"]
     title: str | None
-    """from the source"""
+    """title from the source"""
     tries: int
     """number of attempts"""
     video_id: str | None
-    """of the added or existing video"""
+    """id of the added or existing video"""
 
 
 class JobItems(TypedDict):
@@ -663,7 +663,7 @@ class JobRate(TypedDict):
     items: float
     """files per second, with fractions of long files"""
     seconds_left: float | None
-    """at this rate; null unless running"""
+    """remaining seconds at this rate; null unless running"""
     video_seconds: float
     """seconds of video added per second"""
 
@@ -882,7 +882,7 @@ class Readiness(TypedDict):
     """Readiness."""
 
     failed_models: int
-    """that could not be loaded; /v1/models says why"""
+    """number of models that could not be loaded; /v1/models says why"""
     recognizers: dict[str, Literal["starting", "ready", "failed"]]
     """those that the settings name; /v1/models says why one failed"""
     status: str
@@ -1168,7 +1168,7 @@ class UploadSource(TypedDict):
     """An uploaded file. Only in responses: uploads create such jobs."""
 
     file: str
-    """its name at the client"""
+    """name of the file at the client"""
     kind: Literal["upload"]
     title: str
 

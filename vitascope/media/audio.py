@@ -400,7 +400,7 @@ def _blocks(audio: OpenAudio, begin: float) -> Iterator[_Block]:
 
 
 def _block(frames: AudioFifo, start: Fraction, floor: Fraction) -> _Block | None:
-    """Return the samples of frames that begin at ``start`` (s), without those before ``floor``; None if none are left."""
+    """Return the samples of frames that begin at ``start`` (s), except before ``floor``; None if none are left."""
     if not frames.samples or (frame := frames.read()) is None:
         return None
     rate, samples = frame.sample_rate, _mono(frame)

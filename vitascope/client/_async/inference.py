@@ -34,13 +34,13 @@ class Inference(BaseClient):
 
         Args:
             captions: sentences.
-            collection: its name.
-            video_id: of the video.
-            start: seconds; by default the beginning.
-            end: seconds; by default the end.
+            collection: name of the collection.
+            video_id: id of the video.
+            start: start in seconds; None: the beginning of the video.
+            end: end in seconds; None: the end of the video.
             references: captions known to be right; they add refclipscore.
             frames: number of frames to compare word by word; they add emscore.
-            model: see the class.
+            model: name, name@version or fingerprint; None: the default model of the service.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
         options = {
@@ -61,7 +61,7 @@ class Inference(BaseClient):
         model: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.ScoreResponse:
-        """Score how well captions describe a file, which is uploaded and not stored; otherwise as `score`."""
+        """Score how well captions describe a file; the file is uploaded, but not stored. Otherwise like `score`."""
         fields = {
             "captions": to_list("captions", captions),
             "references": to_list("references", references),
@@ -87,14 +87,14 @@ class Inference(BaseClient):
 
         Args:
             question: a sentence.
-            collection: its name.
-            video_id: of the video.
-            start: seconds; by default the beginning.
-            end: seconds; by default the end.
+            collection: name of the collection.
+            video_id: id of the video.
+            start: start in seconds; None: the beginning of the video.
+            end: end in seconds; None: the end of the video.
             top: number of answers.
             candidates: restrict the answers; probabilities are then among them.
             abstain_below: ``answer`` is null if the highest probability is lower.
-            model: see the class.
+            model: name, name@version or fingerprint; None: the default model of the service.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
         options = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
@@ -112,7 +112,7 @@ class Inference(BaseClient):
         model: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.AnswerResponse:
-        """Answer a question about a file, which is uploaded and not stored; otherwise as `ask`."""
+        """Answer a question about a file; the file is uploaded, but not stored. Otherwise like `ask`."""
         fields = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
         fields["candidates"] = None if candidates is None else to_list("candidates", candidates)
         if fields["candidates"] == []:  # a form has no empty lists
@@ -133,11 +133,11 @@ class Inference(BaseClient):
 
         Args:
             hypotheses: sentences.
-            collection: its name.
-            video_id: of the video.
-            start: seconds; by default the beginning.
-            end: seconds; by default the end.
-            model: see the class.
+            collection: name of the collection.
+            video_id: id of the video.
+            start: start in seconds; None: the beginning of the video.
+            end: end in seconds; None: the end of the video.
+            model: name, name@version or fingerprint; None: the default model of the service.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
         options = {"hypotheses": to_list("hypotheses", hypotheses), "model": model}
@@ -151,7 +151,7 @@ class Inference(BaseClient):
         model: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.EntailmentResponse:
-        """Classify sentences about a file, which is uploaded and not stored; otherwise as `classify_entailment`."""
+        """Classify sentences about a file, which is uploaded, but not stored. Otherwise like `classify_entailment`."""
         fields = {"hypotheses": to_list("hypotheses", hypotheses), "model": model}
         return await self._compute_of_file(response_types.EntailmentResponse, "entailment", file, fields, progress)
 
@@ -166,16 +166,16 @@ class Inference(BaseClient):
         top: int = 5,
         model: str | None = None,
     ) -> response_types.MomentResponse:
-        """Find the spans of a stored video of which texts are true, finer than its clips.
+        """Find the spans of a stored video, finer than its clips, in which texts are true.
 
         Args:
             texts: sentences.
-            collection: its name.
-            video_id: of the video.
-            start: seconds; by default the beginning.
-            end: seconds; by default the end.
+            collection: name of the collection.
+            video_id: id of the video.
+            start: start in seconds; None: the beginning of the video.
+            end: end in seconds; None: the end of the video.
             top: number of moments of each text.
-            model: see the class.
+            model: name, name@version or fingerprint; None: the default model of the service.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
         options = {"texts": to_list("texts", texts), "top": top, "model": model}
@@ -190,7 +190,7 @@ class Inference(BaseClient):
         model: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.MomentResponse:
-        """Find moments of a file, which is uploaded and not stored; otherwise as `find_moments`."""
+        """Find moments of a file; the file is uploaded, but not stored. Otherwise like `find_moments`."""
         fields = {"texts": to_list("texts", texts), "top": top, "model": model}
         return await self._compute_of_file(response_types.MomentResponse, "moments", file, fields, progress)
 
@@ -204,15 +204,15 @@ class Inference(BaseClient):
         end: float | None = None,
         model: str | None = None,
     ) -> response_types.GroundingResponse:
-        """Find what phrases name in the middle frame of a part of a stored video.
+        """Locate the objects that phrases describe in the middle frame of a part of a stored video.
 
         Args:
             phrases: such as ``the brown dog``.
-            collection: its name.
-            video_id: of the video.
-            start: seconds; by default the beginning.
-            end: seconds; by default the end.
-            model: see the class.
+            collection: name of the collection.
+            video_id: id of the video.
+            start: start in seconds; None: the beginning of the video.
+            end: end in seconds; None: the end of the video.
+            model: name, name@version or fingerprint; None: the default model of the service.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
         options = {"phrases": to_list("phrases", phrases), "model": model}
@@ -228,7 +228,7 @@ class Inference(BaseClient):
         model: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.GroundingResponse:
-        """Find what phrases name in a file, which is uploaded and not stored; otherwise as `ground`."""
+        """Locate the objects that phrases describe in a file, which is uploaded, but not stored. See `ground`."""
         fields = {"phrases": to_list("phrases", phrases), "start": start, "end": end, "model": model}
         return await self._compute_of_file(response_types.GroundingResponse, "groundings", file, fields, progress)
 
@@ -252,19 +252,19 @@ class Inference(BaseClient):
         """Generate captions of a stored video, or of each of its clips.
 
         Args:
-            collection: its name.
-            video_id: of the video.
-            start: seconds; by default the beginning.
-            end: seconds; by default the end.
+            collection: name of the collection.
+            video_id: id of the video.
+            start: start in seconds; None: the beginning of the video.
+            end: end in seconds; None: the end of the video.
             segmentation: caption each clip alone: ``stored``, the indexed clips, or a rule as for ``add_video``.
-            beams: sentences that the search keeps at each word; 1: greedy.
-            temperature: above 0 words are sampled; needs ``beams=1`` or ``rerank``.
-            top_p: probability of the most probable words that are sampled from.
-            seed: of sampling.
-            max_tokens: of a caption; by default as many as the model allows.
+            beams: sentences kept at each token (beam search); 1: greedy search.
+            temperature: above 0: tokens are sampled; needs ``beams=1`` or ``rerank``.
+            top_p: sample from the most probable tokens that together have this probability.
+            seed: seed of sampling.
+            max_tokens: maximum tokens of a caption; None: the maximum of the model.
             count: number of captions of each clip.
-            rerank: order all beams, and with a temperature as many samples, by how well they match the clip, too.
-            model: see the class.
+            rerank: order all beams (with a temperature, also as many samples) also by how well they match the clip.
+            model: name, name@version or fingerprint; None: the default model of the service.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
         options: JSON = {"segmentation": segmentation, "max_tokens": max_tokens, "rerank": rerank, "model": model}
@@ -278,7 +278,7 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
         **options: Unpack[CaptionOptions],
     ) -> response_types.CaptionResponse:
-        """Generate captions of a file, which is uploaded and not stored; otherwise as `generate_captions`."""
+        """Generate captions of a file; the file is uploaded, but not stored. Otherwise like `generate_captions`."""
         return await self._compute_of_file(response_types.CaptionResponse, "captions", file, options, progress)
 
     async def generate_chapters(
@@ -297,15 +297,15 @@ class Inference(BaseClient):
         """Divide a stored video into chapters, whose titles are captions.
 
         Args:
-            collection: its name.
-            video_id: of the video.
-            start: seconds; by default the beginning.
-            end: seconds; by default the end.
+            collection: name of the collection.
+            video_id: id of the video.
+            start: start in seconds; None: the beginning of the video.
+            end: end in seconds; None: the end of the video.
             segmentation: the clips that are merged: ``stored``, the indexed clips, or a rule as for ``add_video``.
             min_seconds: shorter chapters are merged with a neighbour.
-            similarity: cosine from which neighbours are merged; by default chosen by the similarities in the video.
-            max_chapters: their maximum number; by default 20, or what the service allows if that is less.
-            model: see the class.
+            similarity: least cosine of neighbours that are merged; None: derived from the similarities in the video.
+            max_chapters: maximum number of chapters; None: 20, or the limit of the service if that is lower.
+            model: name, name@version or fingerprint; None: the default model of the service.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
         options = {"segmentation": segmentation, "similarity": similarity, "model": model}
@@ -323,7 +323,7 @@ class Inference(BaseClient):
         model: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.ChapterResponse:
-        """Divide a video into chapters, which is uploaded and not stored; otherwise as `generate_chapters`."""
+        """Divide a video file into chapters; it is uploaded, but not stored. Otherwise like `generate_chapters`."""
         options = {"segmentation": segmentation, "similarity": similarity, "model": model}
         options |= {"min_seconds": min_seconds, "max_chapters": max_chapters}
         return await self._compute_of_file(response_types.ChapterResponse, "chapters", file, options, progress)
@@ -341,10 +341,10 @@ class Inference(BaseClient):
         Embeddings of models with another ``fingerprint`` cannot be compared.
 
         Args:
-            texts: to embed.
+            texts: texts to embed.
             model: name, name@version or fingerprint; by default the service's default model.
             input_type: ``query`` (default) or ``document``; chooses the prompt of models that expect one.
-            dimensions: of the embeddings, among those that the model allows; by default all.
+            dimensions: number of dimensions of the embeddings, if the model supports it; None: all.
         """
         body = {"input": to_list("texts", texts), "model": model, "input_type": input_type, "dimensions": dimensions}
         return await self._compute(response_types.Embeddings, "embeddings", body)
@@ -358,7 +358,7 @@ class Inference(BaseClient):
         sound: bool = False,
         progress: UploadProgress = False,
     ) -> response_types.Embeddings:
-        """Return the embedding of an image or video, or its sound, which is not stored; otherwise as `embed_texts`."""
+        """Return the embedding of an image or video, or of its sound; the file is not stored. See `embed_texts`."""
         fields = {"model": model, "dimensions": dimensions, "type": "audio" if sound else None}
         return await self._compute_of_file(response_types.Embeddings, "embeddings", file, fields, progress)
 
@@ -371,14 +371,14 @@ class Inference(BaseClient):
         granularities: Sequence[Granularity] = ("segment",),
         progress: UploadProgress = False,
     ) -> response_types.Transcription:
-        """Write down what is said in a video or sound file, which is not stored.
+        """Transcribe the speech of a video or sound file, which is not stored.
 
         Args:
-            file: its path.
-            model: the service's speech model, if it must be that one.
-            language: ISO 639-1 code; by default the model detects it, where it can.
-            granularities: whether to list segments, words, or both.
-            progress: shows the upload.
+            file: path of the file.
+            model: name that the service's speech model must have; None: any.
+            language: ISO 639-1 code; None: the model detects it, if it can.
+            granularities: list segments, words, or both.
+            progress: True shows the upload in a terminal or notebook; a function is called with bytes sent and total.
         """
         fields: JSON = {
             "response_format": "verbose_json",
@@ -400,7 +400,7 @@ class Inference(BaseClient):
         Args:
             query: a sentence, or a stored clip or video: ``{"clip_id": "41"}``, ``{"video_id": "3"}``.
             documents: stored clips and videos for a sentence; sentences for a stored clip or video.
-            collection: of the clips and videos.
+            collection: collection of the clips and videos.
             top_n: number of documents to return.
         """
         body = {"query": query, "documents": to_list("documents", documents), "collection": collection, "top_n": top_n}

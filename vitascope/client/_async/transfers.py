@@ -17,13 +17,13 @@ from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput
 
 MAX_STALLS = 5
-"""Consecutive connections of a download that are lost without progress."""
+"""Maximum number of consecutive connections of a download that are lost without progress."""
 MAX_RESTARTS = 5
-"""Responses with the whole file although a range was requested: at most six times its size is read."""
+"""Maximum number of responses with the whole file although a range was requested."""
 MAX_CONNECTIONS = 1000
-"""Connections of one download."""
+"""Maximum number of connections of one download."""
 RECONNECT = RetryConfig()
-"""Delays between connections of a download."""
+"""Delays between the connections of a download."""
 
 OpenResponse = Callable[[Mapping[str, str]], Awaitable[httpx.Response]]
 """Sends the request with additional headers and returns the response with its body unread."""
@@ -71,12 +71,12 @@ async def download(open_response: OpenResponse, request: str, target: Path) -> N
 
     Args:
         open_response: sends the request.
-        request: describes it in error messages.
+        request: description of the request, for error messages.
         target: path of the file.
     Raises:
         InvalidInput: ``target`` cannot be written.
-        ServiceError: beyond the limits on lost connections.
-        VitascopeError: as ``open_response``.
+        ServiceError: the connection was lost too often.
+        VitascopeError: the errors of ``open_response``.
     """
     try:
         with atomic_path(target) as temp_path, temp_path.open("xb") as file:

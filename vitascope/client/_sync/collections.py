@@ -61,17 +61,17 @@ class Collections(BaseClient):
         """Create an empty collection.
 
         Args:
-            name: of the collection.
+            name: name of the collection.
             index_kind: kind of the vector index; by default chosen by size.
             token_encoding: how visual tokens are stored.
-            dimensions: of the embeddings, among those that the model allows; by default all.
+            dimensions: number of dimensions of the embeddings, if the model supports it; None: all.
             model: name, name@version or fingerprint; by default the service's default model.
             stemming: whether words match those with the same English stem (default), or only themselves.
             transcribe: default of jobs: recognise speech, by the service's model (True, or its name).
-            read_text: default of jobs: read the text on screen, every so many seconds (True: 1).
+            read_text: default of jobs: read the text on screen; the seconds between frames (True: 1).
             caption: default of jobs: generate a caption of each clip, by the model of the collection.
-            idempotency_key: by default a random one. A call repeated with the same key within 24 hours is not executed
-                again; it returns the first result.
+            idempotency_key: None: a random key. A call repeated with the same key within 24 hours is not executed again
+                and returns the first result.
         Raises:
             CollectionExists: if there is a collection of this name.
         """
@@ -95,12 +95,12 @@ class Collections(BaseClient):
         read_text: bool | float | None = None,
         caption: bool | None = None,
     ) -> response_types.Collection:
-        """Change a collection; what is None stays.
+        """Change a collection; None keeps a value.
 
         Args:
-            name: of the collection.
-            index_kind: kind of index, which is built in the background; ``index`` says which one serves.
-            stemming: as for ``create_collection``; the full-text indexes are rebuilt before this returns.
+            name: name of the collection.
+            index_kind: kind of index; it is built in the background, and ``index`` shows the kind in use.
+            stemming: as for ``create_collection``; the full-text indexes are rebuilt before this method returns.
             transcribe: default of later jobs, as for ``create_collection``; False: no speech is recognised.
             read_text: default of later jobs, as for ``create_collection``; False: no text is read.
             caption: default of later jobs, as for ``create_collection``.
@@ -120,7 +120,7 @@ class Collections(BaseClient):
 
         Args:
             kind: ``backup``, ``export``, ``reembed``, ``transcribe``, ``read_text`` or ``caption``.
-            collection: its name.
+            collection: name of the collection.
             options: ``tokens`` and ``thumbnails`` of ``export``; ``model`` and ``skip_missing`` of ``reembed``;
                 ``model`` and ``subtitled`` of ``transcribe``; ``interval`` of ``read_text``; ``model`` of ``caption``.
         """
@@ -151,7 +151,7 @@ class Collections(BaseClient):
         """Poll an operation until it has finished.
 
         Args:
-            operation_id: of the operation.
+            operation_id: id of the operation.
             interval: seconds between two requests; shorter at first.
             on_change: called with every response.
             progress: draw a progress bar in a terminal or notebook.
@@ -177,7 +177,7 @@ class Collections(BaseClient):
     ) -> response_types.Operation:
         """Write a backup of a collection to ``file`` on this machine; an existing file is replaced at the end.
 
-        ``wait_options`` are those of `wait_for_operation`. Raises as it does, and `InvalidInput` if ``file`` cannot be
+        ``wait_options``: options of `wait_for_operation`. Raises its errors, and `InvalidInput` if ``file`` cannot be
         written.
         """
         operation = self.create_operation("backup", collection)
@@ -195,11 +195,11 @@ class Collections(BaseClient):
         """Write a collection as Parquet files to the new ``folder`` on this machine.
 
         Args:
-            collection: its name.
-            folder: is created.
+            collection: name of the collection.
+            folder: folder to create.
             tokens: include the visual and audio tokens that reranking needs.
             thumbnails: include the thumbnails of clips.
-            wait_options: those of `wait_for_operation`.
+            wait_options: options of `wait_for_operation`.
         Raises:
             InvalidInput: ``folder`` exists or cannot be written.
             Conflict: the operation failed.

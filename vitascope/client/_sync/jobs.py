@@ -23,11 +23,11 @@ from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
 EVENT_STREAM = "text/event-stream"
 QUIET_SECONDS = 45.0
-"""Silence after which an event stream counts as lost; the service sends a comment every 15 s."""
+"""Seconds without data after which an event stream is treated as lost; the service sends a comment every 15 s."""
 RECONNECT_SECONDS = 1.0
 SHORT_SECONDS = 5.0
 MAX_SHORT_STREAMS = 10
-"""Consecutive streams that end within `SHORT_SECONDS` and without an event."""
+"""Maximum number of consecutive streams that end within `SHORT_SECONDS` and without an event."""
 
 
 class Jobs(BaseClient):
@@ -50,11 +50,11 @@ class Jobs(BaseClient):
         """Start a job that indexes a folder on the service's machine, or another source.
 
         Args:
-            collection: its name.
-            folder: below an allowed root of the service; exactly one of ``folder`` and ``source`` is given.
+            collection: name of the collection.
+            folder: folder below an allowed root of the service; exactly one of ``folder`` and ``source`` must be given.
             source: ``{"kind": "folder" | "files" | "list" | "shards" | "url", ...}``; see docs/jobs.md.
             recursive: include subfolders of ``folder``.
-            metadata: of every video.
+            metadata: metadata of every video.
             segmentation: as for ``add_video``.
             transcribe: recognise speech: True, or the name of the service's model; None: as the collection has it.
             read_text: read the text on screen: seconds between frames, or True; None: as the collection has it.
@@ -129,8 +129,8 @@ class Jobs(BaseClient):
         Lost connections are reopened without missing an event.
 
         Args:
-            collection: its name.
-            job_id: of the job.
+            collection: name of the collection.
+            job_id: id of the job.
             after: ``id`` of the last known event, 0 for all events; by default the first event is the job's current
                 state.
         Yields:
@@ -152,9 +152,9 @@ class Jobs(BaseClient):
         """Wait until a job has finished, also while it is paused. Cancelling the wait does not cancel the job.
 
         Args:
-            collection: its name.
-            job_id: of the job.
-            interval: seconds between requests, where the service has no event stream.
+            collection: name of the collection.
+            job_id: id of the job.
+            interval: seconds between requests, if the service has no event stream.
             on_change: called with the job on every change.
             progress: draw a progress bar in a terminal or notebook.
         """

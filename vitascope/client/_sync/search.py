@@ -38,7 +38,7 @@ class Search(BaseClient):
         """Return a page of results, best first.
 
         Args:
-            collection: its name.
+            collection: name of the collection.
             text: description of what the clips show. A part in double quotes must occur literally, and ``Haus*``
                 matches words that begin so.
             query: a weighted combination, in place of ``text``: ``{"kind": "text", "value": "a dog", "weight": 1}``,
@@ -47,21 +47,21 @@ class Search(BaseClient):
                 its part in ``query`` has the signal ``audio``.
             limit: results per page.
             where: filter on metadata, fields of videos and, below ``clip``, fields of the clip.
-            rerank: number of best clips to rerank with the fusion model; they are ordered by fused score. None: as many
-                as the model's bundle states.
+            rerank: number of best clips to rerank with the fusion model; they are ordered by fused score. None: the
+                number that the model's bundle states.
             refine: find the ``moment`` of each result: where, from 8 s before to 8 s after it, the one text of the
                 query is most likely true.
-            signals: what to search, as a list, or with weights as a mapping: ``visual``, ``audio``, words in
-                ``speech``, ``screen_text``, ``caption`` and ``name``. None: all that the collection has.
+            signals: signals to search, as a list, or as a mapping to weights: ``visual``, ``audio``, words in
+                ``speech``, ``screen_text``, ``caption`` and ``name``. None: all signals of the collection.
             min_similarity: exclude clips whose pictures and sound are both less similar, -1 to 1. The ``similarity`` of
                 a result is that of its pictures, if it has any and they are searched.
             min_relevance: exclude clips of lower relevance, 0 to 1.
             group: what a result is: ``clip``, ``event`` (adjoining clips that fit) or ``video``.
             clips: maximum number of clips listed per event or video.
-            candidates: number of best clips that events and videos are made of.
+            candidates: number of best clips that are grouped to events and videos.
             include_query_clips: include the clips that ``query`` names.
-            cursor: ``next_cursor`` of the page before. All else but ``limit``, ``clips`` and ``refine`` must be the
-                same; ``file`` is omitted, and ``query`` contains ``{"kind": "file"}`` for it.
+            cursor: ``next_cursor`` of the previous page. All arguments except ``limit``, ``clips`` and ``refine`` must
+                be the same; ``file`` is omitted, and ``query`` contains ``{"kind": "file"}`` for it.
         """
         options = drop_none(
             filter=where,

@@ -48,16 +48,16 @@ class BaseClient:
 
         Args:
             url: base URL of the service, without a path.
-            api_key: key printed by `vitascope keys create`; by default the environment variable VITASCOPE_API_KEY.
-            timeout: seconds per attempt.
-            retries: by default `RetryConfig()`.
-            transport: replaces the network, for tests.
+            api_key: key that `vitascope keys create` has printed; None: the environment variable VITASCOPE_API_KEY.
+            timeout: timeout of an attempt in seconds.
+            retries: limits and delays of retries; None: `RetryConfig()`.
+            transport: transport to use instead of the network, for tests.
         Raises:
-            InvalidInput: for a URL that cannot be parsed, or a key that cannot be sent in a header.
+            InvalidInput: the URL cannot be parsed, or the key cannot be sent in a header.
         """
         key = os.environ.get("VITASCOPE_API_KEY") if api_key is None else api_key
         headers = {"Authorization": f"Bearer {validate_header_value('api_key', key)}"} if key else {}
-        # Waiting for a free connection of the pool is not limited: the calls before it are.
+        # No timeout for a free connection of the pool, as the calls that use the connections have timeouts.
         timeouts = httpx.Timeout(timeout, pool=None)
         self._http = httpx.Client(base_url=validate_url(url), timeout=timeouts, transport=transport, headers=headers)
         self._retries = retries or RetryConfig()
@@ -150,12 +150,12 @@ class BaseClient:
         """GET ``path`` and return the response with its body unread, for the caller to close.
 
         Args:
-            path: of the service.
-            headers: in addition to those of every request.
-            retries: replaces the client's.
-            read_timeout: seconds between two parts of the body; by default the client's.
+            path: path of the request.
+            headers: headers in addition to those of every request.
+            retries: used instead of the client's retries.
+            read_timeout: timeout in seconds between two parts of the body; None: the client's timeout.
         Raises:
-            VitascopeError: as other calls do.
+            VitascopeError: the service returned an error, or cannot be reached.
         """
         default = self._http.timeout
         read = default.read if read_timeout is None else read_timeout
@@ -176,7 +176,7 @@ class BaseClient:
         download(lambda headers: self._open_stream(path, headers), f"{self.url}: GET {path}", target)
 
     def _pages(self, get_page: Callable[[str | None], P]) -> Generator[P, None, None]:
-        """Yield all pages of a list; ``get_page`` gets the cursor of a page, None for the first."""
+        """Yield all pages of a list. ``get_page`` is called with the cursor of a page, None for the first."""
         cursors = PageCursors()
         page = get_page(None)
         yield page

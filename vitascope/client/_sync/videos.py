@@ -14,8 +14,8 @@ from vitascope.client.api import Metadata, api_path, drop_none, form_field, idem
 from vitascope.client.progress import UploadProgress
 
 SYNC_WAIT_SECONDS = 20
-"""Seconds for which the service indexes an upload within the request. What takes longer becomes a job, which starts
-over: the value is small compared with long videos, and large enough for short ones.
+"""Seconds for which the service indexes an upload within the request. If indexing takes longer, it starts over as a
+job: the value is small compared with the time for long videos, and large enough for short ones.
 """
 
 
@@ -36,20 +36,20 @@ class Videos(Jobs):
         """Upload and index a file, and return when it is searchable. Content that the collection has is not indexed
         again.
 
-        A long video is indexed by a job, which the call waits for (this needs the scope ``read``); the job continues if
-        the call is given up.
+        A long video is indexed by a job, for which the call waits (this needs the scope ``read``); the job continues if
+        the call is cancelled.
 
         Args:
-            collection: its name.
-            file: on this machine.
-            title: by default the file name.
-            metadata: for filters.
+            collection: name of the collection.
+            file: file on this machine.
+            title: title of the video; None: the file name.
+            metadata: metadata for filters.
             segmentation: how the video is cut into clips, such as ``{"rule": "shots", "longest": 16}``.
             idempotency_key: as for `create_collection`.
-            progress: True draws a bar; a function is called with the bytes sent and the total.
+            progress: True draws a progress bar; a function is called with the bytes sent and the total.
         Raises:
             MediaError: the file cannot be indexed.
-            Conflict: its job was cancelled.
+            Conflict: the job was cancelled.
         """
         fields = drop_none(title=title, metadata=metadata, segmentation=segmentation)
         prefer = f"respond-async, wait={SYNC_WAIT_SECONDS}"
@@ -108,7 +108,7 @@ class Videos(Jobs):
         """Return a page of videos in the order in which they were added.
 
         Args:
-            collection: its name.
+            collection: name of the collection.
             limit: videos per page.
             cursor: ``next_cursor`` of the page before.
             where: filter on metadata and fields of videos, as for ``search``.
@@ -138,15 +138,15 @@ class Videos(Jobs):
         subtitles: str | None = None,
         from_source: bool = False,
     ) -> response_types.UpdatedVideo:
-        """Change a video; what is None stays.
+        """Change a video; None keeps a value.
 
         Args:
-            collection: its name.
-            video_id: of the video.
-            title: a new one.
-            metadata: merged into that of the video; None deletes a key.
-            subtitles: text of an SRT or WebVTT file, which replaces the words of all clips; an empty one deletes them.
-            from_source: the video's source states these values: they replace edits only if it states something new.
+            collection: name of the collection.
+            video_id: id of the video.
+            title: new title.
+            metadata: merged into the metadata of the video; a value None deletes its key.
+            subtitles: text of an SRT or WebVTT file, which replaces the words of all clips; an empty text deletes them.
+            from_source: the values are from the video's source: each replaces an edit only if it is new in the source.
         Raises:
             VideoNotFound, InvalidInput, SubtitlesCorrupt.
         """
@@ -162,7 +162,7 @@ class Videos(Jobs):
     def download_video(self, collection: str, video_id: str, file: str | Path) -> None:
         """Write the media file of a video to ``file``, which is replaced when the download is complete.
 
-        Raises `InvalidInput` if it cannot be written.
+        Raises `InvalidInput` if ``file`` cannot be written.
         """
         self._download(api_path("collections", collection, "videos", video_id, "media"), Path(file))
 
