@@ -34,12 +34,12 @@ from vitascope.sandbox.recognizers import Recognizers
 _log = logging.getLogger("vitascope.service")
 
 BUSY_SECONDS = 5.0
-"""Until a job that another thread or process runs is tried again."""
+"""Seconds until a job that another thread or process runs is tried again."""
 FAULT_SECONDS = 30.0
-"""Until a job that met a fault (disk full, engine failed) is tried again."""
+"""Seconds until a job is tried again after a fault (disk full, engine failed)."""
 PAGE_SIZE = 1000
 FINISHING_FRACTION = 0.75
-"""Fraction of the time for stopping that files in progress have. The rest is for storing the state of the jobs."""
+"""Fraction of the stop timeout for files in progress; the rest is for storing the state of the jobs."""
 
 Key = tuple[str, int]
 """(collection, job id)"""
@@ -65,9 +65,9 @@ class JobWorker:
         self._recognizers = recognizers
         self._url_fetcher = url_fetcher
         self._due: dict[Queue, dict[Key, float]] = {"jobs": {}, "uploads": {}, "recognition": {}}
-        """Time of each job's next run, on the monotonic clock."""
+        """Time of each job's next run (``time.monotonic``)."""
         self._cancelled: dict[Key, Collection] = {}
-        """Jobs to cancel once their catalogue can be written."""
+        """Jobs to cancel as soon as their catalogue can be written."""
         self._changed = threading.Condition()
         self._stopping = False
         self._aborting = False
@@ -77,12 +77,12 @@ class JobWorker:
 
     @property
     def is_alive(self) -> bool:
-        """Return whether all threads run."""
+        """Return whether all threads are alive."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
     def is_stopping(self) -> bool:
-        """Return whether no further file is begun."""
+        """Return whether the worker is stopping, so that no further file is started."""
         return self._stopping
 
     def start(self) -> None:
@@ -97,7 +97,7 @@ class JobWorker:
         self._put("uploads" if isinstance(job.source, UploadSource) else "jobs", (collection, job.id), 0.0)
 
     def submit_recognition(self, collection: str, job: Job) -> None:
-        """Queue the job of an upload whose video is stored and not recognised yet."""
+        """Queue the job of an upload whose video is stored, but not recognised yet."""
         self._put("recognition", (collection, job.id), 0.0)
 
     def _put(self, queue: Queue, key: Key, delay: float) -> None:
@@ -106,13 +106,13 @@ class JobWorker:
             self._changed.notify_all()
 
     def request_shutdown(self) -> None:
-        """Begin no further file."""
+        """Do not start further files."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def stop(self, timeout: float) -> None:
-        """Finish the files in progress if that takes less than most of ``timeout`` seconds; else abort them.
+        """Finish the files in progress within most of ``timeout`` seconds, or abort them.
 
         Their jobs continue at the next start.
         """
@@ -150,7 +150,7 @@ class JobWorker:
             self._run(queue, *key)
 
     def _next(self, queue: Queue) -> Key | None:
-        """Wait for the next job that is due; None when the service stops."""
+        """Wait for the next due job and return it; None when the service stops."""
         due = self._due[queue]
         with self._changed:
             while not self._stopping:
@@ -170,11 +170,11 @@ class JobWorker:
         backend: ExecutionBackend,
         should_stop: Callable[[], bool],
     ) -> Job:
-        """Run a job in this thread, and return it. Raises as ``run_job``."""
+        """Run a job in this thread, and return it. Raises the errors of ``run_job``."""
         return self._run_job(collection, model, job_id, should_stop=should_stop, backend=backend)
 
     def cancel(self, collection: Collection, job_id: int) -> None:
-        """Cancel a job that does not run; if that cannot be written now, as soon as it can."""
+        """Cancel a job that is not running; if the catalogue cannot be written now, cancel it later."""
         key = collection.name, job_id
         try:
             cancel(collection, job_id)

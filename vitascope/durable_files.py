@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _ABANDONED_SECONDS = 3600.0
-"""Without a change, after which a temporary file counts as left by a process that was killed."""
+"""Seconds without a change after which a temporary file is treated as the leftover of a killed process."""
 
 
 def sync(path: Path) -> None:
@@ -25,7 +25,7 @@ def sync(path: Path) -> None:
 
 
 def make_folders(folder: Path, levels: int | None = None) -> None:
-    """Make a folder and its missing parents, each durable in its parent before the next.
+    """Create a folder and its missing parents; each is durable in its parent before the next is created.
 
     Args:
         folder: to make; nothing happens if it exists.
@@ -65,7 +65,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` a hard link to the regular file ``source``, or a copy where hard links do not work.
+    """Create ``target`` as a hard link to the regular file ``source``, or as a copy if hard links do not work.
 
     An existing ``target`` is replaced. The entry is durable once the folder has been synced.
 

@@ -1,4 +1,4 @@
-"""Checks of a model's inputs against the manifest.
+"""Validation of a model's inputs against the manifest.
 
 Shape letters: B videos or texts, C clips, F frames, H height, W width (pixels), V visual tokens, K their width,
 T audio tokens, A their width.
@@ -50,7 +50,7 @@ def check_visual_tokens(manifest: Manifest, count: int, tokens: NDArray[np.float
 
 
 def check_audio_tokens(manifest: Manifest, count: int, tokens: NDArray[np.floating] | None) -> NDArray[np.float32]:
-    """Return audio tokens (B, T, A) of ``count`` clips as float32, 0 where there are none.
+    """Return audio tokens (B, T, A) of ``count`` clips as float32; 0 for clips without sound.
 
     Raises:
         InvalidInput: Another shape, or not floats; or the match and answer graphs take none.
@@ -69,7 +69,7 @@ def check_audio_tokens(manifest: Manifest, count: int, tokens: NDArray[np.floati
 def check_tokens(
     manifest: Manifest, count: int, visual_tokens: NDArray[np.floating], audio_tokens: NDArray[np.floating] | None
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the tokens of ``count`` clips by input of the match, answer and caption graphs; raises InvalidInput."""
+    """Return the tokens of ``count`` clips by input of the match, answer and caption graphs. Raises InvalidInput."""
     tokens = {"visual_tokens": check_visual_tokens(manifest, count, visual_tokens)}
     if audio_tokens is not None or (manifest.audio is not None and manifest.audio.fused):
         tokens[AUDIO_TOKENS] = check_audio_tokens(manifest, count, audio_tokens)
@@ -77,7 +77,7 @@ def check_tokens(
 
 
 def batch_size_of_streams(specs: Sequence[FrameStream], streams: Streams) -> int:
-    """Return B of frame streams.
+    """Validate frame streams and return their B.
 
     Raises:
         InvalidInput: A name, dtype or shape differs from the manifest.

@@ -26,13 +26,13 @@ TOLERANCE_SECONDS = 300.0
 
 
 class SignatureInvalid(VitascopeError):
-    """The message was not sent by the service, was changed, or is too old."""
+    """The message is not from the service, was changed, or is too old."""
 
     code = "signature_invalid"
 
 
 def generate_secret() -> str:
-    """Return a secret of 256 random bits, as text."""
+    """Create a secret of 256 random bits, as text."""
     return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 

@@ -33,25 +33,25 @@ _log = logging.getLogger("vitascope.service")
 
 POLL_SECONDS = 1.0
 MAX_SENDERS = 4
-"""Endpoints served concurrently, with one message each, so that a slow endpoint delays only its own messages."""
+"""Number of concurrent endpoints, with one message each, so that a slow endpoint delays only its own messages."""
 MAX_EVENTS = 100
-"""Ends of jobs read per query."""
+"""Number of events of finished jobs that are read per query."""
 BASE_DELAY = 5.0
 MAX_DELAY = 3600.0
-"""Seconds between two attempts; the delay doubles, with a jitter of up to half."""
+"""Seconds between the first two attempts; the delay doubles each time, with a jitter of up to half."""
 UNREADABLE_SECONDS = 60.0
 """Seconds until a collection that could not be read is polled again."""
 GONE = 410
 MAX_FAILURES = 10
-"""Failed files of a job that a message names."""
+"""Maximum number of failed files of a job that a message names."""
 MAX_REASON_LENGTH = 300
 
 
 class Dispatcher:
-    """Polls for ended jobs and sends messages, in threads of its own."""
+    """Polls for finished jobs and sends messages, in its own threads."""
 
     def __init__(self, store: WebhookStore, library: CollectionStore, client: SafeClient, retry_seconds: float) -> None:
-        """``retry_seconds``: age at which an undelivered message is given up."""
+        """``retry_seconds``: age at which delivery of a message is no longer retried."""
         self.store = store
         self._library = library
         self._client = client
@@ -65,7 +65,7 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def check_url(self, url: str) -> None:
-        """Raise InvalidInput or UrlRefused for a URL that the settings forbid. Names are not resolved."""
+        """Raise InvalidInput or UrlRefused for a URL that the settings forbid. Host names are not resolved."""
         self._client.check(url)
 
     def start(self) -> None:
@@ -115,7 +115,7 @@ class Dispatcher:
         while not self._stopping and (ends := undelivered_end_events(collection, MAX_EVENTS)):
             endpoints = (
                 self.store.endpoints()
-            )  # read after the ends, so that no endpoint that existed at an end is missing
+            )  # read after the events, so that no endpoint that existed at an event is missing
             self.store.add([message for end in ends for message in create_messages(collection, end, endpoints)])
             mark_delivered(collection, ends)
 
@@ -222,7 +222,7 @@ def _signed_headers(delivery: Delivery, endpoint: Endpoint, now: float) -> dict[
 
 
 def retry_delay(attempts: int, response_headers: Mapping[str, str]) -> float:
-    """Return the seconds until the next attempt: exponential with jitter, at least what Retry-After asks for."""
+    """Return the seconds until the next attempt: exponential backoff with jitter, at least Retry-After."""
     backoff = min(MAX_DELAY, BASE_DELAY * 2.0 ** min(attempts - 1, 30)) * random.uniform(0.5, 1.0)
     retry_after = response_headers.get("retry-after", "")
     is_number = retry_after.isdecimal() and len(retry_after) < 10

@@ -21,10 +21,10 @@ FILE_NAME = "webhooks.sqlite3"
 VERSION = 1
 MAX_ENDPOINTS = 20
 PREVIOUS_SECRET_SECONDS = 24 * 3600.0
-"""Time after a rotation in which the previous secret signs as well."""
+"""Seconds after a rotation in which messages are also signed with the previous secret."""
 RETENTION_SECONDS = 30 * 24 * 3600.0
 MAX_FINISHED_DELIVERIES = 1000
-"""Newest finished deliveries stored per endpoint."""
+"""Maximum number of finished deliveries that are stored per endpoint; the oldest are deleted."""
 
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]
 WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
@@ -191,7 +191,7 @@ class WebhookStore:
             )
 
     def due(self, now: float) -> list[Delivery]:
-        """Return the delivery that has been due longest, for each endpoint with due deliveries."""
+        """For each endpoint with due deliveries, return the delivery that has been due longest."""
         with self._transaction() as connection:
             rows = connection.execute(
                 f"SELECT {_DELIVERY}, min(next_at) FROM deliveries WHERE state = 'pending' AND next_at <= ?"
@@ -232,7 +232,7 @@ class WebhookStore:
     def deliveries(
         self, endpoint_id: str, limit: int, before: int | None = None, state: DeliveryState | None = None
     ) -> list[Delivery]:
-        """Return at most ``limit`` deliveries, newest first, before this number if given. Raises WebhookNotFound."""
+        """Return at most ``limit`` deliveries, newest first, with numbers below ``before``. Raises WebhookNotFound."""
         self.endpoint(endpoint_id)
         with self._transaction() as connection:
             rows = connection.execute(

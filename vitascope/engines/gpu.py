@@ -22,7 +22,7 @@ class GpuInfo(NamedTuple):
     memory_bytes_per_second: float | None
     """Peak bandwidth from clock and bus width; None if the driver does not report them."""
     driver: tuple[int, int]
-    """Newest CUDA version that the driver supports, such as (12, 8)."""
+    """Latest CUDA version that the driver supports, such as (12, 8)."""
 
 
 def first_gpu() -> GpuInfo:
@@ -60,7 +60,7 @@ def first_gpu() -> GpuInfo:
 
 
 def gpu_unavailable_reason() -> str | None:
-    """Return why ``first_gpu`` fails; None if it does not."""
+    """Return why ``first_gpu`` fails; None if a GPU is available."""
     try:
         first_gpu()
     except EngineError as error:

@@ -63,7 +63,7 @@ class Graphs:
         *,
         optimize: bool = True,
     ) -> None:
-        """Create without loading a graph.
+        """Create the object without loading a graph.
 
         Args:
             bundle: Bundle of the graphs.
@@ -106,14 +106,14 @@ class Graphs:
             return self._engines[graph]
 
     def ensure_loaded(self, graph: str) -> None:
-        """Load a graph unless it is loaded. Raises as ``engine``."""
+        """Load a graph unless it is loaded. Raises the errors of ``engine``."""
         self.engine(graph)
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run a graph and return its outputs by name, checked to be finite and of the manifest's shapes.
 
         Raises:
-            EngineError: The run failed, or an output is not as expected.
+            EngineError: The run failed, or an output has a wrong shape or values that are not finite.
         """
         results = self.engine(graph).run(inputs)
         rows = len(next(iter(inputs.values())))
@@ -147,13 +147,13 @@ class Graphs:
                 f"the bundle's tasks are {', '.join(self.bundle.manifest.tasks)}"
             )
         inputs, outputs = self.bundle.graph_spec(graph)
-        if self.server is not None and graph not in CAPTION_GRAPHS:  # their cache would be sent at every token
+        if self.server is not None and graph not in CAPTION_GRAPHS:  # the server would need their cache at every token
             from vitascope.integrations.kserve.engine import open_at_server
 
             return open_at_server(self.server, self.bundle, graph, (inputs, outputs))
         self.bundle.check_unreplaced(graph)
         engine = open_engine(self.bundle, graph, path, self.threads, self.device, optimize=self.optimize)
-        self.bundle.check_unreplaced(graph)  # nor while the graph and its weights were read
+        self.bundle.check_unreplaced(graph)  # the files must not have changed while they were read, either
         if set(engine.inputs) != set(inputs):
             raise BundleCorrupt(f"{path.name}: inputs {sorted(engine.inputs)}; {sorted(inputs)} were expected")
         if missing := sorted(set(outputs) - set(engine.outputs)):
@@ -169,18 +169,19 @@ class Graphs:
 def open_engine(
     bundle: Bundle, graph: str, path: Path, threads: int, device: Device, *, optimize: bool = True
 ) -> Engine:
-    """Load a graph on a device of this process.
+    """Load a graph on a device in this process.
 
-    "tensorrt" prefers TensorRT itself and falls back to ONNX Runtime's TensorRT provider, which ``placement`` explains.
-    Caption graphs run on ONNX Runtime without TensorRT, whose profiles do not fit a cache that starts empty.
+    "tensorrt" prefers the TensorRT library and falls back to ONNX Runtime's TensorRT provider; ``placement`` then has
+    the reason. Caption graphs run on ONNX Runtime without TensorRT, whose profiles do not support a cache that starts
+    empty.
 
     Args:
         bundle: Bundle of the graph.
-        graph: Its name.
-        path: Its ONNX file.
+        graph: Name of the graph.
+        path: ONNX file of the graph.
         threads: Threads within an operator; 0: one per core.
         device: Device to use.
-        optimize: As for ``OnnxRuntimeEngine``; TensorRT always does.
+        optimize: See ``OnnxRuntimeEngine``; TensorRT always optimizes.
 
     Raises:
         EngineError: The device cannot be used.

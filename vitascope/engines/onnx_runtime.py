@@ -1,4 +1,4 @@
-"""The engine interface (named arrays in, named arrays out), and ONNX Runtime behind it."""
+"""The engine interface (named arrays in, named arrays out), and its implementation with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Placement(NamedTuple):
     gpu_name: str | None = None
     """Name of the GPU; None on the CPU, or if unknown."""
     fallback: str | None = None
-    """Reason why the preferred engine or device is not used; None if it is."""
+    """Reason why the preferred engine or device is not used; None if it is used."""
 
 
 class Engine(Protocol):
@@ -72,8 +72,9 @@ class OnnxRuntimeEngine:
         Args:
             path: ONNX file.
             threads: Threads within an operator; 0: one per core.
-            device: "auto" prefers CUDA and falls back to the CPU, which ``placement`` explains; others are required.
-            optimize: Rewrite the graph for fast runs. On the CPU that takes as long as about ten runs on a text.
+            device: "auto" prefers CUDA and falls back to the CPU; ``placement`` then has the reason. Other devices are
+                required.
+            optimize: Optimize the graph. On the CPU this takes as long as about ten runs with a text.
             tensorrt_options: Options of ONNX Runtime's TensorRT provider.
 
         Raises:
@@ -96,9 +97,9 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         self.session, fallback = _open_session(path, options, device, dict(tensorrt_options or {}))
-        """The library's session, for libraries that take one."""
+        """The ONNX Runtime session, for libraries that need one."""
         self.providers: list[str] = list(self.session.get_providers())
-        """Execution providers in use, preferred first."""
+        """Execution providers in use, in order of preference."""
         used_device = _DEVICE_OF[self.providers[0]]
         gpu_name = None if used_device == "cpu" else gpu.gpu_name()
         self.placement = Placement(f"onnxruntime {onnxruntime.__version__}", used_device, gpu_name, fallback)
@@ -116,7 +117,7 @@ class OnnxRuntimeEngine:
 
 
 def _register_shared_allocator() -> None:
-    """Register one arena for all graphs, which grows as needed; by default each keeps an arena of its peak size."""
+    """Register one growing memory arena for all graphs; by default each graph keeps an arena of its peak size."""
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo(
             "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
@@ -138,7 +139,7 @@ _register_shared_allocator()  # once per process, before a graph is loaded
 def _open_session(
     path: Path, options: onnxruntime.SessionOptions, device: Device, tensorrt_options: dict[str, str]
 ) -> tuple[onnxruntime.InferenceSession, str | None]:
-    """Return a session, and why it is on the CPU if "auto" preferred a GPU."""
+    """Return a session, and the reason if "auto" could not use a GPU."""
     if device not in ("auto", *_PROVIDERS):
         raise InvalidInput(f"device: {device!r}; expected one of auto, {', '.join(_PROVIDERS)}")
     available = onnxruntime.get_available_providers()
@@ -155,7 +156,7 @@ def _open_session(
         # Loading would fail anyway, and print errors.
         return _create_session(path, options, "cpu", _PROVIDERS["cpu"], {}), reason
     if preferred != "cpu":
-        # Loads CUDA and cuDNN from pip packages; the system's are found without.
+        # Loads CUDA and cuDNN from pip packages; installations of the system are found without this call.
         with redirect_stdout(sys.stderr):  # it prints what is missing
             onnxruntime.preload_dlls()
     try:

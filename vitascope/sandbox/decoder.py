@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Decoder(ABC):
-    """Reads media files, given open or by path.
+    """Interface to read media files, which are given by path or open.
 
     Every method raises MediaUnsupported, MediaCorrupt, MediaTooLarge and MediaError.
     """
@@ -57,7 +57,7 @@ class Decoder(ABC):
         threads: int = DECODING_THREADS,
         thumbnails: bool = False,
     ) -> SampledClips:
-        """Sample the frames of clips (start, end in s), as ``sample_streams``. Also raises InvalidInput."""
+        """Sample the frames of clips (start, end in s); see ``sample_streams``. Also raises InvalidInput."""
         spans = tuple((float(start), float(end)) for start, end in clips)
         request = Sample(_specs(streams), spans, thumbnails, limits=limits, threads=threads)
         return self.run(request, source)
@@ -72,20 +72,20 @@ class Decoder(ABC):
         *,
         threads: int = DECODING_THREADS,
     ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
-        """Sample one clip of a file of unknown duration, as ``sampling.sample_span``. Also raises InvalidInput."""
+        """Sample one clip of a file of unknown duration; see ``sampling.sample_span``. Also raises InvalidInput."""
         return self.run(SampleSpan(_specs(streams), start, end, limits=limits, threads=threads), source)
 
     def read_audio(
         self, source: MediaSource, start: float, end: float, sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
     ) -> Samples | None:
-        """Return the sound of a span (s) as mono samples, as ``audio.read_audio``. Also raises InvalidInput."""
+        """Return the sound of a span (s) as mono samples; see ``audio.read_audio``. Also raises InvalidInput."""
         [sound] = self.read_clips(source, [(start, end)], sample_rate, limits)
         return sound
 
     def read_clips(
         self, source: MediaSource, clips: Sequence[Span], sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
     ) -> list[Samples | None]:
-        """Return the sound of clips (start, end in s), as ``audio.read_clips``. Also raises InvalidInput."""
+        """Return the sound of clips (start, end in s); see ``audio.read_clips``. Also raises InvalidInput."""
         spans = tuple((float(start), float(end)) for start, end in clips)
         return self.run(ReadClips(spans, sample_rate, limits=limits), source)
 
@@ -98,7 +98,7 @@ class Decoder(ABC):
     def preview(
         self, source: MediaSource, start: float, end: float, side: int, limits: MediaLimits = DEFAULT_LIMITS
     ) -> bytes:
-        """Return a span (s) as MP4, as ``encode_preview``. Also raises InvalidInput."""
+        """Encode a span (s) as MP4; see ``encode_preview``. Also raises InvalidInput."""
         return self.run(Preview(float(start), float(end), side, limits=limits), source)
 
     def shot_starts(
@@ -109,7 +109,7 @@ class Decoder(ABC):
         *,
         only_if_edited: bool = False,
     ) -> list[float]:
-        """Return the times (s) at which the shots of a file of ``duration`` s begin, as ``shots.shot_starts``."""
+        """Return the start times (s) of the shots of a file of ``duration`` s; see ``shots.shot_starts``."""
         return self.run(ShotStarts(duration, only_if_edited, limits=limits), source)
 
     def subtitle_streams(self, source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[SubtitleStreamInfo]:

@@ -1,9 +1,9 @@
 """Confinement of a decoding worker: no network, no new processes, no writing, limited resources.
 
-A seccomp filter refuses with EPERM what decoding does not need: sockets and connections, programs and processes
-(threads are allowed), opening files for writing, changes to the file system, signals to and memory of other processes,
-and kernel interfaces that bypass a filter. Reading files stays possible, since Python loads modules late. None of this
-can be undone from inside.
+A seccomp filter rejects system calls that decoding does not need with EPERM: sockets and connections, programs and
+processes (threads are allowed), opening files for writing, changes to the file system, signals to and memory of other
+processes, and kernel interfaces that bypass a filter. Reading files is allowed, since Python loads modules late. The
+process cannot undo this.
 """
 
 from __future__ import annotations
@@ -69,18 +69,18 @@ _CHECKED = {
     "aarch64": {"openat": 56, "clone": 220, "tgkill": 131, "prlimit64": 261},
 }
 _NOT_IMPLEMENTED = {"clone3": 435, "openat2": 437}
-"""Their arguments are in memory, which a filter cannot read; the C library falls back when they do not exist."""
+"""System calls reported as missing: a filter cannot read their arguments, and the C library falls back to others."""
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
 def confine(parent: int) -> list[str]:
     """Confine this process: it is killed with ``parent``, gains no privileges and reaches no network.
 
-    Call it before other threads exist: the filter applies to this thread and those it starts. Raises SystemExit if the
-    parent has exited already.
+    Call this before other threads exist: the filter applies to this thread and the threads that it starts. Raises
+    SystemExit if the parent has already exited.
 
     Returns:
-        The measures in effect, in words.
+        Descriptions of the measures in effect.
     """
     measures = ["killed with the service"] if end_with_parent(parent) else []
     if sys.platform == "linux":
@@ -98,9 +98,9 @@ def confine(parent: int) -> list[str]:
 
 
 def end_with_parent(parent: int) -> bool:
-    """Have this process killed when ``parent`` ends; return whether the system can.
+    """Request that the kernel kills this process when ``parent`` ends; return whether the system supports that.
 
-    Raises SystemExit if the parent has exited already.
+    Raises SystemExit if the parent has already exited.
     """
     if sys.platform != "linux":
         return False
@@ -111,7 +111,7 @@ def end_with_parent(parent: int) -> bool:
 
 
 def _has_no_network() -> bool:
-    """Return whether no address of another machine can be reached; nothing is sent."""
+    """Return whether no other machine can be reached; sends nothing."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
             channel.connect(("192.0.2.1", 9))  # reserved for documentation
@@ -126,7 +126,7 @@ def _has_only_loopback() -> bool:
 
 
 def limit_resources(memory_bytes: int) -> list[str]:
-    """Allow this process ``memory_bytes`` more address space, few open files, no core dumps and no file writes.
+    """Limit this process to ``memory_bytes`` of further address space, few open files, no core dumps, no file writes.
 
     Returns:
         The measures in effect, in words.
@@ -144,7 +144,7 @@ def limit_resources(memory_bytes: int) -> list[str]:
 
 
 def limit_cpu_seconds(seconds: float) -> None:
-    """Allow this process so much processor time from now on, over all threads; SIGXCPU ends it afterwards."""
+    """Limit the further CPU time of this process, over all threads; then SIGXCPU ends it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime + seconds), hard))
@@ -155,7 +155,7 @@ class _Program(ctypes.Structure):
 
 
 def install_filter() -> None:
-    """Install the seccomp filter on this thread and those it starts; requires ``no_new_privs``.
+    """Install the seccomp filter for this thread and the threads that it starts; requires ``no_new_privs``.
 
     Raises OSError if the kernel or the machine type does not support it.
     """
@@ -195,7 +195,7 @@ def _filter(machine: str) -> bytes:
 
 
 def _allowed_if(number: int, argument: int, check: bytes, refuse: int) -> list[bytes]:
-    """Refuse a call unless ``check`` skips the next instruction; it sees only the low 32 bits of the argument."""
+    """Reject a call unless ``check`` skips the next instruction; ``check`` sees the low 32 bits of the argument."""
     return [
         _instruction(_EQUAL, number, if_false=4),
         _instruction(_LOAD, _ARGUMENTS + 8 * argument),

@@ -1,4 +1,4 @@
-"""The operations of decoding workers. Each is one class: arguments, execution, encoding and validation of its result.
+"""Operations of decoding workers. Each class has arguments, execution, encoding and validation of an operation.
 
 To add an operation, define its class here, list it in ``OPERATIONS`` and give ``Decoder`` a method for it.
 The worker imports this module, so it must not import pydantic or anything else that is slow to load.
@@ -42,10 +42,10 @@ Response = tuple[Any, list[Buffer]]
 
 _KINDS = ("video", "picture", "animation", "audio")
 _SECONDS_PER_MEDIA_SECOND = 2.0
-"""Time limit per second of video to decode: large videos on slow machines."""
+"""Seconds of time limit per second of video to decode; sufficient for large videos on slow machines."""
 _SMALL_HEADER = 64 * 1024
 LARGE_HEADER = 64 * 1024**2
-"""Bytes of a header that lists shots or subtitles."""
+"""Maximum bytes of a header that lists shots or subtitles."""
 _MAX_SIDE = 1_000_000
 _MAX_CHANNELS = 1024
 _MAX_NAME = 200
@@ -58,8 +58,8 @@ _MAX_SUBTITLE_STREAMS = 1000
 class Request(ABC, Generic[T]):
     """An operation on one media file with its arguments. ``T`` is the type of its result.
 
-    A worker may be compromised by the file that it decodes, so ``decode_result`` validates the type, length and range
-    of everything in a response.
+    A file may compromise the worker that decodes it, so ``decode_result`` validates type, length and range of all
+    values in a response.
     """
 
     operation: ClassVar[str]
@@ -71,7 +71,7 @@ class Request(ABC, Generic[T]):
 
     limits: MediaLimits = field(default=DEFAULT_LIMITS, kw_only=True)
     threads: int = field(default=1, kw_only=True)
-    """Decoder threads; the limit on processor time grows with them."""
+    """Decoder threads; the limit on CPU time is proportional to them."""
 
     @property
     def media_seconds(self) -> float:
@@ -80,7 +80,7 @@ class Request(ABC, Generic[T]):
 
     @property
     def extra_seconds(self) -> float:
-        """Seconds that the operation may take beyond those of the shortest task."""
+        """Seconds that the operation may take in addition to the basic time limit."""
         return _SECONDS_PER_MEDIA_SECOND * self.media_seconds
 
     @property
@@ -106,7 +106,7 @@ class Request(ABC, Generic[T]):
 
 
 def parse_request(header: Header, operations: Mapping[str, type[Request[Any]]] | None = None) -> Request[Any]:
-    """Return the request of a header made by ``Request.to_header``; ``operations``: None: ``OPERATIONS``."""
+    """Parse a header made by ``Request.to_header``. ``operations``: None: ``OPERATIONS``."""
     arguments = dict(header["arguments"])
     limits = arguments["limits"]
     sets = {name: frozenset(limits[name]) for name in ("containers", "codecs")}
@@ -151,7 +151,7 @@ class Probe(Request[MediaInfo]):
 
 
 class SampledClips(NamedTuple):
-    """Frames of C clips: stream name -> (C, F, H, W, 3) uint8, and a JPEG of each clip's middle frame, if requested."""
+    """Frames of C clips by stream name, (C, F, H, W, 3) uint8, and if requested a JPEG of each clip's middle frame."""
 
     frames: dict[str, NDArray[np.uint8]]
     thumbnails: list[bytes | None]
@@ -347,7 +347,7 @@ class ShotStarts(Request[list[float]]):
         return result, []
 
     def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[float]:
-        # Frames may go on after the end that the header of the file states.
+        # There may be frames after the end according to the file's header.
         starts = [check_number(second, math.inf) for second in check_items(value, self.limits.max_frames + 1)]
         if not starts or starts[0] != 0 or starts != sorted(starts):
             raise ProtocolError("shots: ascending times from 0 were expected")
@@ -422,7 +422,7 @@ def _frames(streams: Sequence[StreamSpec], clips: int, blobs: Sequence[Bytes]) -
 
 
 def _max_jpeg_bytes(side: int) -> int:
-    """An upper bound of the size of a JPEG of ``side`` by ``side`` pixels."""
+    """Return an upper bound of the size in bytes of a JPEG of ``side`` by ``side`` pixels."""
     return 4 * side * side + 64 * 1024
 
 

@@ -31,11 +31,11 @@ _log = logging.getLogger("vitascope.sandbox")
 T = TypeVar("T")
 
 BULK_STARVATION_SECONDS = 2.0
-"""A bulk task goes first once it has waited this long and no bulk task has ended for as long."""
+"""Seconds after which a waiting bulk task takes precedence, if no bulk task has ended within this time."""
 CANCEL_GRACE_SECONDS = 0.3
-"""Time for a cancelled task to finish before its worker is killed: about the cost of a new worker."""
+"""Seconds for a cancelled task to finish before its worker is killed: about the time to start a new worker."""
 _MAX_ATTEMPTS = 3
-"""Attempts for a file whose worker is killed from outside, which is hardly the fault of the file."""
+"""Attempts for a file whose worker is killed from outside, for which the file is hardly the cause."""
 
 
 class TaskContext(Protocol):
@@ -44,12 +44,12 @@ class TaskContext(Protocol):
     @property
     def bulk(self) -> bool: ...
     def cancellation_error(self, now: float) -> Exception | None:
-        """The error that cancels the task, or None. ``now``: ``time.monotonic``."""
+        """Return the error that cancels the task, or None. ``now``: value of ``time.monotonic``."""
 
 
 @dataclass(frozen=True)
 class UncancellableTask:
-    """Context of a task that waits as long as it takes."""
+    """Context of a task without cancellation or deadline."""
 
     bulk: bool = False
 
@@ -86,7 +86,7 @@ class _Ticket:
 
 
 class _TaskAborted(Exception):
-    """A running task is abandoned: ``error`` is for the caller, ``reason`` says why the worker is lost."""
+    """A running task was aborted. ``error``: raised for the caller. ``reason``: why the worker is lost, for metrics."""
 
     def __init__(self, error: Exception, reason: str) -> None:
         super().__init__(str(error))
@@ -95,7 +95,7 @@ class _TaskAborted(Exception):
 
 
 class DecodingPool:
-    """``size`` workers with one file each at a time; callers wait in their own threads.
+    """Pool of ``size`` workers that process one file each at a time; callers wait in their own threads.
 
     Interactive tasks precede bulk tasks, first in first out within a kind. In a pool of several workers, one is
     reserved for interactive tasks and the others run at a lower priority.
@@ -115,12 +115,12 @@ class DecodingPool:
 
         Args:
             size: Number of workers.
-            memory_bytes: Address space for the files of one worker.
-            seconds: Time limit of a task, extended for long stretches of video.
+            memory_bytes: Limit on the address space that one worker uses for files.
+            seconds: Basic time limit of a task, which is extended for long spans of video.
             observer: Receives metrics.
             module: Module that a worker runs.
-            setup: Further arguments for the module. ``process`` names its kind in error messages, ``niceness`` replaces
-                the usual one, and ``start_timeout`` the usual seconds until a worker is ready.
+            setup: Further arguments for the module. ``process``: kind of process in error messages; ``niceness`` and
+                ``start_timeout`` (s) replace the defaults.
         """
         self.size = size
         self.seconds = seconds
@@ -138,7 +138,7 @@ class DecodingPool:
 
     @property
     def restarts(self) -> int:
-        """Number of workers started to replace others."""
+        """Number of workers that were started as replacements."""
         return self._supervisor.restarts
 
     @property
@@ -178,7 +178,7 @@ class DecodingPool:
 
     @property
     def loaded(self) -> Header:
-        """Report of a worker about the model that it has loaded; empty before one was ready."""
+        """Description of the model that a worker has loaded; empty until a worker is ready."""
         return self._supervisor.loaded
 
     @property

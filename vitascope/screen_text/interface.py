@@ -12,7 +12,7 @@ DEFAULT_INTERVAL = 1.0
 """Seconds between the frames that are read."""
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 3600.0
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom as shares of the width and height of the frame, 0 to 1."""
+"""Left, top, right and bottom as fractions of the width and height of the frame, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +22,24 @@ class TextLine:
     text: str
     box: Box
     confidence: float
-    """0 to 1."""
+    """Confidence of the reading, 0 to 1."""
     script: str | None = None
     """Script of most letters by its ISO 15924 code, such as "Latn", "Hani" or "Hira"; None without letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSpan:
-    """A line of text and the time that it is on screen."""
+    """A line of text and the time in which it is on screen."""
 
     text: str
     start: float
     """Seconds."""
     end: float
-    """Seconds; the line is not on screen any more."""
+    """Seconds at which the line is no longer on screen."""
     box: Box
     """Box of the reading with the highest confidence."""
     confidence: float
-    """The highest of the readings, 0 to 1."""
+    """Highest confidence of the readings, 0 to 1."""
 
 
 class TextReader(Protocol):
@@ -47,7 +47,7 @@ class TextReader(Protocol):
 
     @property
     def name(self) -> str:
-        """Engine and models, such as "rapidocr/PP-OCRv6"; changes when the models do."""
+        """Name of engine and models, such as "rapidocr/PP-OCRv6"; different models have different names."""
 
     def read(self, frame: Pixels) -> list[TextLine]:
         """Return the lines of a frame (H, W, 3) uint8 RGB, from top to bottom. Raises EngineError."""

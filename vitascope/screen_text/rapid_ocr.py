@@ -1,4 +1,4 @@
-"""Text read by RapidOCR's detection and recognition of PP-OCR models, in sessions with this project's settings."""
+"""Text reader with RapidOCR and PP-OCR models, in ONNX Runtime sessions with this project's settings."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from vitascope.screen_text.interface import Box, TextLine
 from vitascope.screen_text.text import clean_text, script_of
 
 DETECTION_SIDE = 736
-"""Default length of the longer side of the picture in which lines are detected, in pixels."""
+"""Default length, in pixels, of the longer side of the picture in which lines are detected."""
 MAX_LINES = 200
-"""Lines of one frame that are recognised: those with the largest letters."""
+"""Maximum number of lines per frame that are recognised: the lines with the largest letters."""
 MIN_CONFIDENCE = 0.75
-"""Default confidence below which a line is omitted."""
+"""Default minimum confidence of a line."""
 _LINES_PER_BATCH = 6
 _MAX_PIXEL_CHANGE = 24
-"""Largest change, of 255, of the mean of a small patch of a line where compression alone changes it."""
+"""Maximum change, of 255, of the mean of a small patch of a line that compression alone can cause."""
 _PATCH = 4
 """Side of such a patch, in pixels."""
 _EDGE_TOLERANCE = 0.25
-"""Largest difference of the edges of equal boxes, as a share of the height of the line."""
+"""Maximum difference of the edges of equal boxes, as a fraction of the height of the line."""
 
 _logger = logging.getLogger(__name__)
 Corners = NDArray[np.float32]
@@ -44,11 +44,11 @@ class OcrModels:
     detection: Path
     recognition: Path
     characters: Path | None
-    """Dictionary, a character a line; None if the recognition graph carries its own."""
+    """Dictionary with one character per line; None if the recognition graph contains its dictionary."""
 
 
 class _ReadLine(NamedTuple):
-    """A line of the last frame, to be recognised again without its model."""
+    """A line of the last frame, which is reused without recognition if it looks the same in the next frame."""
 
     corners: Corners
     crop: Pixels
@@ -57,7 +57,7 @@ class _ReadLine(NamedTuple):
 
 
 class RapidOcrReader:
-    """Reads the lines of frames; a line that looks as in the frame read before is not recognised again."""
+    """Reads the lines of frames; a line that looks the same as in the previous frame is not recognised again."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class RapidOcrReader:
         return [line for line in lines if line is not None]
 
     def _unchanged_lines(self, image: Pixels) -> list[_ReadLine]:
-        """Return the lines of the last frame whose places look the same in this one."""
+        """Return the lines of the last frame whose places look the same in this frame."""
         from rapidocr.utils.process_img import get_rotate_crop_image
 
         if image.shape != self._last_shape:
@@ -138,14 +138,14 @@ class RapidOcrReader:
 
 
 def wheel_models() -> OcrModels:
-    """Return the models that RapidOCR's wheel carries. Raises InvalidInput if it is not installed."""
+    """Return the models in RapidOCR's wheel. Raises InvalidInput if it is not installed."""
     folder = _library_folder() / "models"
     recognition = _model_file(folder, "rec")
     return OcrModels(f"rapidocr/{recognition.stem}", _model_file(folder, "det"), recognition, None)
 
 
 def folder_models(folder: Path) -> OcrModels:
-    """Return the models of a folder: ``*rec*.onnx``, and ``*det*.onnx`` and a dictionary ``*.txt`` where it has them.
+    """Return the models in a folder: ``*rec*.onnx``, and if present ``*det*.onnx`` and a dictionary ``*.txt``.
 
     Without a detection model, that of RapidOCR's wheel is used, which detects lines of every script.
 
@@ -180,7 +180,7 @@ def _library_folder() -> Path:
 
 
 def _load(models: OcrModels, threads: int, device: Device, detection_side: int) -> tuple[Any, Any]:
-    """Return the library's detector and recogniser, with sessions of ours, so that it never downloads a model."""
+    """Return the library's detector and recogniser with our own sessions, so that it never downloads a model."""
     _library_folder()
     logging.getLogger("RapidOCR").setLevel(logging.ERROR)
     from rapidocr import RapidOCR
@@ -210,7 +210,7 @@ def _load(models: OcrModels, threads: int, device: Device, detection_side: int) 
 
 
 def _characters(models: OcrModels, session: Any) -> list[str]:
-    """Return the characters that a recognition model tells apart. Raises InvalidInput."""
+    """Return the characters that a recognition model can output. Raises InvalidInput."""
     metadata = session.get_modelmeta().custom_metadata_map.get("character")
     if metadata is None and models.characters is None:
         raise InvalidInput(

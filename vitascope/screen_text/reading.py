@@ -1,4 +1,4 @@
-"""Reading the text that a file shows: frames sampled where the picture changes, lines merged into spans."""
+"""Reading of the text on screen of a file: frames are sampled when the picture changes, lines are merged to spans."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from vitascope.screen_text.spans import SpanTracker
 
 DEFAULT_MODEL = "rapidocr"
 FRAME_SIDE = 1920
-"""Frames with a longer side (pixels) are scaled down to it before they are read."""
+"""Maximum length of the longer side in pixels; larger frames are scaled down before they are read."""
 MAX_SPANS = 50_000
-"""Spans of one file, after which reading stops."""
+"""Maximum number of spans per file; then reading stops."""
 _TIME_TOLERANCE = 1e-6
 
 _logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def read_screen_text(
     interval: float = DEFAULT_INTERVAL,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> list[TextSpan]:
-    """Return the text that a file shows, by time, then from top to bottom.
+    """Return the text on screen of a file, ordered by time, then from top to bottom.
 
     A span begins at the first sample that shows a line and ends at the first that does not, or at the end of the file,
     so that both are right to ``interval``. The spans of a still picture are from 0 to 0.
@@ -86,7 +86,7 @@ def read_screen_text(
     with open_source(media) as file:
         info = probe(file, limits)
         info.require_pictures(file.name)
-        # The end of the video is no sample: it shows the frame before.
+        # The end of the video is not sampled, as it shows the previous frame.
         count = max(1, math.ceil(info.duration / interval - _TIME_TOLERANCE))
         tracker = SpanTracker(interval)
         end = info.duration

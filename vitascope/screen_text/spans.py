@@ -11,14 +11,14 @@ from difflib import SequenceMatcher
 from vitascope.screen_text.interface import Box, TextLine, TextSpan
 
 _MIN_SIMILARITY = 0.75
-"""Share of equal characters from which two texts may be readings of one line."""
+"""Minimum share of equal characters of two texts that may be readings of the same line."""
 _UNSURE, _MIN_UNSURE_SIMILARITY = 0.9, 0.6
-"""Confidence below which a reading is unsure, and share of equal characters from which two such readings may be of one
-line: a character of Chinese has whole other forms, and two of them are a third of a short line."""
+"""Confidence below which a reading is unsure, and minimum share of equal characters of two such readings of the same
+line. It is low because two misread Chinese characters can be a third of a short line."""
 _MIN_DOUBT = 0.15
-"""Expected number of wrong characters in a reading from which a differing reading may be of the same line."""
+"""Minimum expected number of wrong characters in a reading for a differing reading to be of the same line."""
 _MIN_PREFIX = 3
-"""Characters of a line that is being written from which a longer one continues it."""
+"""Minimum characters of a line that a longer line may continue, as when text appears gradually."""
 _TIME_TOLERANCE = 1e-6
 _NUMBER = re.compile(r"\b\d+\b")
 
@@ -32,13 +32,13 @@ class _OpenSpan:
     """Box of the last reading."""
     best: TextLine
     weights: dict[str, float] = field(default_factory=dict)
-    """Sum of the confidences of each text that was read."""
+    """Sum of the confidences by text that was read."""
     missing_since: float | None = None
-    """Time of the frame without the line that follows the last one with it."""
+    """Time of the first frame without the line, after the last frame with it."""
 
     @property
     def text(self) -> str:
-        """The text that was read most often and most surely."""
+        """The text with the highest sum of confidences."""
         return max(self.weights, key=self.weights.__getitem__)
 
     def add(self, line: TextLine) -> None:
@@ -63,7 +63,7 @@ class SpanTracker:
     """
 
     def __init__(self, interval: float) -> None:
-        """Start without lines; ``interval``: seconds between samples."""
+        """Create the object without lines. ``interval``: seconds between samples."""
         self._interval = interval
         self._open: list[_OpenSpan] = []
         self._closed: list[TextSpan] = []
@@ -72,7 +72,7 @@ class SpanTracker:
         return len(self._open) + len(self._closed)
 
     def add_frame(self, second: float, lines: Sequence[TextLine]) -> None:
-        """Add the lines of the frame at ``second``; until then the frame before was on screen."""
+        """Add the lines of the frame at ``second``; the previous frame was on screen until then."""
         self._close_missing(second - self._interval - _TIME_TOLERANCE)
         remaining = list(self._open)
         for line in lines:
@@ -87,14 +87,14 @@ class SpanTracker:
                 span.missing_since = second
 
     def finish(self, end: float) -> list[TextSpan]:
-        """Return all spans by their start, then from top to bottom; ``end``: the end of the video in seconds."""
+        """Return all spans, ordered by start, then from top to bottom. ``end``: end of the video in seconds."""
         for span in self._open:
             self._closed.append(span.close(end if span.missing_since is None else span.missing_since))
         self._open.clear()
         return sorted(self._closed, key=lambda span: (span.start, span.box[1], span.box[0]))
 
     def _close_missing(self, before: float) -> None:
-        """Close the lines that are missing since a time before ``before``."""
+        """Close the lines that have been missing since before the time ``before`` (s)."""
         is_over = [span.missing_since is not None and span.missing_since < before for span in self._open]
         for span, over in zip(self._open, is_over, strict=True):
             if over and span.missing_since is not None:
@@ -103,7 +103,7 @@ class SpanTracker:
 
 
 def _best_match(line: TextLine, spans: Sequence[_OpenSpan]) -> _OpenSpan | None:
-    """Return the span that a line belongs to: the nearest with its text, else one at its place with a similar text."""
+    """Return the span of a line: the nearest one with the same text, else one at its place with a similar text."""
     key = _comparable(line.text)
     equal = [span for span in spans if any(_comparable(text) == key for text in span.weights)]
     if equal:
@@ -132,7 +132,7 @@ def _is_similar(span: _OpenSpan, line: TextLine) -> bool:
 
 
 def _continues(before: str, after: str) -> bool:
-    """Return whether ``after`` is ``before`` with more text behind it, as in captions that appear word by word."""
+    """Return whether ``after`` is ``before`` with text appended, as in captions that appear word by word."""
     is_longer = len(after) > len(before) >= _MIN_PREFIX and after.startswith(before)
     return is_longer and not (before[-1].isdigit() and after[len(before)].isdigit())
 

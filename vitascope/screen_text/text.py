@@ -1,4 +1,4 @@
-"""Cleaning of recognised text, and the script that it is in."""
+"""Cleaning of recognised text, and detection of its script."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import unicodedata
 from collections import Counter
 
 _REMOVED_CATEGORIES = ("Cc", "Cf", "Co", "Cs", "Cn")
-"""Control, format (zero-width, direction), private, surrogate and unassigned characters: none of them is visible."""
+"""Invisible characters: control, format (zero-width, direction), private, surrogate and unassigned characters."""
 _MAX_LENGTH = 1000
-"""Characters of a line; no line of a frame has as many."""
+"""Maximum characters of a line, more than any line of a frame has."""
 _SCRIPTS = {
     **{"LATIN": "Latn", "FULLWIDTH": "Latn", "CJK": "Hani", "HIRAGANA": "Jpan", "KATAKANA": "Jpan"},
     **{"HALFWIDTH": "Jpan", "HANGUL": "Kore", "CYRILLIC": "Cyrl", "GREEK": "Grek", "ARABIC": "Arab"},

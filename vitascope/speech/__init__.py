@@ -1,1 +1,1 @@
-"""Speech recognition: what is said in the sound of media files, with times."""
+"""Speech recognition: transcripts of media files, with times."""

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 POCKETSPHINX = "pocketsphinx"
 BLOCK_SECONDS = 60.0
-"""Seconds that a recogniser receives at most at once; all but the last are at least three quarters as long."""
+"""Maximum seconds of a block for a recogniser; all blocks but the last are at least three quarters as long."""
 _READ_SECONDS = 120.0
-"""Seconds of sound that are in memory. Each read opens and seeks the file again."""
+"""Seconds of sound per read, which are in memory. Each read opens the file and seeks in it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpokenWord:
-    """A word and when it is spoken (s)."""
+    """A word, and the time (s) in which it is spoken."""
 
     text: str
     start: float
@@ -46,14 +46,14 @@ class SpeechSegment:
     end: float
     text: str
     language: str | None = None
-    """ISO 639-1 code, if the model states it or it was given."""
+    """ISO 639-1 code that the model has returned or the caller has specified; else None."""
     confidence: float | None = None
-    """0 to 1; None if the model has none."""
+    """Confidence, 0 to 1; None if the model does not return it."""
     words: tuple[SpokenWord, ...] = ()
-    """Empty if the model has no times of words."""
+    """Words with times; empty if the model does not return times of words."""
 
     def shifted(self, seconds: float) -> SpeechSegment:
-        """Return the segment that begins ``seconds`` later."""
+        """Return the segment with all its times shifted by ``seconds``."""
         words = tuple(
             SpokenWord(word.text, round(word.start + seconds, 3), round(word.end + seconds, 3)) for word in self.words
         )
@@ -61,7 +61,7 @@ class SpeechSegment:
 
 
 class SpeechPart(NamedTuple):
-    """The speech in a part of a file. ``end``: of the part, in seconds; ``stop``: of the sound of the whole file."""
+    """The speech in a part of a file. ``end``: end of the part (s); ``stop``: end of the file's sound (s)."""
 
     segments: list[SpeechSegment]
     end: float
@@ -73,10 +73,10 @@ class SpeechRecognizer(Protocol):
 
     @property
     def name(self) -> str:
-        """Engine and model, such as "pocketsphinx/en-us" or "sherpa-onnx/FOLDER"."""
+        """Name of engine and model, such as "pocketsphinx/en-us" or "sherpa-onnx/FOLDER"."""
 
     def transcribe(self, samples: Samples, language: str | None = None) -> list[SpeechSegment]:
-        """Recognise what is said.
+        """Transcribe speech.
 
         Args:
             samples: (T,) float32 from -1 to 1, mono, at ``SAMPLE_RATE``.
@@ -124,7 +124,7 @@ def transcribe_file(
     language: str | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Iterator[SpeechSegment]:
-    """Yield what is said in a file, in order of time; arguments and errors as ``transcribe_parts``."""
+    """Yield the speech segments of a file in order of time. Arguments and errors: see ``transcribe_parts``."""
     for part in transcribe_parts(recognizer, media, language=language, limits=limits):
         yield from part.segments
 
@@ -138,7 +138,7 @@ def transcribe_parts(
     stop: float | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Iterator[SpeechPart]:
-    """Yield what is said in a file, block by block, while it is decoded; memory does not depend on its duration.
+    """Transcribe a file block by block while it is decoded; memory does not depend on its duration.
 
     Args:
         recognizer: Loaded model.
@@ -166,7 +166,7 @@ def transcribe_parts(
 
 
 def _sound_seconds(file: MediaFile, limits: MediaLimits) -> float:
-    """Return when the sound of a file ends. Raises media errors, MediaUnsupported also without sound."""
+    """Return the end of the sound of a file in seconds. Raises media errors; MediaUnsupported if it has no sound."""
     from vitascope.sandbox.decoder import IN_PROCESS  # imports PyAV, which searches do not need
 
     info = IN_PROCESS.probe(file, limits)
@@ -179,7 +179,7 @@ def _sound_seconds(file: MediaFile, limits: MediaLimits) -> float:
 
 
 def _blocks(file: MediaFile, start: float, stop: float, limits: MediaLimits) -> Iterator[tuple[float, Samples, float]]:
-    """Yield the sound that is not silent, in blocks of at most ``BLOCK_SECONDS`` that are cut where it is quiet.
+    """Yield the sound that is not silent, in blocks of at most ``BLOCK_SECONDS`` that end at quiet places.
 
     Yields:
         The second at which each block begins, its samples (T,), none where it is silent, and the second at which the

@@ -1,4 +1,4 @@
-"""Speech models in folders, as they are published for sherpa-onnx: their kind, files, and description in the graphs."""
+"""Folders of speech models as published for sherpa-onnx: find the kind of model, its files and its metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnxruntime
 from vitascope.errors import InvalidInput
 
 CHECKSUMS = "SHA256SUMS"
-"""File with the SHA-256 of the others, as ``sha256sum`` prints it; verified if present."""
+"""File with the SHA-256 of the other files, in the format of ``sha256sum``; verified if present."""
 VOICE_DETECTOR = "silero_vad.onnx"
 _LAYOUTS: dict[str, dict[str, str]] = {
     "moonshine": {
@@ -27,7 +27,7 @@ _LAYOUTS: dict[str, dict[str, str]] = {
     "whisper": {"encoder": r"(.*-)?encoder", "decoder": r"(.*-)?decoder"},
     "ctc": {"model": r"model|(.*-)?ctc|ctc-.*"},
 }
-"""Names of the files of each kind, before the suffixes, by parameter; the first kind that is complete is taken."""
+"""File names (without suffixes) by parameter, for each kind of model; the first complete kind is used."""
 _SUFFIXES = r"([-.](epoch|avg|iter|chunk|left)[-.\d].*?)?(\.(int8|fp16|quant))?\.(onnx|ort)"
 _CTC_KINDS = {
     "sense_voice_ctc": "sense_voice",
@@ -36,7 +36,7 @@ _CTC_KINDS = {
     "EncDecCTCModelBPE": "nemo_ctc",
     "EncDecHybridRNNTCTCBPEModel": "nemo_ctc",
 }
-"""The kind of a model of one graph by its ``model_type``."""
+"""Kind by ``model_type``, for models with a single graph."""
 _NEEDED_METADATA = {
     "whisper": "n_mels n_text_layer n_text_ctx n_text_state n_vocab sot eot blank_id translate transcribe "
     "is_multilingual no_timestamps no_speech sot_sequence",
@@ -45,10 +45,10 @@ _NEEDED_METADATA = {
     "sense_voice": "vocab_size lfr_window_size lfr_window_shift normalize_samples with_itn without_itn lang_auto "
     "lang_zh lang_en lang_ja lang_ko lang_yue neg_mean inv_stddev",
 }
-"""Keys without which sherpa-onnx ends the process."""
+"""Metadata keys without which sherpa-onnx exits the process."""
 _NEMO_TRANSDUCERS = ("EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel")
 _STREAMING_KEYS = ("decode_chunk_len", "cache_last_channel_dim1")
-"""Metadata of graphs that hear a stream chunk by chunk."""
+"""Metadata keys of streaming models, which process sound chunk by chunk."""
 _PICKLES = frozenset({".pt", ".pth", ".ckpt", ".nemo", ".pkl"})
 _EXPECTED = "files of a Whisper, Moonshine, Parakeet, SenseVoice or Zipformer model for sherpa-onnx were expected"
 
@@ -62,14 +62,14 @@ class ModelFolder:
     "sense_voice".
     """
     files: Mapping[str, Path]
-    """Graphs by parameter of sherpa-onnx's constructor, and "tokens"."""
+    """Files by parameter of sherpa-onnx's constructor: graphs and "tokens"."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Metadata of the encoder, or of the only graph."""
     voice_detector: Path | None = None
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Codes of the languages that the model can be told to expect; empty if it does not say."""
+        """Codes of the languages that can be specified for the model; empty if unknown."""
         if self.kind == "sense_voice":
             return ("zh", "en", "ja", "ko", "yue")
         if self.kind != "whisper":
@@ -79,7 +79,7 @@ class ModelFolder:
 
 
 def find_model(folder: Path, *, prefer_small: bool = True) -> ModelFolder:
-    """Recognise the model in a folder by its files and verify their checksums.
+    """Detect the kind of model in a folder from its files, and verify their checksums.
 
     Args:
         folder: Folder with graphs and tokens.
@@ -107,7 +107,7 @@ def find_model(folder: Path, *, prefer_small: bool = True) -> ModelFolder:
 
 
 def _match_layout(names: list[str], prefer_small: bool) -> tuple[str | None, dict[str, str]]:
-    # The small precision first or last; of equals the shorter name.
+    # Sort by precision, smallest first or last; of equal precision, the shorter name first.
     ordered = sorted(names, key=lambda name: ((".int8." in name) != prefer_small, len(name), name))
     for kind, layout in _LAYOUTS.items():
         graphs = {
@@ -120,7 +120,7 @@ def _match_layout(names: list[str], prefer_small: bool) -> tuple[str | None, dic
 
 
 def _exact_kind(kind: str, graph: Path, metadata: Mapping[str, str]) -> str:
-    """Return the kind that the metadata of a graph tells. Raises InvalidInput for a model that does not fit."""
+    """Return the kind according to the metadata of a graph. Raises InvalidInput for an unsupported model."""
     model_type = metadata.get("model_type", "")
     name = f"speech model: {str(graph)!r}"
     if any(key in metadata for key in _STREAMING_KEYS):
@@ -145,7 +145,7 @@ def _describe(names: list[str], kind: str | None) -> str:
 
 
 def _verify_checksums(folder: Path, paths: list[Path]) -> None:
-    """Compare the SHA-256 of files with those listed, if there is a list. Raises InvalidInput."""
+    """If there is a list of SHA-256 sums, compare the files with it. Raises InvalidInput."""
     sums = folder / CHECKSUMS
     if not sums.is_file():
         return

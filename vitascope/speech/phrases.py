@@ -1,4 +1,4 @@
-"""Division of recognised segments into sentences and phrases, by the times of their words."""
+"""Division of recognised segments into sentences and phrases, using the times of words."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _PAUSE = 0.5
 _MAX_SECONDS = 12.0
 """Longest phrase."""
 _SENTENCE_ENDS = (".", "?", "!", "\u2026", "\u3002", "\uff1f", "\uff01", "\u061f", "\u0964")
-"""Also those of Chinese, Arabic and Hindi."""
+"""Punctuation that ends a sentence, including that of Chinese, Arabic and Hindi."""
 
 
 def split_phrases(segment: SpeechSegment) -> Iterator[SpeechSegment]:
-    """Yield the sentences of a segment, or where it has no punctuation its phrases; itself if it has no words."""
+    """Yield the sentences of a segment; without punctuation, its phrases; without words, the segment itself."""
     phrase: list[SpokenWord] = []
     for word in segment.words:
         if phrase and (

@@ -1,4 +1,4 @@
-"""Recogniser of English that PocketSphinx's package carries: small, fast to load, and often wrong."""
+"""Recogniser with the English model in PocketSphinx's package: small, fast to load, and often wrong."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _FILLER = re.compile(r"<.*>|\[.*\]|\+\+.*\+\+")
 _PRONUNCIATION = re.compile(r"\(\d+\)$")
 _FRAMES_PER_SECOND = 100
 _MAX_SECONDS = 15.0
-"""Seconds decoded at once; the search slows down with longer ones."""
+"""Seconds decoded at a time; the search is slower for longer ones."""
 
 
 class PocketSphinxRecognizer:
-    """``SpeechRecognizer`` that decodes one call at a time."""
+    """``SpeechRecognizer`` that processes one call at a time."""
 
     name = NAME
 
@@ -40,7 +40,7 @@ class PocketSphinxRecognizer:
             raise EngineError(f"pocketsphinx: {error}") from error
 
     def transcribe(self, samples: Samples, language: str | None = None) -> list[SpeechSegment]:
-        """Recognise what is said, as ``SpeechRecognizer.transcribe``."""
+        """See ``SpeechRecognizer.transcribe``."""
         if language not in (None, LANGUAGE):
             raise InvalidInput(f"language: {language!r}; {LANGUAGE!r} was expected: {NAME} knows no other")
         with self._lock:

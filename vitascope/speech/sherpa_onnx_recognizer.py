@@ -35,16 +35,16 @@ _CONSTRUCTORS = {
 }
 _CUDA_PROVIDER = "libonnxruntime_providers_cuda.so"
 _WORD_STARTS = (" ", "\u2581")
-"""First characters of a token that begins a word."""
+"""Characters with which a token at the beginning of a word begins."""
 _TOKEN_SECONDS = 0.4
-"""Longest duration of a token whose end the model does not tell."""
+"""Maximum duration, in seconds, of a token whose end the model does not return."""
 
 
 class SherpaOnnxRecognizer:
-    """``SpeechRecognizer`` that decodes one call at a time, since the language is a setting of the loaded model."""
+    """``SpeechRecognizer`` that processes one call at a time, since the language is a setting of the loaded model."""
 
     def __init__(self, folder: Path, threads: int = 0, device: Device = "auto") -> None:
-        """Load the model in a folder; arguments and errors as ``open_recognizer``."""
+        """Load the model in a folder. Arguments and errors: see ``open_recognizer``."""
         provider = _provider(device)
         self.model = find_model(folder, prefer_small=provider == "cpu")
         self.name = f"sherpa-onnx/{folder.resolve().name}"
@@ -62,7 +62,7 @@ class SherpaOnnxRecognizer:
             raise EngineError(f"speech model: {str(folder)!r}: it cannot be loaded: {error}") from error
 
     def transcribe(self, samples: Samples, language: str | None = None) -> list[SpeechSegment]:
-        """Recognise what is said, as ``SpeechRecognizer.transcribe``."""
+        """See ``SpeechRecognizer.transcribe``."""
         known = self.model.languages
         if language is not None and known and language not in known:
             raise InvalidInput(f"language: {language!r}; one of {', '.join(known)} was expected: {self.name}")
@@ -97,7 +97,7 @@ class SherpaOnnxRecognizer:
 
 
 def segments_of(result: Any, seconds: float, language: str | None) -> Iterator[SpeechSegment]:
-    """Yield the segments of a result of sherpa-onnx for a span of ``seconds``; ``language``: if it was given."""
+    """Yield the segments of sherpa-onnx's result for a span of ``seconds``. ``language``: as requested, or None."""
     text = result.text.strip()
     if not text:
         return
@@ -118,7 +118,7 @@ def segments_of(result: Any, seconds: float, language: str | None) -> Iterator[S
 
 
 def _words(result: Any, seconds: float) -> tuple[SpokenWord, ...]:
-    """Join tokens to words; empty if the model tells no times of tokens. Each ideograph is a word."""
+    """Join tokens to words; empty if the model returns no times of tokens. Each ideograph is a word."""
     starts, durations = result.timestamps, result.durations
     try:
         tokens = result.tokens if starts else []

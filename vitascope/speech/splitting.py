@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 SAMPLE_RATE = 16_000
-"""Hz, of the samples that a recogniser takes."""
+"""Sample rate of recognisers in Hz."""
 
 MAX_SECONDS = 28.0
-"""Longest span: Whisper hears 30 s, of which the end should be silent."""
+"""Maximum length of a span in seconds: Whisper processes 30 s, of which the end should be silent."""
 _MIN_SHARE = 0.5
-"""A span that is too long is cut after this share of ``MAX_SECONDS``."""
+"""A span that is too long is cut not before this share of ``MAX_SECONDS``."""
 _FRAME = SAMPLE_RATE * 30 // 1000
-"""Samples whose loudness is compared."""
+"""Number of samples per loudness measurement."""
 _PADDING = SAMPLE_RATE // 5
-"""Samples before and after speech, so that quiet consonants are kept."""
+"""Number of samples added before and after speech, so that quiet consonants are kept."""
 _MAX_GAP = SAMPLE_RATE // 4
-"""Samples between spans that are joined."""
+"""Maximum number of samples between spans that are joined."""
 
 
 def divide(samples: Samples, spans: Iterable[Span], max_seconds: float = MAX_SECONDS) -> Iterator[Span]:
-    """Yield spans of samples (T,) with some sound around them, joined where they are close, and cut where too long."""
+    """Pad spans of samples (T,), join close ones and cut long ones; yield the resulting spans."""
     first = last = -1
     for start, end in spans:
         start, end = max(0, start - _PADDING), min(len(samples), end + _PADDING)

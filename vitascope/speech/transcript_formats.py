@@ -1,4 +1,4 @@
-"""Transcripts as text, SubRip, WebVTT, and JSON in the shape of OpenAI's transcriptions."""
+"""Transcripts as text, SubRip, WebVTT, and JSON in the format of OpenAI's transcriptions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def format_vtt(segments: Iterable[SpeechSegment]) -> str:
 def verbose_json(
     segments: Sequence[SpeechSegment], duration: float, model: str, granularities: Iterable[Granularity] = ("segment",)
 ) -> dict[str, Any]:
-    """Return segments as OpenAI's ``verbose_json``; what a recogniser does not tell is null.
+    """Return segments as OpenAI's ``verbose_json``; values that a recogniser does not return are null.
 
     Args:
         segments: In order of time.
@@ -86,7 +86,7 @@ def _segment(number: int, segment: SpeechSegment) -> dict[str, Any]:
 
 
 def _cues(segments: Iterable[SpeechSegment]) -> Iterator[tuple[SpeechSegment, str]]:
-    """Yield segments with their text on one line that no parser takes for a time."""
+    """Yield segments with their text on one line that parsers cannot mistake for a time."""
     for segment in segments:
         if text := re.sub("-{2,}>", "->", _one_line(segment.text)):
             yield segment, text

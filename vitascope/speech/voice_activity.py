@@ -1,4 +1,4 @@
-"""Voice activity detection: the spans of sound that sound like speech. Shape letter: T samples."""
+"""Voice activity detection: spans of sound that contain speech. Shape letter: T samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitascope.speech.splitting import SAMPLE_RATE, Span
 
 
 def webrtc_spans(samples: Samples) -> list[Span]:
-    """Return the spans of samples (T,) with speech by WebRTC's detector, which PocketSphinx has."""
+    """Return the spans of samples (T,) with speech, by WebRTC's detector in PocketSphinx."""
     endpointer = Endpointer(sample_rate=SAMPLE_RATE)
     size, data = endpointer.frame_bytes, to_int16(samples)
     spans = []
