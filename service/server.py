@@ -1,4 +1,4 @@
-"""uvicorn servers: of the application, with limits on connections and a graceful exit, and of the health port."""
+"""uvicorn servers for the application (with connection limits and graceful exit) and for the health port."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from service.settings import Settings
 _log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 0.1
-"""Time for handshakes in progress when new connections are first dropped; several round trips in a data centre."""
+"""Seconds for handshakes in progress when new connections are first dropped: several round trips in a data centre."""
 ACCEPT_SECONDS = 5.0
-"""Time in which an exiting server accepts the connections that the kernel has queued."""
+"""Seconds in which an exiting server accepts the connections that the kernel has queued."""
 SO_ATTACH_FILTER = 26
 """Socket option of Linux, which the socket module does not name."""
 SYN_FILTER = (
@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._limits = ConnectionLimits.from_settings(settings)
         self._limits.record = lambda status: service.observer.metrics.record_request("none", "none", status, 0.0)
-        # uvicorn's access log contains queries, and with them what users search for.
+        # uvicorn's access log would contain query strings, and therefore searches of users.
         logging.getLogger("uvicorn.access").disabled = True
         super().__init__(
             uvicorn.Config(
@@ -124,7 +124,7 @@ def _drop_new_connections(listener: socket.socket) -> None:
 
 @contextmanager
 def serve_health(service: AppState, listener: socket.socket) -> Iterator[None]:
-    """Answer ``/livez`` and ``/readyz`` on ``listener`` from a thread with an event loop of its own."""
+    """Serve ``/livez`` and ``/readyz`` on ``listener`` in a thread with its own event loop."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.service = service
     app.include_router(health.router)

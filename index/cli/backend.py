@@ -1,4 +1,4 @@
-"""The interface of commands to a data folder or a service, and what the commands share."""
+"""Backend protocol of commands (a data folder or a service), and functions that commands share."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class SearchOptions(TypedDict):
 class Backend(Protocol):
     """Collections in a data folder (`LocalBackend`) or of a service (`RemoteBackend`).
 
-    Methods that `vitascope.client.Client` has are described there. They return JSON as the HTTP API does; a data folder
-    adds ``vectors`` to collections. Progress is reported by the others, which may take long.
+    Methods without a docstring are documented in `vitascope.client.Client`. All return JSON in the form of the HTTP
+    API; a data folder adds ``vectors`` to collections. Methods that may take long report progress.
     """
 
     def list_collections(self) -> JSON: ...
@@ -171,7 +171,7 @@ class Backend(Protocol):
         segmentation: JSON,
         **recognition: Unpack[RecognitionChanges],
     ) -> list[str]:
-        """Return the ids of unfinished jobs with these arguments that only the command would continue."""
+        """Return the ids of unfinished jobs with the same arguments that no service will continue."""
 
     def run_job(self, collection: str, job_id: str, on_progress: OnProgress) -> JSON:
         """Run a job, or wait for the service that does, until it has finished; a data folder also stops at a pause."""
@@ -198,9 +198,9 @@ def collect_pages(
 
     Args:
         get_page: returns the page for a limit and a cursor.
-        key: of the records in a page.
-        limit: 1 to `MAX_LIMIT`.
-        cursor: of the first page.
+        key: field of a page that has the records.
+        limit: maximum number of records, 1 to `MAX_LIMIT`.
+        cursor: cursor of the first page; None: the beginning of the list.
     """
     from vitascope.client.api import PageCursors
 
@@ -223,7 +223,7 @@ def list_failures(backend: Backend, collection: str, job_id: str) -> list[dict[s
 
 
 def list_notes(backend: Backend, collection: str, job_id: str) -> list[dict[str, Any]]:
-    """Return the notes on files that a job added, and what it refreshed, at most ``MAX_NOTES``."""
+    """Return notes on added files and descriptions of refreshed files of a job, at most ``MAX_NOTES``."""
     from index.jobs.records import MAX_NOTES
 
     states: tuple[ItemState, ...] = ("succeeded", "refreshed")
@@ -249,14 +249,14 @@ def require_confirmation(args: argparse.Namespace, loss: str) -> None:
 
 
 def parse_id(name: str, text: str) -> int:
-    """Return the number in an id. Raises InvalidInput."""
+    """Parse the number of an id. Raises InvalidInput."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise InvalidInput(f"{name}: {text!r}; a number from a list was expected")
+        raise InvalidInput(f"{name}: {text!r}; an id that a list shows, such as 12, was expected")
     return int(text)
 
 
 def parse_filter_option(text: str | None) -> dict[str, Any] | None:
-    """Return the object of ``--filter JSON``. Raises InvalidInput."""
+    """Parse the JSON object of ``--filter``; None without the option. Raises InvalidInput."""
     if text is None:
         return None
     try:

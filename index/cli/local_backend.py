@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from vitascope.model import Model
 
 POLL_SECONDS = 0.5
-"""Interval for jobs that another process runs or that are paused."""
+"""Seconds between two checks of a job that is paused or that another process runs."""
 MISSING_HINT = "`vitascope index FOLDER` creates one"
 
 
 class LocalBackend:
-    """A data folder; collections and the model are opened when they are needed.
+    """Backend of a data folder; collections and the model are opened when they are needed.
 
     Args:
         data: the data folder.
         bundle, threads, device, engine, optimize: arguments of ``Model.open``.
-        vectors: where vectors of new collections are stored; by default VITASCOPE_VECTOR_STORE.
+        vectors: vector backend of new collections; None: VITASCOPE_VECTOR_STORE.
         roots: folders that may contain the media files of restored or imported collections.
     """
 
@@ -105,7 +105,7 @@ class LocalBackend:
         return self._stack.enter_context(LocalRecognition(self._threads))
 
     def store(self, *, create: bool = False) -> CollectionStore:
-        """Return the collections of the data folder. Raises CollectionNotFound if there are none and not ``create``."""
+        """Open the collections of the data folder. Raises CollectionNotFound if there are none, unless ``create``."""
         if self._store is None:
             folder = collections_folder(self.data)
             if not create and not folder.is_dir():  # CollectionStore would create it
@@ -124,7 +124,7 @@ class LocalBackend:
         return store.open(name)
 
     def allowed_paths(self) -> AllowedPaths:
-        """Return the folders for media files of restored or imported collections. Raises InvalidInput."""
+        """Return the folders that may contain media files of restored or imported collections. Raises InvalidInput."""
         from index.transfer.media import AllowedPaths
 
         return AllowedPaths(default_roots() if self.roots is None else self.roots, self.data)
@@ -200,9 +200,11 @@ class LocalBackend:
         settings = merge_settings(old, **recognition)
         if stemming is not None:
             check_stemming(stemming)
-        if index_kind is not None:  # the last that can be wrong: nothing is changed before
+        if (
+            index_kind is not None
+        ):  # checks its argument; all others are checked already, so that an error leaves everything unchanged
             collection.set_index_kind(index_kind)
-            collection.wait_for_index()  # the next process would have to start an unfinished build again
+            collection.wait_for_index()  # otherwise the build would end with this process
         if stemming is not None:
             collection.set_stemming(stemming)
         if settings != old:
@@ -349,7 +351,7 @@ class LocalBackend:
         segmentation: JSON,
         **recognition: Unpack[RecognitionChanges],
     ) -> JSON:
-        """Create a job. Raises InvalidInput, DecodingUnavailable and TaskMissing also if a model cannot be used."""
+        """Create a job. Raises InvalidInput, DecodingUnavailable and TaskMissing, also if a model cannot be used."""
         opened = self.open_collection(collection)
         opened.require_fingerprint(self.model.bundle.fingerprint)
         settings = self.recognition.job_settings(opened, **recognition)
@@ -398,7 +400,7 @@ class LocalBackend:
         return [str(job.id) for job in unfinished if job.source == parsed and job.options == options]
 
     def run_job(self, collection: str, job_id: str, on_progress: OnProgress) -> JSON:
-        """Run a job until it finishes or is paused. Raises as ``index.jobs.runner.run_job``."""
+        """Run a job until it finishes or is paused. Raises the errors of ``index.jobs.runner.run_job``."""
         from index.jobs.recognition import JobRecognition
         from index.jobs.runner import run_job
         from index.jobs.sources.fetcher import file_name
@@ -431,12 +433,12 @@ class LocalBackend:
 
 
 def _collection_dict(collection: Collection) -> JSON:
-    """Return a collection, with ``vectors``: where they are stored. Raises StorageError."""
+    """Return the JSON of a collection, with its vector backend as ``vectors``. Raises StorageError."""
     return {**collection_dict(collection), "vectors": collection.vector_backend}
 
 
 def _is_runnable(collection: Collection, job: Job) -> bool:
-    """Return whether a job is neither paused nor run by another process.
+    """Return whether this process can run a job: it is neither paused nor run by another process.
 
     Raises Conflict for a job that only a service may run.
     """
@@ -456,7 +458,7 @@ def _is_runnable(collection: Collection, job: Job) -> bool:
 
 
 def job_options(metadata: Mapping[str, Any], segmentation: JSON, recognition: RecognitionSettings) -> JobOptions:
-    """Return the options of a job for its arguments as JSON."""
+    """Convert the JSON arguments of a job to its options."""
     from index.clips.rules import Segmentation
 
     return JobOptions(Segmentation(**segmentation), metadata, False, *recognition)

@@ -22,10 +22,10 @@ from vitascope.sandbox.recognizers import DEFAULT_MODEL, Recognizers, read_confi
 
 
 class LocalRecognition:
-    """The recognisers of a command, and what it does with them; a context manager, which ends their processes."""
+    """Recognition and captioning for commands; a context manager that ends the recogniser processes."""
 
     def __init__(self, threads: int) -> None:
-        """``threads``: of each engine; 0: one per core."""
+        """``threads``: threads of each engine; 0: one per core."""
         logging.getLogger("vitascope.sandbox").setLevel(logging.CRITICAL)  # commands print errors themselves
         self.recognizers = Recognizers(read_configured(os.environ), threads=threads)
 
@@ -36,7 +36,7 @@ class LocalRecognition:
         self.recognizers.close()
 
     def job_settings(self, collection: Collection, **changes: Unpack[RecognitionChanges]) -> RecognitionSettings:
-        """Return what a job recognises: what its arguments say, or else the collection. Raises InvalidInput."""
+        """Return the recognition settings of a job: its arguments, else the collection's. Raises InvalidInput."""
         return merge_settings(read_recognition_settings(collection), **changes)
 
     def wait_until_ready(self, settings: RecognitionSettings, model: Model) -> None:
@@ -52,7 +52,7 @@ class LocalRecognition:
     def transcribe(
         self, collection: Collection, on_progress: OnProgress, model: str | None, includes_subtitled: bool
     ) -> JSON:
-        """Recognise the speech of videos that are not recognised; return ``recognized``, ``failed``, ``failures``."""
+        """Recognise the speech of videos that lack it; return JSON with ``recognized``, ``failed`` and ``failures``."""
         name = model or read_recognition_settings(collection).transcribe or DEFAULT_MODEL
         limits = read_media_limits(os.environ)
         return _summarize(
@@ -63,14 +63,14 @@ class LocalRecognition:
         )
 
     def read_text(self, collection: Collection, on_progress: OnProgress, interval: float) -> JSON:
-        """Read the screen text of videos, as ``transcribe``."""
+        """Read the screen text of videos; see ``transcribe``."""
         limits = read_media_limits(os.environ)
         return _summarize(
             VideoRecognition(collection, self.recognizers, "screen_text", interval=interval, limits=limits), on_progress
         )
 
     def caption(self, collection: Collection, on_progress: OnProgress, model: Model) -> JSON:
-        """Generate captions of the clips of videos, as ``transcribe``."""
+        """Generate captions of the clips of videos; see ``transcribe``."""
         return _summarize(VideoCaptioning(collection, model, read_media_limits(os.environ)), on_progress)
 
 

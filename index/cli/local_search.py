@@ -36,7 +36,7 @@ from vitascope.moments import Span, aligned_windows, embed_windows
 def search_collection(
     collection: Collection, model: Model, query: Sequence[JSON], files: Sequence[Path], options: SearchOptions
 ) -> JSON:
-    """Return a page of results, as ``Backend.search_collection``. Raises as ``search`` and ``refine_results``."""
+    """Implement ``Backend.search_collection``. Raises the errors of ``search`` and ``refine_results``."""
     where, rerank, cursor = options["where"], options["rerank"], options["cursor"]
     parsed = None if where is None else parse_filter(where)
     kept = ("rerank", "signals", "min_similarity", "min_relevance", "group", "candidates")
@@ -103,7 +103,7 @@ def _embed_query_file(model: Model, file: Path, signal: Signal | None) -> Float3
 
 
 def _embed_part(collection: Collection, model: Model, video: Video, part: Span) -> EmbeddedPart | None:
-    """Return the windows of a part of a video; None if its file is gone, or has no pictures to decode."""
+    """Embed the windows of a part of a video; None if its file is missing, or has no pictures that can be decoded."""
     spans = aligned_windows(video.duration, model.moment_windows.window_seconds, *part)
     try:
         with map_os_errors(collection.media_path(video)):

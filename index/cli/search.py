@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the parts of the query as the HTTP API has them: texts, files, clips, excluded texts."""
+    """Return the parts of the query in the form of the HTTP API: texts, files, clips, excluded texts."""
     texts = [text for text in (args.text, *args.also) if text is not None]
     if not all(text.strip() for text in (*texts, *args.but_not)):
         raise InvalidInput("query: a text is empty; words were expected")

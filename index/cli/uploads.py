@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from index.jobs.sources.source_types import Source, SourceItem
 
 TIMEOUT = 3600.0
-"""Seconds for the response to an upload, which comes when the video is searchable."""
+"""Timeout in seconds for the response to an upload, which is sent when the video is searchable."""
 PER_FILE_STATUSES = (413, 500, 504)
 """Errors that concern a single file: it is too large, crashes the service, or takes too long."""
 
@@ -99,20 +99,20 @@ def _report_upload(bar: ProgressBar, done: int, total: int, name: str, sent: int
 
 @dataclass
 class _Uploader:
-    """Uploads files to a collection, or refreshes the videos of their content."""
+    """Uploads files to a collection, or refreshes the videos with the same content."""
 
     collection: str
     metadata: Mapping[str, Any]
     segmentation: Mapping[str, Any]
     digests: set[str] = field(default_factory=set)
-    """Of the files so far: only the first one of a content states the title, metadata and subtitles."""
+    """SHA-256 of the files so far: only the first file with a content determines title, metadata and subtitles."""
 
     def upload(
         self, client: Client, item: SourceItem, report: Callable[[int, int], None]
     ) -> tuple[Literal["added", "refreshed", "duplicate"], Sequence[str]]:
         """Upload a file unless the collection has its content; return what was done, and notes.
 
-        One whose file is missing at the service is sent again.
+        If the service lacks the file of the video, the file is sent again.
 
         Raises MediaError and InvalidInput for problems of this file, and other errors of the client.
         """
@@ -158,7 +158,7 @@ class _Uploader:
     def _refresh(
         self, client: Client, video_id: str, file: Path, title: str | None, metadata: Mapping[str, Any]
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """Send what a file states, with the subtitles beside it; return what changed, and notes on the subtitles."""
+        """Send title, metadata and subtitles of a file; return the changed fields, and notes on the subtitles."""
         from index.clips.subtitles import preferred_sidecar
         from vitascope.media.subtitles import read_text
 

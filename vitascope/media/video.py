@@ -31,7 +31,7 @@ _AV_TIME_BASE = 1_000_000
 _BUFFER_BYTES = 128 * 1024
 """Bytes per read: enough that there are fewer reads than packets, which makes the cost of Python negligible."""
 READING_ERRORS = (av.error.FFmpegError, ValueError, LookupError, OSError)
-"""Errors of PyAV on damaged files. LookupError: a stream that the header did not state. OSError: the disk fails."""
+"""Errors of PyAV for damaged files. LookupError: a stream that is not in the header. OSError: a disk failure."""
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 _AVERAGING = Interpolation.AREA
 AUDIO_ONLY = "audio only, without pictures; a file with a video stream was expected"
@@ -40,7 +40,7 @@ _UNTAGGED = 2
 
 
 class NoPictures(MediaUnsupported):
-    """A file with sound alone."""
+    """The file has only sound."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class OpenVideo:
     pixel_aspect: Fraction
     """Width of a stored pixel over its height."""
     origin: Fraction
-    """Seconds on the stream's clock at which players start: time 0 of this package."""
+    """Time at which players start, in seconds on the stream's clock: time 0 in this package."""
     stated_duration: float | None
-    """Seconds from the origin to the end of the video stream, as the header states it."""
+    """Seconds from the origin to the end of the video stream, according to the header."""
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def open_container(file: MediaFile, file_format: FileFormat) -> Iterator[InputCo
         try:
             yield container
         except (*READING_ERRORS, ArithmeticError) as error:
-            # Absurd numbers in a damaged header cause many errors, and late.
+            # Invalid numbers in a damaged header cause many kinds of errors, some of them late.
             raise MediaCorrupt(f"{file.name}: cannot be read: {_describe_error(error)}") from error
 
 
@@ -114,20 +114,20 @@ def open_video(
 
 
 def track_missing(file: MediaFile, track: int, count: int) -> MediaUnsupported:
-    """Return the error for a file with ``count`` video tracks, where a stream of the model reads another."""
+    """Return the error for a file with ``count`` video tracks that lacks ``track``, which the model reads."""
     tracks = f"{count} video track{'s' if count > 1 else ''}"
     return MediaUnsupported(f"{file.name}: {tracks}; {track + 1} were expected, as the model reads track {track}")
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
-    """Return the video streams that are no cover art, the default ones first."""
+    """Return the video streams that are not cover art, default streams first."""
     cover_art = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & cover_art]
     return sorted(streams, key=lambda stream: not stream.disposition & Disposition.default)
 
 
 def _playable_streams(file: MediaFile, file_format: FileFormat, container: InputContainer) -> list[VideoStream]:
-    """Return the video streams, at least one, the main one first."""
+    """Return the video streams, main stream first. Raises MediaCorrupt or MediaUnsupported if there are none."""
     streams = video_streams(container)
     if not streams and container.streams.audio:
         raise NoPictures(f"{file.name}: {AUDIO_ONLY}")
@@ -185,7 +185,7 @@ def _open_video(file: MediaFile, file_format: FileFormat, container: InputContai
 def measured_seconds(
     container: InputContainer, stream: AudioStream | VideoStream, time_base: Fraction, origin: Fraction
 ) -> float:
-    """Measure the duration of a file that does not state it, by reading all packets without decoding them."""
+    """Measure a duration that the header lacks, by reading all packets without decoding them."""
     end = Fraction(0)
     try:
         for packet in container.demux(stream):

@@ -39,7 +39,8 @@ _WITHOUT_INDEX = ("mpegts", "mpeg")
 _LOOKAHEAD = 24
 """Packets read ahead of the decoder; more than any common codec reorders."""
 _MAX_OVERLAP = 1
-"""Seconds by which timestamps may go back, so that frames follow at once; beyond, they began anew and are shifted."""
+"""Maximum backward step of timestamps, in seconds, after which frames follow at once; after a larger step, timestamps
+have started again and are shifted."""
 _SKIPPABLE = ("h264", "hevc", "mpeg2video", "mpeg4")
 """Codecs whose decoders can omit, packet by packet, frames that no other frame refers to."""
 
@@ -55,7 +56,7 @@ def video_frames(video: OpenVideo, times: Sequence[float], limits: MediaLimits) 
         limits: Limits on the file.
 
     Yields:
-        The positions in ``times`` that a frame answers, and the frame.
+        The indices in ``times`` of the times at which a frame is on screen, and the frame.
 
     Raises:
         MediaCorrupt: Nothing decodes, or a damaged file ends before a requested time and more than 10% before its
@@ -133,13 +134,13 @@ class FrameIterator:
         self.damaged = 0
         """Packets since the last good frame that could not be read or decoded."""
         self.out_of_memory = False
-        """True once memory was lacking for one of them."""
+        """Whether decoding one of them failed for lack of memory."""
         self.stop_at: int | None = None
-        """Target after which no frame is needed of this iterator; None while unknown."""
+        """Target after which no frame of this iterator is needed; None while unknown."""
         self.stopped_at: int | None = None
         """After stopping at ``stop_at``: the timestamp of the frame on screen then."""
         self.key_frame_interval: int | None = None
-        """Least distance of key frames, which alone are decoded; None: every frame is."""
+        """Decode only key frames, at least this far apart; None: decode every frame."""
         step = 1 / ((video.stream.average_rate or 25) * video.time_base)
         self.nominal_frame_step = max(1, round(step))
         self._is_avi = video.file_format.container == "avi"
@@ -149,7 +150,7 @@ class FrameIterator:
         self._sent: deque[int] = deque(maxlen=2 * _LOOKAHEAD)
         self._last: int | None = None
         self._last_stated: int | None = None
-        """Timestamp of the last frame as the file states it; ``_last`` is what it was moved to."""
+        """Timestamp of the last frame in the file; ``_last`` is its shifted timestamp."""
         self._frames = self._decode_all()
 
     def __iter__(self) -> FrameIterator:
@@ -267,7 +268,7 @@ class FrameIterator:
 
 
 class _SeekReader:
-    """Returns the frames at ascending timestamps, seeking where that saves decoding."""
+    """Returns the frames at ascending timestamps, and seeks if that saves decoding."""
 
     def __init__(self, video: OpenVideo, targets: Sequence[int], limits: MediaLimits) -> None:
         self.video = video
@@ -294,7 +295,7 @@ class _SeekReader:
             self._restart(target)
             self._forward(target)
             if self.current is None or (self.frames.first_key or 0) <= before:
-                self.gap *= 2  # the seek went back: it does not pay in this file
+                self.gap *= 2  # the seek went back: seeking is not useful in this file
         self._finish(target)
         back = 1.0
         while self.current is None and self.frames is not None and not self.frames.from_start:
@@ -319,7 +320,7 @@ class _SeekReader:
         self._forward(target)
         stopped_at = self.frames.stopped_at
         if stopped_at is not None and (self.current is None or self.frames.pts_of(self.current) != stopped_at):
-            # The frame is damaged. Decode on: only that tells what is shown instead and whether anything follows.
+            # The frame is damaged. Continue to decode, to find the frame shown instead and whether others follow.
             self._restart(target)
             self._forward(target)
 

@@ -38,20 +38,20 @@ RecognitionKind = Literal["speech", "screen_text"]
 KINDS: tuple[RecognitionKind, ...] = ("speech", "screen_text")
 RecognizerState = Literal["starting", "ready", "failed"]
 OnProgress = Callable[[float], None]
-"""Receives the share that is done, 0 to 1."""
+"""Callback with the progress, 0 to 1."""
 
 MEMORY_BYTES = 4 * 1024**3
-"""Address space for the files of one process, beyond its engine."""
+"""Bytes of address space that a process may use for files, in addition to its engine."""
 TIME_FACTOR = 10.0
 """Seconds that recognition may take for each second of a file."""
 BASE_SECONDS = 60.0
 """Seconds that recognition may take for the shortest file."""
 PART_SECONDS = 5.0
-"""Processing time after which a part of a file ends, so that a request need not wait for a long file."""
+"""Seconds of processing after which a part of a file ends, so that requests do not wait for a long file."""
 START_SECONDS = 600.0
-"""Seconds in which a model must be loaded."""
+"""Maximum seconds to load a model."""
 NICENESS = 10
-"""Recognition can wait: decoding and searches go first."""
+"""Niceness of recognition processes, so that decoding and searches take precedence."""
 MODULE = "vitascope.sandbox.recognition_main"
 BULK = UncancellableTask(bulk=True)
 _MAX_SEGMENTS = 1_000_000
@@ -72,7 +72,7 @@ class RecognitionTask(Request[T]):
 
     duration: float
     time_factor: float = field(default=TIME_FACTOR, kw_only=True)
-    """Seconds that each second of the file may take."""
+    """Maximum processing seconds per second of the file."""
 
     @property
     def extra_seconds(self) -> float:
@@ -232,7 +232,7 @@ class Recognizer:
         observer: MetricsObserver | None = None,
         module: str = MODULE,
     ) -> None:
-        """Create it without starting its process.
+        """Create the recogniser without starting its process.
 
         Args:
             kind: What it recognises.
@@ -278,7 +278,7 @@ class Recognizer:
 
     @property
     def name(self) -> str:
-        """Engine and model, once loaded; before, the model as it was requested."""
+        """Name of engine and model once loaded; before, the requested model."""
         return str(self._pool.loaded.get("name", self.model))
 
     def wait_until_ready(self, context: TaskContext = BULK) -> str:
@@ -301,7 +301,7 @@ class Recognizer:
         context: TaskContext = BULK,
         on_progress: OnProgress = lambda share: None,
     ) -> T:
-        """Recognise in a file.
+        """Run a recognition request on a file.
 
         Raises:
             VitascopeError: An error of the file or the engine; MediaCorrupt or MediaTooLarge for a file that crashes
@@ -320,7 +320,7 @@ class Recognizer:
         context: TaskContext = BULK,
         on_progress: OnProgress = lambda share: None,
     ) -> list[SpeechSegment]:
-        """Recognise what is said in a file, part by part; other tasks go between. Raises as ``run``."""
+        """Transcribe a file part by part; other tasks may run between parts. Raises the errors of ``run``."""
         part = self.run(request, file, context, on_progress)
         segments = part.segments
         while part.end < part.stop:

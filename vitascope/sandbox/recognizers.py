@@ -1,4 +1,4 @@
-"""The recognisers of a process: those that are configured, or any that a command names."""
+"""The recognisers of a service (the configured ones) or of a command (any that it names)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vitascope.sandbox.recognition import (
 )
 
 DEFAULT_MODEL = "default"
-"""Stands for the model that is configured where a job runs."""
+"""Name that stands for the model that is configured where the job runs."""
 SETTINGS: Mapping[RecognitionKind, str] = {"speech": "VITASCOPE_SPEECH_MODEL", "screen_text": "VITASCOPE_TEXT_READER"}
 DEFAULT_TEXT_READER = "rapidocr"
 _HINTS: Mapping[RecognitionKind, str] = {
@@ -47,7 +47,7 @@ class Recognizers:
         observe: Callable[[RecognitionKind], MetricsObserver] | None = None,
         module: str = MODULE,
     ) -> None:
-        """Create them without starting a process.
+        """Create the object without starting a process.
 
         Args:
             configured: The model that ``DEFAULT_MODEL`` stands for, by kind.
@@ -100,7 +100,7 @@ class Recognizers:
         return recognizer
 
     def resolve(self, kind: RecognitionKind, model: str) -> str:
-        """Return the model that a name stands for. Raises Conflict and InvalidInput as ``get``."""
+        """Resolve the name of a model. Raises Conflict and InvalidInput like ``get``."""
         configured = self._configured.get(kind)
         if model == DEFAULT_MODEL:
             if configured is None:

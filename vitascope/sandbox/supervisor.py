@@ -37,22 +37,22 @@ _log = logging.getLogger("vitascope.sandbox")
 T = TypeVar("T")
 
 TASKS_PER_WORKER = 1000
-"""A worker is replaced after so many tasks, which bounds leaks and the lifetime of a compromised one."""
+"""Number of tasks after which a worker is replaced, to bound leaks and the lifetime of a compromised worker."""
 START_TIMEOUT = 60.0
 BULK_NICENESS = 10
-"""Niceness of workers that take bulk tasks: about a tenth of a contended processor."""
+"""Niceness of workers for bulk tasks, which gives them about a tenth of a contended processor."""
 _START_BACKOFF = (0.1, 10.0)
-"""Seconds between failed starts, first and longest."""
+"""Seconds to wait after a failed start: first and maximum."""
 _HEALTH_CHECK_SECONDS = 0.5
 _SHUTDOWN_TIMEOUT = 5.0
 WORKER_MODULE = "vitascope.sandbox.worker_main"
 POLL_SECONDS = 0.05
-"""Interval at which a wait checks for timeouts and cancellation."""
+"""Seconds between two checks for timeouts and cancellation."""
 _SEND_TIMEOUT = 10.0
 _EXIT_TIMEOUT = 10.0
 """Seconds to wait for the exit status of a worker that closed its socket: it tells whether the file is to blame."""
 _SEND_BUFFER_BYTES = 1024**2
-"""Smaller buffers make both ends wait for each other more often."""
+"""Bytes of the socket's buffers; with smaller ones, both ends wait for each other more often."""
 _MAX_HANDSHAKE_BYTES = 64 * 1024
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 """Variables to pass on; all others, such as keys and addresses of the service, are withheld."""
@@ -72,7 +72,7 @@ assert OUT_OF_MEMORY in _ERRORS
 
 
 class WorkerExited(Exception):
-    """The worker is gone. ``code``: as ``Popen.returncode``, None if it has closed its socket without exiting."""
+    """The worker has ended. ``code``: see ``Popen.returncode``; None if it has closed its socket without exiting."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(f"exit code {code}")
@@ -80,7 +80,7 @@ class WorkerExited(Exception):
 
 
 class WorkerError(Exception):
-    """An exception in the worker that is a defect; the worker stays usable."""
+    """An unexpected exception (a defect) in the worker, which stays usable."""
 
     def __init__(self, message: str, traceback: str) -> None:
         super().__init__(message)
@@ -88,7 +88,7 @@ class WorkerError(Exception):
 
 
 class StartRefused(Exception):
-    """A worker cannot load what it needs, for the reason in the message; another one could not, either."""
+    """A worker cannot load its model, for the reason in the message; a restart would not help."""
 
 
 class WorkerProcess:
@@ -121,9 +121,9 @@ class WorkerProcess:
         limits = {"parent": os.getpid(), "memory_bytes": memory_bytes, "niceness": niceness}
         self._setup: Header = {**limits, **(setup or {})}
         self.measures: list[str] = []
-        """Confinement measures in effect, in words."""
+        """Descriptions of the confinement measures in effect."""
         self.loaded: Header = {}
-        """Report of the module about the model that it has loaded."""
+        """Description of the model that the module has loaded."""
         self.completed_tasks = 0
 
     @property
@@ -285,7 +285,7 @@ class WorkerSupervisor:
         self._module = module
         self._setup = setup or {}
         self.loaded: Header = {}
-        """Report of the last worker that was started about the model that it has loaded."""
+        """Description of the model that the last started worker has loaded."""
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._starts = 0
