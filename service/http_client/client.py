@@ -29,12 +29,12 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 USER_AGENT = "vitascope"
 _POLL_SECONDS = 0.25
-"""Interval at which a waiting request checks whether it was cancelled."""
+"""Seconds between two checks whether a waiting request was cancelled."""
 
 Resolve = Callable[[str], Sequence[Address]]
-"""Returns the addresses of a name. Raises OSError if there are none."""
+"""Function that resolves a host name to addresses. Raises OSError if there are none."""
 AddressFilter = Callable[[Address], str | None]
-"""Returns why an address must not be connected to; None if it may."""
+"""Function that returns why connections to an address are forbidden; None if they are allowed."""
 
 
 class Cancelled(FetchInterrupted):

@@ -78,7 +78,7 @@ class EmbeddingOptions(Request):
     ] = "float"
     dimensions: Annotated[
         Int | None,
-        Field(ge=1, description="of each embedding: all that the model has (default), or its `matryoshka_dimensions`"),
+        Field(ge=1, description="dimensions of embeddings: all of the model (default), or its `matryoshka_dimensions`"),
     ] = None
     user: Annotated[str | None, Field(description="accepted for compatibility, and ignored")] = None
 

@@ -108,7 +108,7 @@ class NewCollection(Request):
     token_encoding: TokenEncoding = "int8"
     dimensions: Annotated[
         Int | None,
-        Field(ge=1, description="of its embeddings: all that the model has (default), or its `matryoshka_dimensions`"),
+        Field(ge=1, description="dimensions of embeddings: all of the model (default), or its `matryoshka_dimensions`"),
     ] = None
     model: ModelName = None
     stemming: Stemming = "english"

@@ -95,7 +95,7 @@ class AudioStream(Response):
 
     name: str
     sample_rate: Annotated[int, Field(description="Hz")]
-    seconds: Annotated[float, Field(description="of a window; a longer sound is the mean of several")]
+    seconds: Annotated[float, Field(description="length of a window; a longer sound is the mean of several")]
     fill: Annotated[str, Field(description="content of a window after a shorter sound: silence, or repeat")]
     tokens: Annotated[int, Field(description="audio tokens of a window")]
     width: Annotated[int, Field(description="numbers of an audio token")]
@@ -123,7 +123,7 @@ class NewModel(Request):
         Field(
             min_length=1,
             max_length=4096,
-            description="of the bundle, on the service's machine: below the folder that VITASCOPE_BUNDLES_ROOT names, "
+            description="bundle folder on the service's machine, below the folder that VITASCOPE_BUNDLES_ROOT names, "
             "or absolute and inside it",
         ),
     ]
@@ -144,7 +144,7 @@ class ModelInfo(Response):
     default: Annotated[bool, Field(description="whether requests without a model use it")]
     state: Literal["loading", "ready", "failed"]
     error: Annotated[str | None, Field(description="why it failed, beginning with a code")]
-    engines: Annotated[dict[str, GraphEngine], Field(description="by graph; empty until ready")]
+    engines: Annotated[dict[str, GraphEngine], Field(description="engines by graph; empty until ready")]
     architecture: str | None
     tasks: list[str]
     streams: list[FrameStream]
@@ -185,5 +185,5 @@ class Models(Response):
     model_config = example(models=[MODEL], recognizers=[RECOGNIZER], max_caption_clips=64)
 
     models: list[ModelInfo]
-    recognizers: Annotated[list[RecognizerInfo], Field(description="those that the settings name")]
+    recognizers: Annotated[list[RecognizerInfo], Field(description="recognisers that the settings name")]
     max_caption_clips: Annotated[int, Field(description="clips that one request for captions may be about")]

@@ -163,7 +163,7 @@ class Operation(Response):
     id: Id
     kind: Literal["backup", "export", "reembed", "transcribe", "read_text", "caption"]
     collection: str
-    options: Annotated[dict[str, bool | float], Field(description="as requested")]
+    options: Annotated[dict[str, bool | float], Field(description="options of the request")]
     model: Annotated[
         str | None, Field(description="fingerprint of the model to embed or caption with, or name of the recogniser")
     ]

@@ -40,7 +40,7 @@ class RerankRequest(Request):
         Annotated[list[DocumentRef], Field(fail_fast=True)] | Annotated[list[str], Field(fail_fast=True)],
         Field(min_length=1, description="clips and videos if the query is a text, else texts"),
     ]
-    collection: Annotated[str, Field(description="of the clips and videos")]
+    collection: Annotated[str, Field(description="collection of the clips and videos")]
     top_n: Annotated[Int | None, Field(ge=1, description="number of results; default: all")] = None
     return_documents: Annotated[bool, Field(description="repeat each document in its result")] = False
     model: Annotated[str | None, Field(description="optional; another model than the collection's is rejected")] = None
@@ -82,7 +82,7 @@ class RerankResult(Response):
 
     model_config = example(**RERANK_RESULT)
 
-    index: Annotated[int, Field(description="of the document in the request")]
+    index: Annotated[int, Field(description="index of the document in the request")]
     relevance_score: Annotated[
         Probability, Field(description="fused; 0 for a clip without visual tokens, which cannot be scored")
     ]
@@ -98,6 +98,6 @@ class RerankResponse(Response):
 
     model_config = example(id="63a3777712174aa7be6a6b4c38536e23", model="hd-vila-tiny", results=[RERANK_RESULT])
 
-    id: Annotated[str, Field(description="of the request")]
+    id: Annotated[str, Field(description="id of the request")]
     model: str
     results: list[RerankResult]

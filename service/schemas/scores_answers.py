@@ -131,7 +131,7 @@ class EmScore(Response):
     model_config = example(**EM)
 
     score: Annotated[Cosine, Field(description="mean of coarse and f1")]
-    coarse: Annotated[Cosine, Field(description="as `similarity`")]
+    coarse: Annotated[Cosine, Field(description="the same as `similarity`")]
     precision: Annotated[
         Cosine, Field(description="weighted mean over words: cosine with the frame that shows it best")
     ]
@@ -175,7 +175,7 @@ class AnswerFields(Request):
     """A question."""
 
     question: str
-    top: Annotated[Int, Field(ge=1, description="how many answers")] = 5
+    top: Annotated[Int, Field(ge=1, description="maximum number of answers")] = 5
     candidates: Annotated[
         list[str] | None,
         Field(
@@ -257,7 +257,7 @@ class MomentFields(Request):
     """Texts to find moments for."""
 
     texts: Annotated[list[str], Field(min_length=1, fail_fast=True)]
-    top: Annotated[Int, Field(ge=1, description="how many moments of each text")] = 5
+    top: Annotated[Int, Field(ge=1, description="maximum number of moments of each text")] = 5
     model: ModelName = None
 
 
@@ -320,7 +320,9 @@ class CaptionFields(Request):
         float,
         Field(gt=0, le=1, description="sample from the most probable words that together have this probability"),
     ] = 1.0
-    seed: Annotated[Int, Field(ge=0, lt=2**63, description="of sampling; the same seed gives the same captions")] = 0
+    seed: Annotated[
+        Int, Field(ge=0, lt=2**63, description="seed of sampling; the same seed gives the same captions")
+    ] = 0
     max_tokens: Annotated[
         Int | None, Field(ge=1, description="tokens of a caption; null: as many as the model allows")
     ] = None

@@ -75,7 +75,7 @@ class ClipQuery(Request):
     model_config = example(kind="clip", value="41", weight=0.5)
 
     kind: Literal["clip"]
-    value: Annotated[Id, Field(description="its id")]
+    value: Annotated[Id, Field(description="id of the clip")]
     signal: Annotated[
         Signal | None,
         Field(
@@ -139,7 +139,7 @@ class SearchOptions(Request):
     signals: Annotated[
         Signals | None,
         Field(
-            description="what is searched, as a list, or with weights as an object: pictures (visual), sound (audio), "
+            description="signals to search, as a list, or with weights as an object: pictures (visual), sound (audio), "
             "words spoken (speech), words shown (screen_text), words of generated captions (caption), words of titles "
             "and paths (name); null: all `signals` of the collection, with the weight 1"
         ),
@@ -276,7 +276,7 @@ class SignalScore(Response):
 
     model_config = example(**SIGNAL_SCORES["speech"])
 
-    rank: Annotated[int, Field(description="by this signal, from 1")]
+    rank: Annotated[int, Field(description="rank by this signal, from 1")]
     score: Annotated[
         float, Field(ge=-1, le=1, description="visual, audio: cosine, -1 to 1; others: score of the words, 0 to 1")
     ]
@@ -373,7 +373,7 @@ class SearchResponse(Response):
         text="a dog runs on the beach", results=[RESULT], next_cursor=None, changed=False, warnings=[]
     )
 
-    text: Annotated[str | None, Field(description="of the request; null for a query of parts")]
+    text: Annotated[str | None, Field(description="text of the request; null for a query of parts")]
     results: list[SearchResult]
     next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last page")]
     changed: Annotated[

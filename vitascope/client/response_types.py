@@ -80,7 +80,7 @@ class AudioStream(TypedDict):
     sample_rate: int
     """Hz"""
     seconds: float
-    """of a window; a longer sound is the mean of several"""
+    """length of a window; a longer sound is the mean of several"""
     tokens: int
     """audio tokens of a window"""
     width: int
@@ -374,7 +374,7 @@ class EmScore(TypedDict):
     """EMScore without references (Shi and others, 2022), of as many frames as were requested."""
 
     coarse: float
-    """as `similarity`"""
+    """the same as `similarity`"""
     f1: float
     """harmonic mean of both; 0 where one is not above 0"""
     precision: float
@@ -756,7 +756,7 @@ class ModelInfo(TypedDict):
     default_rerank: int | None
     """number of clips that a search by a text reranks by default, as the bundle states"""
     engines: dict[str, GraphEngine]
-    """by graph; empty until ready"""
+    """engines by graph; empty until ready"""
     error: str | None
     """why it failed, beginning with a code"""
     fingerprint: str | None
@@ -790,7 +790,7 @@ class Models(TypedDict):
     """clips that one request for captions may be about"""
     models: list[ModelInfo]
     recognizers: list[RecognizerInfo]
-    """those that the settings name"""
+    """recognisers that the settings name"""
 
 
 class Moment(TypedDict):
@@ -837,7 +837,7 @@ class Operation(TypedDict):
     model: str | None
     """fingerprint of the model to embed or caption with, or name of the recogniser"""
     options: dict[str, bool | float]
-    """as requested"""
+    """options of the request"""
     progress: float
     """fraction done"""
     started_at: float | None
@@ -920,7 +920,7 @@ class RerankResponse(TypedDict):
     """Results by relevance_score, then similarity, then order of the request."""
 
     id: str
-    """of the request"""
+    """id of the request"""
     model: str
     results: list[RerankResult]
 
@@ -934,7 +934,7 @@ class RerankResult(TypedDict):
     fused: float | None
     """similarity and match combined, 0 to 1; null if match is"""
     index: int
-    """of the document in the request"""
+    """index of the document in the request"""
     match: float | None
     """calibrated probability, by the fusion model, that the text describes the clip; null for a clip without visual
     tokens"""
@@ -980,7 +980,7 @@ class SearchResponse(TypedDict):
     """`cursor` of the next page; null on the last page"""
     results: list[SearchResult]
     text: str | None
-    """of the request; null for a query of parts"""
+    """text of the request; null for a query of parts"""
     warnings: list[SearchWarning]
     """on the first page"""
 
@@ -1055,7 +1055,7 @@ class SignalScore(TypedDict):
     matches: list[TextMatch]
     """words that match; empty for visual and audio"""
     rank: int
-    """by this signal, from 1"""
+    """rank by this signal, from 1"""
     score: float
     """visual, audio: cosine, -1 to 1; others: score of the words, 0 to 1"""
 

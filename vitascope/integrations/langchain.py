@@ -48,7 +48,7 @@ class VitascopeRetriever(BaseRetriever):
     """Signals, with weights: visual, audio, speech, screen_text, caption, name. None: all of the collection."""
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
     group: Literal["clip", "event", "video"] = "clip"
-    """Unit of a document: a clip, an event (adjoining clips) or a video, with the data of its best clip."""
+    """What a document is: a clip, an event (adjoining clips) or a video; it has the data of its best clip."""
 
     # One client per call: chains call from several threads and event loops.
 
