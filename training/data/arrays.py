@@ -1,7 +1,7 @@
 """Frames and sound of a packed corpus as memory-mapped arrays.
 
-<stream>.npy: uint8 (N, F, H, W, 3), or (N, C, F, H, W, 3). audio.npy: int16 (T,), the sounds of all examples one after
-another; audio_index.npy: int64 (N, 2), the first sample and the number of samples of each, 0 for no sound.
+<stream>.npy: uint8 (N, F, H, W, 3), or (N, C, F, H, W, 3). audio.npy: int16 (T,), the concatenated sounds of all
+examples. audio_index.npy: int64 (N, 2), the index of the first sample and the number of samples (0: no sound) of each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vitascope.errors import StorageError
 
 
 def create_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap[Any, Any]:
-    """Create an array on disk and map it, with its space reserved: a write to a map of a full disk kills the process.
+    """Create a memory-mapped array on disk. Its space is reserved first, since a full disk would kill the process.
 
     Raises StorageError.
     """
@@ -58,7 +58,7 @@ AUDIO_NAME, AUDIO_INDEX_NAME = "audio.npy", "audio_index.npy"
 
 @dataclass(frozen=True)
 class AudioArray:
-    """The sounds of a split; `audio[row]` is int16 (n,), empty for no sound."""
+    """The sounds of a split. `audio[row]` is int16 (n,), empty if the example has no sound."""
 
     samples: NDArray[np.int16]
     index: NDArray[np.int64]
@@ -72,7 +72,7 @@ class AudioArray:
 
 
 def open_audio(folder: Path, count: int) -> AudioArray:
-    """Open the sounds of a split of `count` examples. Raises CorpusError where the files do not fit one another."""
+    """Open the sounds of a split of `count` examples. Raises CorpusError if the files are missing or inconsistent."""
     path = folder / AUDIO_NAME
     try:
         index = np.load(folder / AUDIO_INDEX_NAME)
@@ -90,13 +90,13 @@ def open_audio(folder: Path, count: int) -> AudioArray:
 
 
 def _row_shape(stream: FrameStream, clips: int) -> tuple[int, ...]:
-    """Return the shape of an example on disk. A single clip has no axis, as in corpora packed by early versions."""
+    """Return the shape of an example on disk. There is no clip axis for a single clip, as in early versions."""
     shape = (stream.frames, stream.height, stream.width, 3)
     return shape if clips == 1 else (clips, *shape)
 
 
 class ArrayWriter:
-    """Writes the arrays of a split, complete once closed."""
+    """Writes the arrays of a split. The files are valid after closing."""
 
     def __init__(self, folder: Path, streams: Sequence[FrameStream], clips: int, audio: bool) -> None:
         self._folder = folder
@@ -128,7 +128,7 @@ class ArrayWriter:
 
 
 class GrowingArray:
-    """A .npy file of rows of one shape, appended to; valid once closed."""
+    """A .npy file to which rows of one shape are appended. The file is valid after closing."""
 
     def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: type[np.generic] = np.uint8) -> None:
         self._row_shape, self._dtype = row_shape, np.dtype(dtype)
@@ -160,7 +160,7 @@ class GrowingArray:
         """Write the number of rows to the header, which completes the file."""
         self._file.seek(0)
         self._write_header()
-        # NumPy pads the header so that the first axis can grow in place; a longer one would overwrite rows.
+        # NumPy pads the header so that the first axis can grow in place. A longer header would overwrite rows.
         if self._file.tell() != self._start:
             raise RuntimeError(f"{self._file.name}: the header grew over the first row")
         self._file.close()

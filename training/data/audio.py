@@ -14,14 +14,15 @@ from vitascope.media.audio import read_audio
 SAMPLE_RATE = 16_000  # Hz
 MAX_SECONDS = 10.0
 FULL_SCALE = 2**15
-"""Magnitude of an int16 sample that stands for 1.0."""
+"""Value of an int16 sample that corresponds to 1.0."""
 Samples = NDArray[np.int16]
 
 
 def read_samples(path: Path, start: float, end: float) -> Samples | None:
-    """Return the sound of a file between two times (s), (n,), by the decoder of serving; None where nothing is heard.
+    """Return the sound (n,) of a file between two times in seconds; None if it is silent or there is no sound.
 
-    Of a longer span the middle 10 seconds are returned. Raises MediaError.
+    The decoder is that of serving. If the span is longer than 10 seconds, its middle 10 seconds are returned. Raises
+    MediaError.
     """
     if end - start > MAX_SECONDS:
         start = (start + end - MAX_SECONDS) / 2
@@ -47,6 +48,6 @@ def encode_flac(samples: Samples) -> bytes:
 
 
 def decode_flac(data: bytes) -> Samples:
-    """Return the sound that `encode_flac` encoded."""
+    """Decode the FLAC of `encode_flac`."""
     with av.open(io.BytesIO(data), "r", format="flac") as container:
         return np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])

@@ -1,4 +1,4 @@
-"""The sounds of a batch: read from a packed corpus, and augmented.
+"""Reading and augmentation of the sounds of a batch.
 
 Shape letters: B examples, N samples.
 """
@@ -21,12 +21,12 @@ from training.recipe import DatasetConfig
 
 @dataclass(frozen=True)
 class Audio:
-    """Sounds of some examples at 16 kHz, each from the beginning of its row."""
+    """Sounds of some examples at 16 kHz, padded with zeros at the end."""
 
     samples: Tensor
     """(B, N) float32, -1..1; 0 after the end of a sound."""
     lengths: Tensor
-    """(B,) int64: samples of each row that are sound."""
+    """(B,) int64: number of samples of each row before the padding."""
     present: Tensor
     """(B,) bool: which examples have sound."""
 
@@ -39,7 +39,7 @@ def read_audio(
 ) -> Audio:
     """Return the sounds of some rows of a corpus with sound, in a window of `seconds`.
 
-    Of a longer sound a part is returned: a random one, or the middle without `rng`.
+    If a sound is longer, a part is returned: at a random position, or without `rng` the middle.
     """
     assert packed.audio is not None
     samples = np.zeros((len(rows), round(seconds * SAMPLE_RATE)), np.float32)
@@ -55,13 +55,13 @@ def read_audio(
 
 
 def silence(audio: Audio, rows: NDArray[np.bool_]) -> Audio:
-    """Return the sounds without those where `rows` (B,) is true."""
+    """Return the sounds with those rows removed for which `rows` (B,) is true."""
     kept = torch.from_numpy(~rows)
     return Audio(audio.samples * kept[:, None], audio.lengths * kept, audio.present & kept)
 
 
 def augment_audio(audio: Audio, dataset: DatasetConfig, rng: np.random.Generator) -> Audio:
-    """Change each sound at random as the dataset's options say: part, speed, gain, noise, and silence before it."""
+    """Augment each sound at random by the dataset's options: crop, speed, gain, noise, and silence before it."""
     samples, lengths = audio.samples, audio.lengths.numpy()
     if dataset.min_sound < 1.0:
         kept = np.ceil(lengths * rng.uniform(dataset.min_sound, 1.0, len(lengths))).astype(np.int64)

@@ -34,7 +34,7 @@ class Tokens:
         return Tokens(self.ids.to(device), self.mask.to(device))
 
     def take(self, rows: Tensor) -> Tokens:
-        """Return some of the texts, without the padding that none of them needs."""
+        """Return some of the texts, padded only to the longest of them."""
         mask = self.mask[rows]
         longest = int(mask.sum(dim=1).max())
         return Tokens(self.ids[rows, :longest], mask[:, :longest])
@@ -46,38 +46,38 @@ class Batch:
 
     dataset: DatasetConfig
     streams: dict[str, Tensor] | None
-    """By name (B, C, F, H, W, 3) uint8 or float32, 0..255; None for a corpus of sound alone."""
+    """Frames by stream, (B, C, F, H, W, 3) uint8 or float32, 0..255; None for a corpus without frames."""
     visual: dict[str, Tensor] | None
-    """Instead of the streams, what frozen encoders computed, float32: `visual`, the tokens (B, V, W), or features, or
-    for objectives that read no token the means of the features over positions."""
+    """Cached float32 outputs of frozen encoders, which replace the streams: visual tokens (B, V, W) under the key
+    `visual`, or features, or for objectives that do not read tokens the means of the features over positions."""
     times: Tensor | None
-    """Indices of the learned time embeddings of the frames; still images use only two of them."""
+    """Indices of the learned time embeddings of the frames; for still images only two of them."""
     groups: Tensor  # (B,) int64
     rows: np.ndarray  # (B,) positions in the packed corpus
     captions: Tokens | None
     """(B * P, L), the P captions of a video adjacent."""
     negatives: Tokens | None
-    """(B * P, L): a minimally different negative caption per caption, where the corpus has them."""
+    """(B * P, L): a minimal negative for each caption; None if the corpus has no negatives."""
     questions: Tokens | None  # (B * Q, L)
-    answers: Tensor | None  # (B * Q,) int64, -100 where the vocabulary lacks it
+    answers: Tensor | None  # (B * Q,) int64, -100 for answers outside of the vocabulary
     positions: Tensor | None = None
     """(B, K, 2) float32: x and y of the objects, as fractions of width and height."""
     classes: Tensor | None = None
     """(B, K, A) int64: classes of the objects' attributes, -100 where there is no object."""
     audio: Audio | None = None
-    """None where the corpus has no sound, or none is read."""
+    """None if the corpus has no sound, or the model does not read it."""
     audible: Tensor | None = None
-    """(B * P,) bool: captions that sound alone decides, or of which nothing is known about that."""
+    """(B * P,) bool: whether sound alone suffices to judge the caption; also true if the corpus does not say."""
     audible_negatives: Tensor | None = None
-    """(B * P,) bool: the same of the negatives."""
+    """(B * P,) bool: the same for the negatives."""
     phrases: Tokens | None = None
     """(B * P, L), the P phrases about a video adjacent."""
     boxes: Tensor | None = None
-    """(B * P, 4) float32: left, top, right and bottom of what is named, as fractions of the picture, or `NO_BOX`."""
+    """(B * P, 4) float32: left, top, right and bottom of the named object, as fractions of the picture, or `NO_BOX`."""
     hypotheses: Tokens | None = None
-    """(B * K, L), K sentences of a video, or of two pictures, adjacent, for `entailment`."""
+    """(B * K, L), for `entailment`: K sentences about a video or a pair of pictures, adjacent."""
     labels: Tensor | None = None
-    """(B * K,) int64: their classes."""
+    """(B * K,) int64: classes of the hypotheses."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all tensors on a device."""

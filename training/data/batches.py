@@ -1,4 +1,4 @@
-"""Training batches as a pure function of recipe and step, so that a resumed run repeats them exactly."""
+"""Training batches. They depend only on recipe and step, so that a resumed run repeats them exactly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vitascope.bundle.manifest import FrameStream
 from vitascope.tokenizer import Tokenizer
 
 RANK_SEED = 100_003
-"""Added to a seed per rank, so that processes augment their videos independently."""
+"""Multiplied by the rank and added to the seed, so that processes augment their videos independently."""
 
 
 def schedule(stage: Stage, seed: int) -> np.ndarray:
@@ -51,14 +51,18 @@ class Batches:
         """Open the datasets of a stage, see `Dataset`.
 
         Args:
+            stage: The stage.
             data: Folder of packed corpora.
-            vocabulary: Answers.
+            tokenizer: Tokenizer of the model.
+            vocabulary: Answer vocabulary.
+            seed: Seed of the stage.
             streams: Frame streams of the model.
+            rank, world: Index of this process, and number of processes.
             audio_seconds: Length of the model's window of sound; None: sounds are not read.
-            entailment: What sentences are about, of a model that classifies them.
+            entailment: Kind of the model's entailment head; None: the model has no such head.
 
         Raises:
-            InvalidInput: As `Dataset`.
+            InvalidInput: As in `Dataset`.
         """
         self.stage, self.seed, self.rank, self.world = stage, seed, rank, world
         answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
@@ -71,15 +75,15 @@ class Batches:
         index = int(self.order[step])
         rows = self._rows(index, batches_before=int((self.order[:step] == index).sum()))
         rng = np.random.default_rng([self.seed + RANK_SEED * self.rank, index, step])
-        # A stage that trains their classifier alone has the same sentences of a video at every step.
+        # A stage that trains only the entailment head caches its inputs, so it needs the same sentences at every step.
         when = 0 if self.stage.frozen == "all_but_entailment" else step
         return self.datasets[index].read_batch(rows, rng, lambda row: Random(f"{self.seed} {index} {row} {when}"))
 
     def _rows(self, index: int, batches_before: int) -> np.ndarray:
         """Return the rows of a dataset's next batch: epochs of seeded permutations, cut into whole batches.
 
-        With `similar_videos`, rows of the permutation are each followed by others that are drawn from those most
-        similar to it.
+        With `similar_videos`, a batch has some rows of the permutation, and for each of them random rows among the most
+        similar videos.
         """
         dataset = self.datasets[index]
         usable, similar = dataset.usable, dataset.similar
@@ -100,7 +104,7 @@ class Batches:
 def load_batches(batches: Batches, steps: range, workers: int) -> DataLoader[Batch]:
     """Return an iterable over the batches of some steps, in order.
 
-    workers: Processes that each read two batches ahead; 0: batches are read when they are asked for.
+    workers: Number of processes, which each prefetch two batches. 0: a batch is read when it is requested.
     """
     if workers:
         # A forked process cannot use the threads of the tokenizer.
@@ -110,7 +114,7 @@ def load_batches(batches: Batches, steps: range, workers: int) -> DataLoader[Bat
         batch_size=None,
         sampler=steps,
         num_workers=workers,
-        # Forked, since a memory-mapped corpus would be copied to a new process.
+        # Fork: with spawn, the memory-mapped corpus would be pickled and copied to each process.
         multiprocessing_context="fork" if workers else None,
-        generator=torch.Generator(),  # the default one is the step's
+        generator=torch.Generator(),  # the global generator is seeded for each step and must not advance
     )

@@ -1,11 +1,11 @@
-"""Sentences that a photograph entails, contradicts, or is neutral about, from those that several people wrote about it.
+"""Sentences for the objective `entailment`, made from photographs that several people described.
 
-- entailed: its captions.
-- contradicted: its captions with one word exchanged for another of the same kind that no caption has or implies: "a dog
-  runs" of a cat that runs.
-- neutral: captions of other photographs that share no word with any of its own.
+- entailed: the captions of the photograph.
+- contradicted: its captions with one word replaced by another of the same kind that no caption has or implies: "a dog
+  runs" for a photograph of a running cat.
+- neutral: captions of other photographs that share no word with any of its captions.
 
-One photograph's captions do not name all that it shows, so a few labels are wrong.
+The captions do not mention everything that a photograph shows, so a few labels are wrong.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from training.data.caption_questions import (
 from training.data.example import Example, Hypothesis
 
 MIN_CAPTIONS = 5
-"""Fewer captions leave out too much of what a photograph shows."""
+"""Minimum number of captions; fewer leave out too much of what a photograph shows."""
 NEUTRAL = 5
-"""Neutral sentences of a photograph."""
+"""Maximum number of neutral sentences of a photograph."""
 _DRAWS = 200
-"""Captions of other photographs that are tried for them."""
+"""Number of captions of other photographs that are tried as neutral sentences."""
 _SINGULAR = {plural_of(noun): noun for noun in (*PEOPLE, *ANIMALS)}
 _KINDS = (COLOURS, tuple(NUMBERS), ANIMALS, PEOPLE, tuple(_SINGULAR), PLACES, ACTIVITIES)
 _SAME = {"grey": "gray", "bike": "bicycle", "puppy": "dog", "kitten": "cat"}
@@ -52,14 +52,14 @@ _FUNCTION_WORDS = frozenset(
 
 
 def is_photograph(example: Example) -> bool:
-    """Return whether an example is a picture that several people described."""
+    """Return whether an example is a picture with at least `MIN_CAPTIONS` captions."""
     return example.still and len(example.captions) >= MIN_CAPTIONS
 
 
 def caption_hypotheses(example: Example, others: Sequence[Example]) -> tuple[Hypothesis, ...]:
-    """Return the sentences of a photograph; the same ones every time.
+    """Return the sentences of a photograph; the result is deterministic.
 
-    others: Photographs, whose captions may be neutral sentences.
+    others: Photographs whose captions may become neutral sentences.
     """
     rng = Random(example.key)
     entailed = [Hypothesis(caption, "entailed") for caption in example.captions]
@@ -69,9 +69,9 @@ def caption_hypotheses(example: Example, others: Sequence[Example]) -> tuple[Hyp
 
 
 def _contradicted(captions: Sequence[str], others: Sequence[Example], rng: Random) -> Iterator[str]:
-    """Yield captions with one word exchanged, at most one of each caption.
+    """Yield captions with one word replaced, at most one sentence per caption.
 
-    Words come from captions of other photographs, so that rare words do not give a false sentence away.
+    New words are taken from captions of other photographs, so that false sentences do not contain rarer words.
     """
     named = {word for caption in captions for word in caption_words(caption)}
     for caption in captions:
@@ -89,7 +89,7 @@ def _contradicted(captions: Sequence[str], others: Sequence[Example], rng: Rando
 
 
 def _is_absent(word: str, named: set[str]) -> bool:
-    """Return whether no caption with the words `named` has a word, or one that implies it."""
+    """Return whether neither a word nor any word that implies it is among `named`, the words of all captions."""
     singular = _SINGULAR.get(word, word)
     forms = {singular, plural_of(singular), *(old for old, new in _SAME.items() if new == singular)}
     return named.isdisjoint(forms | {_SAME.get(word, word)}) and named.isdisjoint(IMPLIED_BY.get(singular, ()))
@@ -114,7 +114,7 @@ def _neutral(example: Example, others: Sequence[Example], rng: Random) -> list[s
 
 @cache
 def _content(caption: str) -> frozenset[str]:
-    """Return what a caption names: stems of its words, and one word for people of all kinds."""
+    """Return the stems of a caption's content words, and "person" if it names people of any kind."""
     words = caption_words(caption)
     stems = {re.sub(r"(ing|ed|es|s)$", "", _SAME.get(word, word)) for word in words if word not in _FUNCTION_WORDS}
     return frozenset(stems | ({"person"} if not _PERSON.isdisjoint(words) else set()))

@@ -1,7 +1,7 @@
-"""Questions about photographs, made from the sentences that several people wrote about each.
+"""Questions about photographs, made from the captions that several people wrote about each.
 
-Only what the sentences agree on is asked: a thing is there when two sentences name it, and is not when none does and no
-word implies it. Answers are single common words.
+Questions are only about facts on which captions agree: an object is present if two captions name it, and absent if no
+caption names or implies it. Answers are single common words.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ IMPLIED_BY = {
     "ocean": {"sea", "water", "wave", "beach"},
     "bird": {"duck", "swan", "seagull", "pigeon", "goose", "eagle"},
 }
-"""Words that make it uncertain that a thing which no sentence names is absent."""
+"""By noun, words that make it uncertain that the object is absent although no caption names it."""
 MAX_ABSENT = 5
 
 
 def caption_questions(key: str, captions: Sequence[str]) -> tuple[Question, ...]:
-    """Return the questions that the captions of a photograph answer; `key` seeds the choice of absent things."""
+    """Return the questions that the captions of a photograph answer. key: Seeds the choice of absent objects."""
     sentences = [caption_words(caption) for caption in captions]
     questions = [*_presence(sentences, random.Random(key)), *_animal(sentences), *_colours(sentences)]
     questions += [*_counts(sentences), *_activity(sentences), *_place(sentences)]
@@ -63,7 +63,7 @@ def caption_questions(key: str, captions: Sequence[str]) -> tuple[Question, ...]
 
 
 def plural_of(noun: str) -> str:
-    """Return the plural of one of the nouns above."""
+    """Return the plural of a noun of this module's lists."""
     return PLURALS.get(noun, f"{noun}s")
 
 

@@ -61,7 +61,7 @@ _PARTS = ("train", "val")
 
 
 def coco(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Yield every image of a split with its sentences. A missing image is listed as skipped by packing.
+    """Yield every image of a split with its sentences. Packing lists missing images as skipped.
 
     Raises CorpusError naming file, index and field, or the folder of pictures that is missing.
     """
@@ -77,7 +77,7 @@ def coco(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 
 def annotation_file(folder: Path, name: str) -> Path:
-    """Return the path of an annotation file in `folder` or its annotations/; the latter where it is in neither."""
+    """Return the path of an annotation file in `folder` or annotations/; if there is none, the path in annotations/."""
     return first_file(folder, (".", "annotations"), (name,)) or folder / "annotations" / name
 
 
@@ -87,7 +87,7 @@ def picture_folder(folder: Path, name: str) -> Path:
 
 
 def in_test_half(key: str) -> bool:
-    """Return whether an image of the official validation split is in our test split."""
+    """Return whether an image of the official validation split belongs to the test split."""
     return first_byte(key) < TEST_BYTES
 
 
@@ -102,18 +102,18 @@ def _official(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     captions: dict[int, list[str]] = {}
     for image in records_of(content, "images"):
         if number_of(image, "id") in captions:
-            raise unexpected(image, "id", "one that has not occurred before")
+            raise unexpected(image, "id", "a unique value")
         captions[number_of(image, "id")] = []
     for annotation in records_of(content, "annotations"):
         image_id = number_of(annotation, "image_id")
         if image_id not in captions:
-            raise unexpected(annotation, "image_id", "the id of one of images")
+            raise unexpected(annotation, "image_id", "the id of an entry of images")
         captions[image_id].append(text_of(annotation, "caption", "a sentence"))
     for image in records_of(content, "images"):
         name = text_of(image, "file_name", "the name of a picture")
         sentences = tuple(captions[number_of(image, "id")])
         if not sentences:
-            raise unexpected(image, "id", "the image_id of one of annotations")
+            raise unexpected(image, "id", "the image_id of an entry of annotations")
         key = Path(name).stem
         if split == "train" or in_test_half(key) == (split == "test"):
             yield Example(key, sentences, still=True), pictures / name
@@ -139,7 +139,7 @@ SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 @dataclass(frozen=True)
 class SplitImage:
-    """An image of a split; `folder` is "" where the file names none. `where` is its location for errors."""
+    """An image of a split. `folder` is "" if the file states none; `where` is the location for error messages."""
 
     where: str
     folder: str
@@ -155,8 +155,8 @@ def split_images(path: Path, split: str) -> Iterator[SplitImage]:
         if not isinstance(official_split, str) or official_split not in SPLIT_OF:
             raise unexpected(image, "split", f"one of {tuple(SPLIT_OF)}")
         name = text_of(image, "filename", "the name of a picture")
-        if name in names:  # in any split: test images must not be trained on
-            raise unexpected(image, "filename", "one that has not occurred before")
+        if name in names:  # also in other splits, since training on test images must be excluded
+            raise unexpected(image, "filename", "a unique value")
         names.add(name)
         if SPLIT_OF[official_split] != split:
             continue
@@ -213,7 +213,9 @@ def _questions(folder: Path, part: str) -> dict[int, list[Question]]:
         question = Question(text_of(record, "question", "a question"), (answer.text,), answer.kind)
         questions_by_image.setdefault(answer.image_id, []).append(question)
     for question_id, answer in answers.items():
-        raise CorpusError(f"{answer.where}question_id: {question_id}; the question_id of one of questions was expected")
+        raise CorpusError(
+            f"{answer.where}question_id: {question_id}; the question_id of an entry of questions was expected"
+        )
     return questions_by_image
 
 
@@ -226,7 +228,7 @@ def _answers(path: Path) -> dict[int, _Answer]:
             raise unexpected(record, "answer_type", f"one of {tuple(KINDS)}")
         question_id = number_of(record, "question_id")
         if question_id in answers:
-            raise unexpected(record, "question_id", "one that has not occurred before")
+            raise unexpected(record, "question_id", "a unique value")
         text = text_of(record, "multiple_choice_answer", "an answer")
         answers[question_id] = _Answer(record.where, number_of(record, "image_id"), text, KINDS[answer_type])
     return answers

@@ -48,7 +48,7 @@ def split_of(name: str) -> str:
 
 
 def split_rule(name: str) -> str:
-    """Return the rule of `split_of` in words, for Origin; `name` describes what is hashed."""
+    """Return a description of the rule of `split_of`, for `Origin`. name: Description of the hashed value."""
     return (
         f"by {name}: test when the first byte of its SHA-1 is below {TEST_BYTES}, "
         f"validation when it is below {VALIDATION_BYTES}, else train"
@@ -66,20 +66,20 @@ _logger = logging.getLogger(__name__)
 
 
 def first_names(names: Sequence[str]) -> str:
-    """Return the first five names, and "..." where there are more."""
+    """Return the first five names as text, followed by "..." if there are more."""
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def warn_of(folder: Path, split: str, what: str, names: Sequence[str]) -> None:
-    """Log one warning about the names, if there are any; `what` completes "17 ...", such as "videos are missing"."""
+    """Log a warning about names, if there are any. what: Text after their number, such as "videos are missing"."""
     if names:
         _logger.warning("%s: %s: %d %s: %s", folder, split, len(names), what, first_names(names))
 
 
 def present_folders(folder: Path, names: Sequence[str], what: str) -> list[Path]:
-    """Return the existing ones of the named subfolders (".": the folder itself), in the order of the names.
+    """Return those of the named subfolders that exist, in the order of `names`; ".": the folder itself.
 
-    Raises CorpusError when there is none; `what` is their content, such as videos.
+    what: Content of the folders for the error, such as "videos". Raises CorpusError if none exists.
     """
     folders = [folder / name for name in names if (folder / name).is_dir()]
     if not folders:
@@ -88,22 +88,22 @@ def present_folders(folder: Path, names: Sequence[str], what: str) -> list[Path]
 
 
 def media_path(folders: Sequence[Path], name: str, suffixes: Sequence[str]) -> Path:
-    """Return the file NAME + suffix in the first folder that has it, or its first candidate path where none has.
+    """Return the path of the file NAME + suffix in the first folder that has it; if none has, the first candidate path.
 
-    Packing lists a missing file as skipped, and fails only when too many are missing.
+    Packing lists missing files as skipped, and fails only if too many are missing.
     """
     candidates = (folder / f"{name}{suffix}" for folder in folders for suffix in suffixes)
     return next((path for path in candidates if path.is_file()), folders[0] / f"{name}{suffixes[0]}")
 
 
 def first_file(folder: Path, subfolders: Sequence[str], names: Sequence[str]) -> Path | None:
-    """Return the first existing one of the named files, in the order of the names, then of the subfolders."""
+    """Return the first of the named files that exists, in the order of the names, then of the subfolders; else None."""
     candidates = (folder / subfolder / name for name in names for subfolder in subfolders)
     return next((path for path in candidates if path.is_file()), None)
 
 
 def read_text(path: Path) -> str:
-    """Return the whole file with its line ends. Raises CorpusError naming the file and the line."""
+    """Return the text of a file, line ends included. Raises CorpusError naming the file and the line."""
     with _readable(path):
         content = path.read_bytes()
     try:
@@ -113,8 +113,8 @@ def read_text(path: Path) -> str:
 
 
 def text_lines(path: Path, newline: str | None = None) -> Iterator[str]:
-    """Yield every line with its end, `newline` as in `open`. Raises CorpusError naming the file and the line."""
-    # Invalid bytes become surrogates, so that the line is known: a decoder reports the position in its buffer only.
+    """Yield every line with its line end. newline: As in `open`. Raises CorpusError naming the file and the line."""
+    # Invalid bytes become surrogates first, so that the error can name the line: decoding errors do not know it.
     with _readable(path), open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -164,7 +164,7 @@ def csv_rows(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterat
 
 @dataclass(frozen=True)
 class Record:
-    """A JSON object. `where` precedes the name of a field in errors: "FILE: annotations[17]."."""
+    """A JSON object of an annotation file. where: Prefix of field names in errors, such as "FILE: annotations[17]."."""
 
     where: str
     fields: Mapping[str, Any]
@@ -173,7 +173,7 @@ class Record:
 def read_object(path: Path, without: str = "") -> Record:
     """Read the JSON object of a file. Raises CorpusError when it is missing or has other content.
 
-    Fields called `without` are dropped while the file is read, in objects at any depth, to save memory.
+    without: Name of fields that are dropped while reading, in objects at any depth, to save memory.
     """
     return _record(f"{path}: ", _read(path, without))
 
@@ -193,7 +193,7 @@ def read_json_lines(path: Path) -> Iterator[Record]:
 
 
 def object_of(where: str, content: str | bytes) -> Record:
-    """Parse a JSON object; `where` precedes errors. Raises CorpusError when it is none."""
+    """Parse a JSON object. where: Prefix of error messages. Raises CorpusError for other content."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -225,7 +225,7 @@ def text_or_blank(record: Record, name: str, expected: str) -> str:
 
 
 def number_of(record: Record, name: str) -> int:
-    """Return the integer at `name`. Raises CorpusError when it is none."""
+    """Return the integer at `name`. Raises CorpusError for any other value."""
     value = record.fields.get(name)
     if isinstance(value, bool) or not isinstance(value, int):
         raise unexpected(record, name, "a whole number")

@@ -1,4 +1,4 @@
-"""One dataset of a training stage: an open packed corpus, and what is drawn from it for a batch.
+"""One dataset of a training stage: an open packed corpus, from which batches are sampled.
 
 Shape letters: B videos of a batch, N videos of the corpus, V views, S similar videos.
 """
@@ -35,19 +35,19 @@ NEED_CAPTIONS = frozenset(
 
 
 class ModelInputs(NamedTuple):
-    """The inputs of the model in training, and how its texts and answers are encoded."""
+    """Inputs of the model in training: tokenizer, answer vocabulary, streams and sound."""
 
     tokenizer: Tokenizer
     answer_ids: Mapping[str, int]
     streams: Sequence[FrameStream]
     audio_seconds: float | None = None
-    """Length of its window of sound; None: sounds are not read."""
+    """Length of the model's window of sound; None: sounds are not read."""
     entailment: EntailmentKind | None = None
-    """Kind of its entailment classifier: of sentences about a video, or about two pictures; None: it has none."""
+    """Kind of the model's entailment head; None: the model has no such head."""
 
 
 class _Captions(NamedTuple):
-    """Captions, negatives, and which of them sound decides, as in `Batch`."""
+    """The fields of `Batch` about captions: `captions`, `audible`, `negatives` and `audible_negatives`."""
 
     tokens: Tokens | None = None
     audible: Tensor | None = None
@@ -59,19 +59,21 @@ class Dataset:
     """An open dataset of a stage."""
 
     visual: Mapping[str, np.ndarray] | None = None
-    """Outputs of frozen encoders for all videos, (V, N, ...) by name, where they are cached."""
+    """Cached outputs of frozen encoders for all videos, (V, N, ...) by name; None: not cached."""
     similar: np.ndarray | None = None
-    """Rows (N, S) of the videos most similar to each, where the dataset has `similar_videos`."""
+    """Indices (N, S) of the videos most similar to each video; None without the option `similar_videos`."""
 
     def __init__(self, config: DatasetConfig, data: Path, inputs: ModelInputs) -> None:
         """Open the packed corpus of a dataset.
 
         Args:
+            config: Options of the dataset.
             data: Folder of packed corpora.
+            inputs: Inputs of the model.
 
         Raises:
-            InvalidInput: The corpus is packed with other streams than the model takes, or with more clips than an
-                objective can use, or has no example for the objectives.
+            InvalidInput: The corpus has other streams than the model, or more clips than an objective can use, or lacks
+                the sound, the sentences or the examples that an objective needs.
         """
         self.config, self.inputs = config, inputs
         self.packed = packed = open_packed(data / config.corpus / config.split)
@@ -93,9 +95,9 @@ class Dataset:
         """Read the videos in some rows, and draw the texts of their batch.
 
         Args:
-            rows: (B,) positions in the packed corpus.
-            rng: What is drawn depends on the order of the calls that draw from it.
-            random_of_row: Of the sentences of a row for `entailment`.
+            rows: (B,) indices of examples in the packed corpus.
+            rng: Random generator. The order of draws must not change, or runs cannot be repeated.
+            random_of_row: Returns the random generator for the `entailment` sentences of a row.
         """
         examples = [self.packed.examples[row] for row in rows]
         streams, visual, times = self._videos(rows, rng)
@@ -251,7 +253,7 @@ def _check_audio(packed: Packed, sounds: Packed, config: DatasetConfig, *, has_e
 
 
 def _clips_per_video(packed: Packed, config: DatasetConfig) -> int:
-    """Return the clips per video and step. Raises InvalidInput where the corpus or an objective excludes them."""
+    """Return the number of clips per video and step. Raises InvalidInput if corpus or objectives do not allow it."""
     clips = clip_count(packed, config.clips_per_video)
     if "mvm" in config.objectives and clips > 1:
         raise InvalidInput(
@@ -268,7 +270,7 @@ def _clips_per_video(packed: Packed, config: DatasetConfig) -> int:
 
 
 def _hypotheses_of(packed: Packed, config: DatasetConfig, kind: EntailmentKind | None) -> list[tuple[Hypothesis, ...]]:
-    """Return the sentences of each example. Raises InvalidInput where they are of another kind than the model's."""
+    """Return the sentences of each example. Raises InvalidInput if their classes are not those of the model."""
     hypotheses = hypotheses_of(packed.examples[: config.limit])
     labels = {hypothesis.label for of_example in hypotheses for hypothesis in of_example}
     if kind is not None and not labels <= {*CLASSES[kind]}:
@@ -302,13 +304,13 @@ def _usable_rows(
 
 
 RANDOM_CAPTION = 0.3
-"""Probability that a positive caption is any of the video's, not the one that its minimal negative was made from."""
+"""Probability that a positive caption is a random one of the video, instead of the one behind its minimal negative."""
 
 
 def _sample_captions(
     example: Example, config: DatasetConfig, rng: np.random.Generator
 ) -> list[tuple[int, Negative | None]]:
-    """Sample indices of captions, each with a minimal negative, repeating only where the video has fewer."""
+    """Sample indices of captions, each with a minimal negative; captions repeat only if the video has too few."""
     count = len(example.captions[: config.caption_limit])
     minimal = [n for n in example.negatives if n.grade == 1] or list(example.negatives)
     order, negative_order = rng.permutation(count), rng.permutation(len(minimal))
@@ -324,11 +326,11 @@ def _sample_captions(
 
 
 def _is_audible(example: Example, caption: int) -> bool:
-    """Return whether sound alone decides a caption, or nothing is known about that."""
+    """Return whether sound alone suffices to judge a caption; also true if the corpus does not say."""
     return not example.caption_needs or example.caption_needs[caption] == "sound"
 
 
 def _sample_questions(questions: tuple[Question, ...], count: int, rng: np.random.Generator) -> list[Question]:
-    """Sample different questions, repeating only where there are fewer."""
+    """Sample `count` questions; questions repeat only if there are too few."""
     order = rng.permutation(len(questions))
     return [questions[order[i % len(order)]] for i in range(count)]

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 from training.data.corpus import short_repr
 
 CHOICE_ONLY = "choice_only"
-"""Attribute: index of a caption that serves multiple choice only and is no query of retrieval, or a list of indices."""
+"""Attribute with the index (or indices) of captions that are only for multiple choice, not queries of retrieval."""
 
 
 Needs = Literal["sight", "sound", "both"]
@@ -25,20 +25,20 @@ class ExampleError(ValueError):
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the set of right answers (an exact match needs all of them) and its type."""
+    """A question, its set of right answers (an exact match needs all of them) and its kind."""
 
     question: str
     answers: tuple[str, ...]
     kind: str
     needs: Needs | None = None
-    """None: not stated."""
+    """None: unknown."""
 
 
 @dataclass(frozen=True)
 class Negative:
-    """A negative caption made from the positive one `captions[of]`.
+    """A negative caption that was made from the positive caption `captions[of]`.
 
-    `grade`: Degree of the error, 1 being minimal. `kind`: Type of the error.
+    grade: Degree of the error; 1 is minimal. kind: Kind of the error.
     """
 
     caption: str
@@ -62,21 +62,21 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Region:
-    """A phrase, and the place of what it names in the picture or in the middle frame of the video; None: not there."""
+    """A phrase, and the box of the object that it names in the picture or middle frame; None: the object is absent."""
 
     phrase: str
     box: Box | None
 
 
 EntailmentKind = Literal["video", "pair"]
-"""What a sentence is about: a video or picture (SNLI-VE), or two pictures (NLVR2)."""
+"""Subject of a sentence: a video or picture (SNLI-VE), or a pair of pictures (NLVR2)."""
 EntailmentLabel = Literal["entailed", "neutral", "contradicted", "true", "false"]
-"""Of a sentence about a video: one of the first three; about two pictures: true or false."""
+"""Class of a sentence: entailed, neutral or contradicted for a video; true or false for a pair of pictures."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A sentence, and whether the video, or the two pictures, entail it."""
+    """A sentence about a video or a pair of pictures, and its class."""
 
     text: str
     label: EntailmentLabel
@@ -84,7 +84,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Example:
-    """A video and its annotation. `captions[0]` is the query of retrieval."""
+    """A video or picture with its annotations. `captions[0]` is the retrieval query."""
 
     key: str
     captions: tuple[str, ...] = ()
@@ -94,12 +94,12 @@ class Example:
     still: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
     caption_needs: tuple[Needs, ...] = ()
-    """By caption, what must be perceived to judge it; empty if the corpus does not state it."""
+    """What must be perceived to judge each caption; empty if the corpus does not say."""
     regions: tuple[Region, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
 
     def to_json(self) -> str:
-        """Return a line of JSON, keys in the order of the fields; without needs, regions and hypotheses if unstated."""
+        """Return a line of JSON, keys in the order of the fields. Empty needs, regions and hypotheses are omitted."""
         record = asdict(self)
         for name in ("caption_needs", "regions", "hypotheses"):
             if not record[name]:
@@ -258,7 +258,7 @@ def _typed(record: Mapping[str, Any], name: str, kind: type, default: Any) -> An
 
 
 def canonical_answer(question: Question) -> str:
-    """Return the set of answers as one string ("lamp, table"), which exact match compares."""
+    """Return the set of answers as one string, such as "lamp, table", for exact match."""
     return ", ".join(sorted(answer.strip().lower() for answer in question.answers))
 
 

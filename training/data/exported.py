@@ -1,7 +1,7 @@
 """Videos of an exported collection (`vitascope collection export`), with their subtitles or transcripts.
 
-EXPORT/videos.parquet has one row per video. Its columns subtitles and transcript are JSON lists of what is said: start,
-end (seconds) and text. A video without subtitles has the words of its transcript, as in searches.
+EXPORT/videos.parquet has one row per video. Its columns subtitles and transcript are JSON lists of cues: start, end
+(seconds) and text. The transcript is used only if a video has no subtitles, as in searches.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _COLUMNS = ("path", "width", *_SOURCES)
 
 
 def exported_videos(folder: Path, media: Path | None = None) -> tuple[list[SpokenVideo], str]:
-    """Return the videos with words whose files exist, and a description of which have words and which have not.
+    """Return the videos that have words and whose files exist, and a summary of used and unused videos.
 
     Args:
-        folder: of the export.
-        media: folder of the collection, below which the files lie that it owns; None: they are missing.
+        folder: Folder of the export.
+        media: Folder of the collection, for files that the collection owns; None: such videos count as missing.
 
     Raises:
-        CorpusError: the file is damaged, or was exported by an earlier version.
+        CorpusError: The file is damaged, or was exported by an earlier version.
     """
     spoken: dict[str, SpokenVideo] = {}
     silent, missing, owned = [], [], []
@@ -42,7 +42,7 @@ def exported_videos(folder: Path, media: Path | None = None) -> tuple[list[Spoke
         elif not (file := (media or folder) / path).is_file():
             missing.append(row["path"])
         else:
-            # Of two videos of one path, the file has the content of the later one.
+            # If two videos have the same path, the file has the content of the later one.
             spoken[row["path"]] = SpokenVideo(row["path"], file, source, utterances)
     counts = [sum(video.subtitles == source for video in spoken.values()) for source in _SOURCES]
     parts = [f"{counts[0]} videos with subtitles, {counts[1]} with transcripts"]
@@ -71,7 +71,7 @@ def _read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _read_utterances(name: str, row: Mapping[str, Any]) -> tuple[str, list[Utterance]]:
-    """Return the column that has the words of a video, and these."""
+    """Return the name of the column that has the words of a video, and its utterances."""
     source = next((column for column in _SOURCES if row[column]), _SOURCES[0])
     try:
         cues = [(float(cue["start"]), float(cue["end"]), str(cue["text"])) for cue in json.loads(row[source] or "[]")]

@@ -215,9 +215,9 @@ def captions_by_id(path: Path) -> dict[str, str]:
 
 
 def add_caption(captions: dict[str, str], caption_id: str, caption: str, where: str) -> None:
-    """Add a caption. Raises CorpusError, beginning with `where`, when the id has another one."""
+    """Add a caption. where: Prefix of the error. Raises CorpusError if the id already has another caption."""
     if captions.setdefault(caption_id, caption) != caption:
-        raise CorpusError(f"{where}: image: {caption_id!r} has occurred with another sentence; one was expected")
+        raise CorpusError(f"{where}: image: {caption_id!r} has another sentence before; one per id was expected")
 
 
 def captions_by_image(captions: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

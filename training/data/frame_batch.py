@@ -1,6 +1,6 @@
-"""The frames of a batch: which clips of the packed ones are read, and how videos are augmented.
+"""Reading of a batch's frames: selection of clips, and augmentation.
 
-Shape letters: B videos, C clips, K clips used, F frames, H W pixels.
+Shape letters: B videos, C packed clips, K selected clips, F frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ LOW_CELL_PIXELS, HIGH_CELL_PIXELS = 16, 32
 
 
 def clip_count(packed: Packed, requested: int | None) -> int:
-    """Return the number of clips used per video: `requested`, or all packed ones for None; pictures have one.
+    """Return the number of clips used per video: `requested`, or for None all packed clips.
 
-    Raises InvalidInput where fewer are packed.
+    Raises InvalidInput if fewer clips are packed.
     """
     if requested is None or packed.is_still:
         return packed.clips
@@ -38,9 +38,9 @@ def clip_count(packed: Packed, requested: int | None) -> int:
 
 
 def sample_clips(rng: np.random.Generator, videos: int, packed: int, count: int) -> NDArray[np.int64]:
-    """Sample clips for training, (videos, K) in time order: one of each of K equal segments of the packed clips.
+    """Sample clips for training: indices (videos, K) in time order, one from each of K equal segments.
 
-    `rng` does not advance, so that other random choices do not depend on the number of clips.
+    The state of `rng` does not change, so that other random choices do not depend on the number of clips.
     """
     edges = _edges(packed, count)
     if count == packed:
@@ -49,7 +49,7 @@ def sample_clips(rng: np.random.Generator, videos: int, packed: int, count: int)
 
 
 def spread_clips(packed: int, count: int) -> NDArray[np.int64]:
-    """Return the clips for testing, (K,) in time order: the middle of each of K equal segments of the packed clips."""
+    """Return the clips for testing: indices (K,) in time order, the middle of each of K equal segments."""
     edges = _edges(packed, count)
     return (edges[:-1] + edges[1:] - 1) // 2
 
@@ -69,8 +69,12 @@ def read_frames(
     """Read the frames of some rows of a corpus, and augment them.
 
     Args:
-        clips: (B, K), of the packed ones.
-        streams: Of the model.
+        packed: The corpus.
+        rows: (B,) indices of examples.
+        clips: (B, K) indices of packed clips.
+        dataset: Options of augmentation.
+        streams: Streams of the model.
+        rng: Random generator of augmentation.
 
     Returns:
         `streams` and `times` of a `training.data.batch.Batch`.
@@ -79,14 +83,14 @@ def read_frames(
     times = None
     total = sum(s.frames for s in streams)
     if total > 2 and all(stream.shape[2] == 1 for stream in frames.values()):
-        # A still image needs one neighbour frame only; its time is sampled, to train every time embedding.
+        # For a still image one low-resolution frame suffices. Its time is sampled, so that all time embeddings train.
         neighbour = int(rng.choice([t for t in range(total) if t != total // 2]))
         times = torch.tensor([total // 2, neighbour])
     return augment(frames, dataset, rng), times
 
 
 def augment(streams: Mapping[str, Tensor], dataset: DatasetConfig, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Augment videos as the dataset's options say: a crop per batch; flip, colour, contrast (not of depth) per video.
+    """Augment videos by the dataset's options: one crop per batch; flip, colour and contrast (not of depth) per video.
 
     Args:
         streams: (B, C, F, H, W, 3) uint8 by name, 0..255. All streams get the same crop and flip.
@@ -119,7 +123,7 @@ def augment(streams: Mapping[str, Tensor], dataset: DatasetConfig, rng: np.rando
 
 
 def _cell_pixels(streams: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the pixels per side of one cell of the visual grid by stream, so that all keep the same grid."""
+    """Return, by stream, the side of one cell of the visual grid in pixels, so that all streams keep the same grid."""
     if "low" not in streams:
         return {"high": HIGH_CELL_PIXELS}
     ratio = streams["high"].shape[3] // streams["low"].shape[3]
@@ -127,9 +131,9 @@ def _cell_pixels(streams: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _crop(frames: Tensor, keep: np.ndarray, offset: np.ndarray, scale: float, cell: int) -> Tensor:
-    """Crop a window of relative size `keep` at `offset` and resize it to `scale` of the frame, in whole grid cells.
+    """Crop a window of relative size `keep` at `offset`, and resize it to `scale` of the frame, in whole grid cells.
 
-    Where the window exceeds the frame, the frame's border is repeated.
+    If the window exceeds the frame, the border of the frame is repeated.
     """
     b, c, f, h, w, _ = frames.shape
     top, left = int(offset[0] * h), int(offset[1] * w)

@@ -73,7 +73,7 @@ def hdvila100m(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
             for clip in records_of(record, "clip"):
                 key = _key(clip)
                 if key in keys:
-                    raise unexpected(clip, "clip_id", "one that has not occurred before")
+                    raise unexpected(clip, "clip_id", "a unique value")
                 keys.add(key)
                 start, end = _span(clip)
                 if not texts.get(key):
@@ -103,7 +103,7 @@ def _annotation(folder: Path) -> tuple[list[Path], Mapping[str, str]]:
             has_texts = True
             text = text_or_blank(record, "text", "a string (or the metadata of clips)")
             if texts.setdefault(_key(record), text) != text:
-                raise unexpected(record, "clip_id", "one that has not occurred before with another text")
+                raise unexpected(record, "clip_id", "a unique id, or the same text as before,")
     for files, what in ((metadata, "metadata ({video_id, clip})"), (has_texts, "texts ({clip_id, text})")):
         if not files:
             raise CorpusError(f"{folder}: no .jsonl of {what} in any of {ANNOTATION_FOLDERS}; one was expected")

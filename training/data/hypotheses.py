@@ -1,11 +1,11 @@
-"""Sentences that a video entails, contradicts, or is neutral about: stored ones, and those of generated scenes and of
-photographs (`training.data.caption_hypotheses`).
+"""Sentences for the objective `entailment`: stored ones, or ones made from synthetic scenes and photographs
+(`training.data.caption_hypotheses`).
 
-The contents of a scene decide the class, by what a sentence names: colours and shapes of objects, voices of sounds.
+For scenes, the class follows from the colours and shapes of objects and the voices of sounds that a sentence names:
 - entailed: the captions of the scene.
-- contradicted: its captions with one change that makes them false, if they still name something that the scene has.
-- neutral: captions of other scenes that name nothing that the scene has. Captions that count objects are left out: the
-  number is wrong of the scene, or right.
+- contradicted: its captions with one change that makes them false, if they still name something in the scene.
+- neutral: captions of other scenes that name nothing in the scene. Captions that count objects are excluded, because
+  a number is always right or wrong.
 """
 
 from __future__ import annotations
@@ -22,20 +22,17 @@ from training.data.scenes.sounds import VOICES
 from vitascope.entailment import LABELS
 
 CLASSES: Mapping[EntailmentKind, tuple[EntailmentLabel, ...]] = {"video": LABELS, "pair": ("true", "false")}
-"""Classes in the order of the logits: of a sentence about a video (SNLI-VE), and about two pictures (NLVR2)."""
+"""Classes by kind, in the order of the logits."""
 NEUTRAL = 8
-"""Neutral sentences of a scene."""
+"""Maximum number of neutral sentences of a scene."""
 _DRAWS = 400
-"""Captions of other scenes that are tried for them."""
+"""Number of captions of other scenes that are tried as neutral sentences."""
 _VALUES = COLOUR | SHAPE | {voice: voice for voice in VOICES}
 _NAMED = re.compile(rf"\b({'|'.join(sorted(map(re.escape, _VALUES), key=len, reverse=True))})")
 
 
 def hypotheses_of(examples: Sequence[Example]) -> list[tuple[Hypothesis, ...]]:
-    """Return the sentences of each example of a split; none without `has_hypotheses`.
-
-    The same examples have the same sentences every time.
-    """
+    """Return the sentences of each example of a split; empty unless `has_hypotheses`. The result is deterministic."""
     if not any(example.hypotheses for example in examples):
         if _are_scenes(examples):
             return [_of_scene(example, examples) for example in examples]
@@ -45,7 +42,7 @@ def hypotheses_of(examples: Sequence[Example]) -> list[tuple[Hypothesis, ...]]:
 
 
 def has_hypotheses(examples: Sequence[Example]) -> bool:
-    """Return whether sentences are stored with the examples, or all of these are scenes or all photographs."""
+    """Return whether examples have stored sentences, or all of them are scenes, or all of them are photographs."""
     return any(example.hypotheses for example in examples) or _are_scenes(examples) or _are_photographs(examples)
 
 
@@ -58,12 +55,12 @@ def _are_photographs(examples: Sequence[Example]) -> bool:
 
 
 def class_of(hypothesis: Hypothesis) -> int:
-    """Return the number of a sentence's class, in the order of the logits."""
+    """Return the index of a sentence's class in the order of the logits."""
     return next(labels.index(hypothesis.label) for labels in CLASSES.values() if hypothesis.label in labels)
 
 
 def sample_hypotheses(hypotheses: Sequence[Hypothesis], count: int, rng: Random) -> list[Hypothesis]:
-    """Sample sentences of all classes alike, as far as there are any, repeating only where there are fewer."""
+    """Sample `count` sentences, equally many of each class that exists; they repeat only if a class has too few."""
     by_label: dict[EntailmentLabel, list[Hypothesis]] = {}
     for hypothesis in rng.sample(hypotheses, len(hypotheses)):
         by_label.setdefault(hypothesis.label, []).append(hypothesis)

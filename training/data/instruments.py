@@ -26,9 +26,9 @@ ORIGIN = Origin(
 MELODIES = {"train": 8, "val": 1, "test": 2}
 """Melodies of each instrument by split."""
 _NEEDS: tuple[Needs, ...] = ("sound",) * 4
-"""Of the captions of an example."""
+"""`caption_needs` of an example."""
 TICKS = 480
-"""Per quarter note, which lasts half a second at the default tempo of MIDI."""
+"""Ticks per quarter note, which lasts half a second at the default tempo of MIDI."""
 INSTRUMENTS = tuple(
     """\
 acoustic grand piano, bright piano, electric grand piano, honky-tonk piano, electric piano, chorused piano,
@@ -54,7 +54,7 @@ telephone ring, helicopter, applause, gunshot""".replace("\n", " ").split(", ")
 def instruments(sound_font: Path, split: str) -> Iterator[tuple[Example, Media]]:
     """Yield the melodies of every instrument of a split.
 
-    Raises CorpusError where the sound font or the program is missing, or the program fails.
+    Raises CorpusError if the sound font or the program fluidsynth is missing, or the program fails.
     """
     check_split(split)
     if not sound_font.is_file():
@@ -92,7 +92,7 @@ def melody_file(program: int, rng: np.random.Generator) -> bytes:
 
 
 def _variable_length(value: int) -> bytes:
-    """Return a number as MIDI writes times: seven bits a byte, the high bit set on all but the last."""
+    """Return a MIDI variable-length quantity: seven bits per byte, with the high bit set in all bytes but the last."""
     digits = [value & 0x7F]
     while value := value >> 7:
         digits.append(value & 0x7F | 0x80)

@@ -112,7 +112,7 @@ def _examples(
     choices = _choices(folder, known) if split == "test" else {}
     for name, video in videos.items():
         if not video.captions:
-            raise unexpected(video.record, "video_id", "the video_id of one of sentences")
+            raise unexpected(video.record, "video_id", "the video_id of an entry of sentences")
         example = Example(
             key=name,
             captions=tuple(video.captions),
@@ -141,12 +141,12 @@ def _videos(folder: Path) -> dict[str, _Video]:
             attributes = {name: record.fields[name] for name in ("category",) if name in record.fields}
             name = text_of(record, "video_id", "the name of a video")
             if name in videos:
-                raise unexpected(record, "video_id", "one that has not occurred before")
+                raise unexpected(record, "video_id", "a unique value")
             videos[name] = _Video(record, OFFICIAL_SPLITS[split], attributes)
         for record in records_of(content, "sentences"):
             name = text_of(record, "video_id", "the name of a video")
             if name not in videos:
-                raise unexpected(record, "video_id", "the video_id of one of videos")
+                raise unexpected(record, "video_id", "the video_id of an entry of videos")
             videos[name].captions.append(text_of(record, "caption", "a sentence"))
     return videos
 

@@ -76,7 +76,7 @@ def msvd(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
         if key not in captions:
             raise CorpusError(f"{where}: video {key!r} has no sentence")
         if key in seen_keys:
-            raise CorpusError(f"{where}: video {key!r} has occurred before")
+            raise CorpusError(f"{where}: video {key!r} occurs twice; unique values were expected")
         seen_keys.add(key)
         example = Example(key, tuple(captions[key]), questions=tuple(questions.get(key, ())))
         yield example, media_path(folders, key, (".avi", ".mp4"))
@@ -132,7 +132,7 @@ def _mapping(path: Path) -> Iterator[tuple[str, str, int]]:
         if match is None:
             raise CorpusError(f"{path}:{number}: {line[:60]!r}; VIDEO_START_END vidNUMBER was expected")
         if repeated := seen_keys.intersection(fields):
-            raise CorpusError(f"{path}:{number}: {min(repeated)!r} has occurred before")
+            raise CorpusError(f"{path}:{number}: {min(repeated)!r} occurs twice; unique values were expected")
         seen_keys.update(fields)
         yield f"{path}:{number}", fields[0], int(match[1])
 

@@ -1,4 +1,4 @@
-"""NLVR2: sentences that are true or false of two photographs.
+"""NLVR2: sentences about pairs of photographs, each true or false.
 
 Suhr, Zhou, Zhang, Zhang, Bai, Artzi: A corpus for reasoning about natural language grounded in photographs, ACL 2019.
 Annotations: CC-BY 4.0; the photographs belong to their authors. The split is the official one: train, dev (validation)
@@ -30,7 +30,7 @@ LABELS: dict[object, EntailmentLabel] = {"True": "true", "False": "false"}
 
 
 def nlvr2(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Yield every sentence of a split with its two pictures. Missing ones are listed as skipped by packing.
+    """Yield every sentence of a split with its two pictures. Packing lists missing pictures as skipped.
 
     Raises CorpusError naming file, line and field.
     """
@@ -53,9 +53,10 @@ def nlvr2(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 
 def consistency(identifiers: Sequence[str], right: Sequence[bool]) -> float:
-    """Return the percentage of sentences that are judged right of all their pairs of pictures.
+    """Return the percentage of sentences that are classified correctly for all their pairs of pictures.
 
-    identifiers: Of the judged examples; those of one sentence differ in the number of the pair.
+    identifiers: Identifiers of the classified examples; for one sentence they differ only in the number of the pair.
+    right: Whether each example was classified correctly.
     """
     by_sentence: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
     for identifier, is_right in zip(identifiers, right, strict=True):

@@ -22,14 +22,14 @@ Frames = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class StreamChange:
-    """Derivation of one stream from the packed stream of its name."""
+    """Derivation of one stream of a model from the packed stream of the same name."""
 
     stream: FrameStream
     frames: tuple[int, ...] | None
     """Indices of the packed frames; None: all."""
     resized: bool
     max_offset: float
-    """Largest distance of a frame from the model's sampling time, as a fraction of the clip."""
+    """Maximum distance between a packed frame and the model's sampling time, as a fraction of the clip."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class StreamAdapter:
         return max(change.max_offset for change in self.changes)
 
     def __call__(self, streams: Frames) -> Frames:
-        """Return the model's streams of packed ones, uint8 (B, C, F, H, W, 3) by name."""
+        """Return the model's streams, made from packed streams: uint8 (B, C, F, H, W, 3) by name."""
         return {change.stream.name: _apply(streams[change.stream.name], change) for change in self.changes}
 
     def words(self) -> str:
@@ -65,10 +65,11 @@ class StreamAdapter:
 def stream_adapter(packed: Packed, expected: Sequence[FrameStream]) -> StreamAdapter:
     """Return the adapter from packed to `expected` streams.
 
-    A frame is the packed one nearest to the sampling time. Smaller frames are resized from packed ones, which is a bit
-    softer than resizing the video's; `vitascope prepare --seen-by` packs a bundle's exact frames.
+    For each sampling time the nearest packed frame is used. Smaller frames are resized from packed frames, which is
+    slightly less sharp than resizing the frames of the video; `vitascope prepare --seen-by` packs a bundle's exact
+    frames.
 
-    Raises InvalidInput, naming the stream, where one cannot be derived.
+    Raises InvalidInput, naming the stream, if a stream cannot be derived.
     """
     available = {stream.name: stream for stream in packed.streams}
     return StreamAdapter(tuple(_stream_change(packed, available.get(stream.name), stream) for stream in expected))

@@ -1,8 +1,8 @@
 """Clips of a user's videos, divided into training and held-out clips.
 
-With subtitles or transcripts (`own_clips`) or without text (`unlabelled_clips`). The split is that of
-`training.data.subtitled`: validation videos are held out, test videos are not used. One video in twenty falls into
-validation, so that of a few videos there may be none: then others are held out, in the order of the same hash.
+Videos have subtitles or transcripts (`own_clips`), or no text (`unlabelled_clips`). The split is that of
+`training.data.subtitled`: validation videos are held out, test videos are not used. About one video in twenty belongs
+to the validation split, so a small folder may have none. Then other videos are held out, in the order of the same hash.
 
 Videos without text, for distillation: FOLDER/any/depth/video.mp4, cut into equal parts; each is one example:
     key         any/depth/video.mp4#00012, numbered from 0 in order of time
@@ -29,11 +29,11 @@ from vitascope.errors import MediaError
 from vitascope.media.decode import probe
 
 MIN_HELD_OUT = 4
-"""Minimum of different sentences held out; chance level of R@1 with four is one in four."""
+"""Minimum number of different held-out sentences. With four, the chance level of R@1 is 25%."""
 MIN_TRAINING = 16
-"""Minimum of different training sentences; ITC contrasts each with the others of its batch."""
+"""Minimum number of different training sentences, since ITC contrasts each sentence with the others of its batch."""
 HELD_OUT_SHARE = 20
-"""At least one clip in so many is held out, the fraction of validation."""
+"""At least one clip in this many is held out, as in the validation split."""
 SENTENCE = "sentence"
 """Attribute with the caption in lower case; equal values are not negatives of one another."""
 RULE = (
@@ -48,14 +48,14 @@ Clip = tuple[Example, Media]
 
 @dataclass(frozen=True)
 class OwnClips:
-    """Clips by use. `identity` changes when a video, its subtitles or the segmentation changes."""
+    """Training and held-out clips. `identity` is a hash of videos, subtitles and segmentation."""
 
     training: list[Clip]
     held_out: list[Clip]
     unused: int
-    """Clips of test videos."""
+    """Number of clips of test videos, which are not used."""
     pairing: str
-    """Description of which videos have subtitles and which have not."""
+    """Summary of videos with and without subtitles."""
     identity: str
     origin: Origin
 
@@ -64,11 +64,15 @@ EXPORT_ORIGIN = replace(ORIGIN, source="an exported collection of videos with su
 
 
 def own_clips(folder: Path, shortest: float, longest: float, media: Path | None = None) -> OwnClips:
-    """Read the subtitles of all videos in `folder`, or of an exported collection there, without decoding videos.
+    """Read the subtitles of all videos in `folder`, or of the exported collection there, without decoding videos.
 
-    shortest, longest: Seconds of a clip. media: Folder of an exported collection, for the files that it owns. Raises
-    CorpusError when there is no folder, no video or no subtitles, or when there are too few clips to train on or to
-    hold out.
+    Args:
+        folder: Folder of videos, or of an export.
+        shortest, longest: Minimum and maximum length of a clip, in seconds.
+        media: Folder of the exported collection, for files that the collection owns.
+
+    Raises:
+        CorpusError: There is no folder, no video or no subtitles, or there are too few clips to train or to hold out.
     """
     if not 0 <= shortest <= longest:
         raise CorpusError(f"clips of {shortest:g} to {longest:g} s; 0 <= shortest <= longest was expected")
@@ -113,7 +117,7 @@ def _spoken_videos(folder: Path, media: Path | None) -> tuple[list[SpokenVideo],
 
 
 def choose_held_out(clips: Mapping[str, int]) -> set[str]:
-    """Return the videos to hold out (see RULE). clips: Number of clips by video path."""
+    """Return the paths of the videos to hold out, by `RULE`. clips: Number of clips by video path."""
     order = sorted(clips, key=lambda video: (("val", "test", "train").index(split_of(video)), _sha1(video)))
     total = sum(clips.values())
     minimum = max(MIN_HELD_OUT, math.ceil(total / HELD_OUT_SHARE))
@@ -163,7 +167,7 @@ UNLABELLED_ORIGIN = Origin(
 def unlabelled_clips(folder: Path, seconds: float, left_out: Callable[[str], None]) -> tuple[list[Clip], list[Clip]]:
     """Return training and held-out clips of all videos in `folder`, each about `seconds` long.
 
-    left_out: Called with a line about each unreadable video. Raises CorpusError where no video is readable.
+    left_out: Called with a line of text for each unreadable video. Raises CorpusError if no video is readable.
     """
     if not seconds > 0:
         raise CorpusError(f"clip-seconds: {seconds:g}; more than 0 was expected")

@@ -1,14 +1,14 @@
-"""A packed corpus: frames and sound of one split, in arrays or encoded, and one line of JSON per example.
+"""A packed corpus: the frames and sound of one split, as arrays or encoded, and one line of JSON per example.
 
 OUT/<corpus>/<split>/
-    <stream>.npy     uint8 (N, F, H, W, 3), RGB, one array per frame stream; (N, C, F, H, W, 3) of several clips each;
+    <stream>.npy     uint8 (N, F, H, W, 3), RGB, one array per frame stream; (N, C, F, H, W, 3) with several clips;
                      or the same frames in shards, see training.data.shards
-    audio.npy        int16, the sounds of a corpus that has them, see training.data.arrays
+    audio.npy        int16, the sounds, if the corpus has sound, see training.data.arrays
     examples.jsonl   N lines, in the order of the arrays
-    pack.json        streams, clips, stride, audio, source, licence, split rule, count, what was skipped, SHA-256 of the
+    pack.json        streams, clips, stride, audio, source, licence, split rule, count, skipped media, SHA-256 of the
                      other files
 
-Decoding is done once, by the decoder and sampler that serving uses: training and serving see the same pixels.
+Videos are decoded once, by the decoder and sampler of serving, so that training and serving see the same pixels.
 Shape letters: N examples, C clips, F frames, H height, W width (pixels).
 """
 
@@ -56,12 +56,12 @@ VIDEO_STREAMS = (
     FrameStream(name="low", frames=6, height=112, width=112, placement="uniform"),
 )
 STILL_STREAMS = tuple(stream.model_copy(update={"frames": 1}) for stream in VIDEO_STREAMS)
-"""A picture is stored as one frame, which stands for all frames of a stream."""
+"""Streams of pictures: a single frame is stored, which represents all frames of a stream."""
 
 
 @dataclass(frozen=True)
 class MediaSpan:
-    """A part of a video file: from `start` to `end`, in seconds, as exactly as its frames allow."""
+    """A part of a video file from `start` to `end`, in seconds, to the precision of its frames."""
 
     path: Path
     start: float
@@ -78,7 +78,7 @@ class EncodedMedia:
 
 @dataclass(frozen=True)
 class PictureWithSound:
-    """A picture, and a file with its sound."""
+    """A picture file, and a file with the sound that belongs to it."""
 
     picture: Path
     sound: Path
@@ -94,11 +94,11 @@ class PicturePair:
 
 Frames = dict[str, NDArray[np.uint8]]
 Media = Path | MediaSpan | EncodedMedia | PictureWithSound | PicturePair
-"""A whole file, a part of one, an encoded file in memory, or two files."""
+"""A whole file, a part of a file, an encoded file in memory, or two files."""
 Contents = tuple[Frames, Samples | None]
-"""The frames by stream, and the sound, of a file."""
+"""The frames of a file by stream, and its sound."""
 Read = Callable[[Media, str], Contents | str]
-"""(media, key of the example) -> its contents, or the reason why they cannot be used."""
+"""(media, key of the example) -> contents, or the reason why the media cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ class Packed:
     folder: Path
     streams: tuple[FrameStream, ...]
     arrays: Mapping[str, Any]
-    """By stream a memory-mapped array, or `ShardedFrames`."""
+    """Memory-mapped array or `ShardedFrames` by stream."""
     examples: list[Example]
     info: Mapping[str, Any]
     audio: AudioArray | ShardedAudio | None = None
-    """By row int16 (n,) at 16 kHz, empty for an example without sound; None: the corpus has none."""
+    """Sound by row, int16 (n,) at 16 kHz, empty for an example without sound; None: the corpus has no sound."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -138,12 +138,12 @@ class Packed:
 
     @property
     def is_still(self) -> bool:
-        """Return whether all examples are pictures, which have one clip, or pairs of pictures, which have two."""
+        """Whether all examples are pictures (one clip) or pairs of pictures (two clips)."""
         return all(example.still for example in self.examples)
 
     @property
     def sound_alone(self) -> bool:
-        """Return whether the corpus has sounds and no frames."""
+        """Whether the corpus has sounds and no frames."""
         return self.audio is not None and not self.streams
 
     @property
@@ -152,9 +152,9 @@ class Packed:
         return fingerprint_of(self.folder)
 
     def stream_mismatches(self, expected: Sequence[FrameStream]) -> list[str]:
-        """Describe the streams that are packed with another size, frame count or sampling than `expected`.
+        """Describe the packed streams whose size, frame count or sampling differs from `expected`.
 
-        A corpus of still images stores one frame, which stands for any number of frames.
+        A corpus of still images stores a single frame, which can represent any number of frames.
         """
         packed = {stream.name: stream for stream in self.streams}
         return [
@@ -169,7 +169,7 @@ class Packed:
         return packed == expected
 
     def frames(self, stream: str) -> NDArray[np.uint8] | ShardedFrames:
-        """Return all frames of a stream, (N, C, F, H, W, 3) uint8, on disk: index before computing."""
+        """Return all frames of a stream, (N, C, F, H, W, 3) uint8. They are on disk and read when indexed."""
         array: NDArray[np.uint8] | ShardedFrames = self.arrays[stream]
         return array[:, None] if self.clips == 1 and isinstance(array, np.ndarray) else array
 
@@ -224,17 +224,29 @@ def write_packed(
     shards: bool = False,
     audio: bool = False,
 ) -> dict[str, Any]:
-    """Decode every item and write the split. The folder appears, or is replaced, only when all is written.
+    """Decode every item and write the split. The folder appears, or is replaced, only when the split is complete.
 
-    streams: None of them for files of sound alone.
-    clips: Number of equal consecutive parts that each file, or part of one, is cut into and sampled from.
-    stride: Sample neighbours at a stride around a centre; None: frames are spread evenly over the clip.
-    shards: Write JPEG in shards instead of arrays.
-    audio: Store the sound as well: the middle 10 seconds of each file, or part of one.
-    Media that cannot be decoded are left out and listed, with the reason, under "skipped". Items keep their order,
-    whatever the number of worker processes. Returns the content of pack.json.
-    Raises EmptySplit without items, and CorpusError when a key repeats, no item is left or more than the share
-    `max_skipped` was left out.
+    Media that cannot be decoded are skipped, and listed with the reason under "skipped". The order of the items does
+    not depend on the number of worker processes.
+
+    Args:
+        folder: Folder of the split.
+        streams: Frame streams to store; empty for files that have only sound.
+        items: Examples and their media.
+        origin: Source, licence and split rule.
+        clips: Number of equal consecutive parts into which each item is cut; each part is sampled as a clip.
+        stride: Sample low-resolution frames at a stride around a centre; None: frames are spread evenly over the clip.
+        workers: Number of decoding processes.
+        max_skipped: Maximum fraction of items that may be skipped.
+        shards: Write JPEG in shards instead of arrays.
+        audio: Store the sound as well: at most the middle 10 seconds of each item.
+
+    Returns:
+        The content of pack.json.
+
+    Raises:
+        EmptySplit: There are no items.
+        CorpusError: A key repeats, no item is left, or too many items were skipped.
     """
     with _unfinished_folder(folder) as unfinished:
         read = partial(_contents_or_reason, streams=tuple(streams), clips=clips, stride=stride, audio=audio)
@@ -266,10 +278,10 @@ def write_packed(
 
 @contextmanager
 def _unfinished_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`, locked while in use; first remove those of processes that were killed."""
+    """Yield a new locked folder beside `folder`; first remove such folders of processes that were killed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for path in folder.parent.glob(f".{folder.name}.*.part"):
-        with suppress(FileNotFoundError), _locked(path) as is_abandoned:  # gone: its process has ended just now
+        with suppress(FileNotFoundError), _locked(path) as is_abandoned:  # missing: its process has just removed it
             if is_abandoned:
                 shutil.rmtree(path, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
@@ -282,7 +294,7 @@ def _unfinished_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder until the end of the context; yield whether no other process had."""
+    """Lock a folder until the end of the context; yield False if another process has locked it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield try_lock(descriptor)
@@ -305,12 +317,19 @@ def read_media(
     key: str = "",
     audio: bool = False,
 ) -> Contents:
-    """Return the frames of a file, or of a part of it, {stream name: uint8 (C, F, H, W, 3)}, and its sound.
+    """Return the frames of media, {stream name: uint8 (C, F, H, W, 3)}, and their sound.
 
-    clips: C, the number of equal consecutive parts, each sampled as a clip.
-    stride, key: As in `sample_strided`; None: frames are spread evenly over the clip.
-    audio: Read the sound; without streams one is expected. A file without an audio track, or a silent one, has none.
-    A part that ends after the file does is cut there; one that begins after it is a MediaError, as is any damage.
+    A part that exceeds the end of its file is cut.
+
+    Args:
+        media: The media.
+        streams: Frame streams. If empty, only the sound is read, which then must exist.
+        clips: Number C of equal consecutive parts; each is sampled as a clip.
+        stride, key: As in `sample_strided`; None: frames are spread evenly over the clip.
+        audio: Read the sound. It is None if the file has no audio track or is silent.
+
+    Raises:
+        MediaError: The file is damaged, a part begins after its end, or a required sound is missing.
     """
     if isinstance(media, EncodedMedia):
         # The decoder reads files, with the limits of serving.
@@ -368,7 +387,7 @@ def _write_items(
 
 
 def _line(example: Example) -> str:
-    """Return a line of examples.jsonl. Raises CorpusError where it could not be read back."""
+    """Return a line of examples.jsonl. Raises CorpusError if reading the line would fail."""
     line = example.to_json() + "\n"
     try:
         line.encode()
@@ -381,12 +400,12 @@ def _line(example: Example) -> str:
 def _decoded(
     items: Iterable[tuple[Example, Media]], read: Read, workers: int
 ) -> Iterator[tuple[Example, Contents | str]]:
-    """Yield each example, in order, with its contents or with the reason why they cannot be used."""
+    """Yield each example, in order, with its contents or the reason why they cannot be used."""
     if workers <= 1:
         for example, media in items:
             yield example, read(media, example.key)
         return
-    # A window of waiting results keeps memory bounded however long the corpus is.
+    # A bounded window of pending results limits memory for long corpora.
     with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
         waiting: deque[tuple[Example, Future[Contents | str]]] = deque()
         for example, media in items:

@@ -53,9 +53,10 @@ Items = Iterable[tuple[Example, Media]]
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader of a corpus: `read(source, split)` yields its items, of which `streams` are stored.
+    """A reader of a corpus. `read(source, split)` yields its items.
 
-    `audio`: Their sound is always stored; of a corpus of sound alone `streams` is empty. `pictures`: Of an example.
+    streams: Frame streams to store by default; empty for a corpus without frames. audio: Whether sound is always
+    stored. pictures: Number of pictures per example.
     """
 
     read: Callable[[Path, str], Items]
@@ -247,15 +248,20 @@ def prepare(
     """Pack the splits of one corpus, showing progress on stderr.
 
     Args:
-        splits: None for all that are not empty.
-        name: Folder in `out`; by default `corpus`.
-        clips: Per video; pictures have one.
-        shortest, longest: Seconds of the clips of `subtitled`.
-        seen_by: Bundles whose frame streams are packed instead of HD-VILA tiny's.
-        recipe: Recipe whose model's frame streams are packed instead. Where the model has a frame stride, centres are
-            drawn at random in the training split and lie in the middle of their parts in the others.
+        corpus: Name in `CORPORA`.
+        source: Folder of the corpus.
+        out: Folder for packed corpora.
+        splits: Splits to pack; None: all that are not empty.
+        name: Folder in `out`; None: `corpus`.
+        clips: Number of clips per video; must be 1 for pictures and sounds.
+        workers: Number of decoding processes.
+        max_skipped: Maximum fraction of a split that may be skipped.
+        shortest, longest: Minimum and maximum length of the clips of `subtitled`, in seconds.
+        seen_by: Bundles whose frame streams are packed instead of those of HD-VILA tiny.
+        recipe: Recipe whose model's frame streams are packed instead. If the model has a frame stride, centres are
+            random in the training split; in other splits each centre is the middle of its part.
         shards: Write frames as JPEG in tar shards instead of arrays.
-        audio: Pack the sound of videos as well; that of a corpus about sound is always packed.
+        audio: Pack the sound of videos as well. Corpora of sounds always have it.
 
     Returns:
         {"name/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}.
@@ -336,7 +342,7 @@ def _seen_streams(bundles: Sequence[Path]) -> list[FrameStream]:
 
 
 def _recipe_streams(path: Path) -> tuple[list[FrameStream], float]:
-    """Return the streams of a recipe's model and the seconds between its neighbouring frames, 0 for none."""
+    """Return the streams of a recipe's model, and its frame stride in seconds (0: frames are spread evenly)."""
     from training.initialization import model_config  # loads torch
     from training.recipe import read_recipe
 

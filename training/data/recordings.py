@@ -56,14 +56,14 @@ ESC10_SOUNDS = {
     "rooster": ("rooster crowing", "a rooster is crowing", "a crowing rooster", "rooster"),
     "crackling_fire": ("crackling fire", "a fire is crackling", "a fire that crackles", "fire"),
 }
-"""By category of esc50.csv: label, sentence, noun phrase and the thing that sounds."""
+"""By category of esc50.csv: label, sentence, noun phrase and the source of the sound."""
 _BY_LABEL = {label: texts for texts in ESC10_SOUNDS.values() for label in texts[:1]}
 TEST_SPEAKERS = ("theo", "yweweler")
 _RECORDING = re.compile(r"(\d)_([^_]+)_\d+")
 
 
 def esc10(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Yield every recording of a split, from either layout. Raises CorpusError, and EmptySplit where it has none."""
+    """Yield every recording of a split, from either layout. Raises CorpusError, and EmptySplit for a missing shard."""
     check_split(split)
     table = folder / "meta" / "esc50.csv"
     if table.is_file():
@@ -150,7 +150,7 @@ def _digits(folder: Path) -> Iterator[tuple[str, Media, int, str]]:
 
 
 def _annotated(shards: Sequence[Path], extension: str) -> Iterator[tuple[str, EncodedMedia, Record]]:
-    """Yield key, sound and annotation of every key of the shards. Raises CorpusError where one lacks either."""
+    """Yield key, sound and annotation of every key of the shards. Raises CorpusError if a key lacks one of them."""
     for shard in shards:
         for key, parts in shard_entries(shard):
             for part in (extension, "json"):

@@ -73,7 +73,7 @@ def flickr30k_entities(folder: Path, split: str) -> Iterator[tuple[Example, Medi
 
 
 def _entity_sentences(path: Path, boxes: dict[str, Box]) -> tuple[tuple[str, ...], tuple[Region, ...]]:
-    """Return the sentences without brackets, and their phrases with boxes: a phrase of two sentences counts twice."""
+    """Return the sentences without brackets, and their phrases with boxes. A phrase may occur more than once."""
     captions, regions = [], []
     for number, line in numbered_lines(path):
         caption = _PHRASE.sub(lambda match: match["words"], line).strip()
@@ -117,7 +117,7 @@ def _pixels(path: Path, element: ElementTree.Element, name: str) -> int:
 
 
 def _box(where: str, edges: tuple[float, float, float, float], width: float, height: float) -> Box:
-    """Return edges in pixels as fractions, within the picture. Raises CorpusError for an empty box."""
+    """Convert edges from pixels to fractions, and clip them to the picture. Raises CorpusError for an empty box."""
     left, top, right, bottom = edges
     if min(width, height) < 1:
         raise CorpusError(f"{where}: a picture of {width} x {height} pixels; 1 or more were expected")
@@ -145,9 +145,9 @@ def refcoco(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
             continue
         image, annotation = images.get(number_of(record, "image_id")), annotations.get(number_of(record, "ann_id"))
         if image is None:
-            raise unexpected(record, "image_id", "the id of one of images of instances.json")
+            raise unexpected(record, "image_id", "the id of an entry of images of instances.json")
         if annotation is None:
-            raise unexpected(record, "ann_id", "the id of one of annotations of instances.json")
+            raise unexpected(record, "ann_id", "the id of an entry of annotations of instances.json")
         box = _box_of_annotation(annotation, image)
         phrases = [text_of(sentence, "sent", "an expression") for sentence in records_of(record, "sentences")]
         regions.setdefault(number_of(image, "id"), []).extend(Region(phrase, box) for phrase in phrases)
@@ -166,7 +166,7 @@ def _box_of_annotation(annotation: Record, image: Record) -> Box:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dictionaries, texts and numbers alone."""
+    """Reads only lists, dictionaries, texts and numbers, since a pickle of classes could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is not read")

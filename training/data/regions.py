@@ -1,4 +1,4 @@
-"""Phrases about what is in a picture, with boxes, for the objective `grounding`."""
+"""Phrases with the boxes of the objects that they name, for the objective `grounding`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from training.data.scenes.phrases import sample_region
 from training.data.scenes.world import world_of
 
 NO_BOX = (0.0, 0.0, 0.0, 0.0)
-"""Target of a phrase about something that is not there."""
+"""Target box of a phrase about an absent object."""
 
 
 def has_regions(example: Example) -> bool:
-    """Return whether there are phrases about an example: stored ones, or those made of a scene."""
+    """Return whether an example has phrases: stored ones, or ones that can be made from its scene."""
     return bool(example.regions) or "scene" in example.attributes
 
 
 class Regions:
-    """Phrases about the examples of a corpus: the stored ones, or of scenes new ones each time."""
+    """Phrases about the examples of a corpus: stored ones; for scenes, new random ones at each call."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = examples
@@ -32,7 +32,7 @@ class Regions:
         }
 
     def sample(self, rows: Sequence[int], count: int, rng: np.random.Generator) -> list[Region]:
-        """Sample `count` phrases of each example, those of an example adjacent."""
+        """Sample `count` phrases of each example; the phrases of an example are adjacent."""
         draws = Random(int(rng.integers(2**63)))
         return [region for row in rows for region in self._sample_of(int(row), count, draws)]
 

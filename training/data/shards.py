@@ -1,14 +1,14 @@
 """Frames and sound of a packed corpus as JPEG and FLAC in tar shards (WebDataset), about a tenth of the size of arrays.
 
 <split>/
-    frames-00000.tar ...   of each clip KEY.<stream>.jpg, the frames below one another, and KEY.json, the example;
-                           with the first clip KEY.flac, where the example has sound
+    frames-00000.tar ...   for each clip KEY.<stream>.jpg, its frames stacked vertically, and KEY.json, the example;
+                           with the first clip KEY.flac, if the example has sound
     frames.npy             int64 (N, C, S, 3): shard, first byte and number of bytes of each JPEG;
-                           in a corpus with sound (N, C, S + 1, 3), the last those of the FLAC, or zeros
+                           in a corpus with sound (N, C, S + 1, 3): the last stream is the FLAC, zeros without sound
 
-KEY is the row in `examples.jsonl`, and with several clips also the clip: 000000012_00003. `frames.npy` makes any row
-readable in one read, so that batches are those of raw frames, in the same order; other readers of WebDataset take the
-shards in order and need no index.
+KEY is the row in `examples.jsonl`; with several clips also the clip: 000000012_00003. With `frames.npy`, rows can be
+read in any order, so that batches are the same as with arrays. Other readers of WebDataset read the shards in order and
+do not need the index.
 
 Shape letters: N examples, C clips, S streams, F frames, H height, W width (pixels).
 """
@@ -32,13 +32,13 @@ from vitascope.bundle.manifest import FrameStream
 
 INDEX_NAME = "frames.npy"
 SHARD_BYTES = 2**28
-"""Size from which a shard is complete."""
+"""A new shard begins when the current one has at least this size."""
 JPEG_QUALITY = 90
 """From 1 to 100; at 90 the mean error of a pixel is below 3 of 255."""
 
 
 class ShardWriter:
-    """Writes the shards of a split, and their index once closed."""
+    """Writes the shards of a split, and on closing their index."""
 
     def __init__(self, folder: Path, streams: Sequence[FrameStream], clips: int, audio: bool) -> None:
         self.folder, self.streams, self.clips, self.audio = folder, streams, clips, audio
@@ -50,9 +50,9 @@ class ShardWriter:
         """Append an example.
 
         Args:
-            frames: By stream (C, F, H, W, 3).
-            audio: Its sound (n,).
-            example: Its JSON.
+            frames: (C, F, H, W, 3) by stream.
+            audio: Sound (n,) of the example; None: no sound.
+            example: The example as JSON.
         """
         row = len(self._index)
         tar = self._shard()
@@ -76,7 +76,7 @@ class ShardWriter:
             np.save(self.folder / INDEX_NAME, np.array(self._index, dtype=np.int64))
 
     def _shard(self) -> tarfile.TarFile:
-        """Return the shard to write to; an example is never divided."""
+        """Return the current shard; all clips of an example are in one shard."""
         if self._tar is None or self._tar.offset >= SHARD_BYTES:
             if self._tar is not None:
                 self._tar.close()
@@ -94,16 +94,16 @@ class ShardWriter:
 
 
 def _encode(frames: NDArray[np.uint8]) -> bytes:
-    """Return frames (F, H, W, 3) below one another as JPEG."""
+    """Return frames (F, H, W, 3), stacked vertically, as JPEG."""
     out = io.BytesIO()
-    # Chroma is subsampled along rows only: along columns it would mix colours of neighbouring frames at their edges.
+    # Subsample chroma horizontally only: vertical subsampling would mix the colours of adjacent frames at their edges.
     Image.fromarray(frames.reshape(-1, *frames.shape[2:])).save(out, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:2")
     return out.getvalue()
 
 
 @dataclass(frozen=True)
 class ShardedFrames:
-    """The frames of a stream in shards, read and decoded when they are indexed, like an array (N, C, F, H, W, 3)."""
+    """The frames of a stream in shards, indexed like an array (N, C, F, H, W, 3); indexing reads and decodes them."""
 
     shards: Sequence[Path]
     index: NDArray[np.int64]
@@ -118,7 +118,7 @@ class ShardedFrames:
         return (*self.index.shape[:2], self.stream.frames, self.stream.height, self.stream.width, 3)
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        """Return the frames of an index of rows, or of a tuple of rows, clips and further axes, as NumPy does."""
+        """Return frames by an index of rows, or a tuple of rows, clips and further axes, as in NumPy."""
         axes = key if isinstance(key, tuple) else (key,)
         places = self.index[axes[:2]]
         shape = places.shape[:-1]
@@ -137,7 +137,7 @@ class ShardedFrames:
 
 @dataclass(frozen=True)
 class ShardedAudio:
-    """The sounds of a split in shards; `audio[row]` is int16 (n,), empty for no sound."""
+    """The sounds of a split in shards. `audio[row]` is int16 (n,), empty if the example has no sound."""
 
     shards: Sequence[Path]
     index: NDArray[np.int64]
@@ -158,7 +158,7 @@ class ShardedAudio:
 
 
 def _read(path: Path, first: int, size: int) -> bytes:
-    with path.open("rb") as file:  # no open file is shared by loader workers
+    with path.open("rb") as file:  # opened for each read, since loader processes must not share a file position
         file.seek(first)
         return file.read(size)
 
@@ -166,9 +166,9 @@ def _read(path: Path, first: int, size: int) -> bytes:
 def open_shards(
     folder: Path, names: Sequence[str], streams: Sequence[FrameStream], audio: bool
 ) -> tuple[dict[str, ShardedFrames], ShardedAudio | None]:
-    """Open the shards of a split: frames by stream, and the sounds of a corpus with `audio`.
+    """Open the shards of a split: frames by stream, and sounds if `audio`.
 
-    Raises CorpusError where the index or a shard is missing or too short.
+    Raises CorpusError if the index or a shard is missing or too short.
     """
     path = folder / INDEX_NAME
     try:

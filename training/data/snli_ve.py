@@ -35,7 +35,7 @@ NO_CONSENSUS = "-"
 
 
 def snli_ve(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Yield every picture of a split with its sentences. A missing picture is listed as skipped by packing.
+    """Yield every picture of a split with its sentences. Packing lists missing pictures as skipped.
 
     Raises CorpusError naming file, line and field.
     """

@@ -1,4 +1,4 @@
-"""Spoken digits of the speech synthesizer espeak-ng: many voices, where the recorded corpora have few speakers.
+"""Spoken digits of the speech synthesizer espeak-ng, which has many voices; recorded corpora have few speakers.
 
 Debian package `espeak-ng`, whose data folder, with voices/!v, is the source. Every voice says every digit twice, each
 time with a random English accent, speed and pitch; once at 8 kHz, as in FSDD, and once at espeak-ng's own rate.
@@ -31,9 +31,9 @@ ORIGIN = Origin(
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc", "en-029")
 RATES = (8_000, 22_050)  # Hz; the second is that of espeak-ng
 HEADER = 44
-"""Bytes before the samples that espeak-ng writes."""
+"""Size in bytes of the WAV header that espeak-ng writes."""
 MIN_LEVEL = 33
-"""Magnitude of an int16 sample above which a voice is heard."""
+"""Minimum magnitude of an int16 sample that counts as audible."""
 
 
 def spoken_digits(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
@@ -72,7 +72,7 @@ def spoken_digits(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 
 def _say(options: list[str], word: str) -> NDArray[np.int16]:
-    """Return what espeak-ng says, (n,) int16, without the silence around it."""
+    """Return the speech of espeak-ng, (n,) int16, without silence at the beginning and end."""
     result = subprocess.run(["espeak-ng", *options, "--stdout", word], capture_output=True, check=False)
     if result.returncode:
         raise CorpusError(f"espeak-ng {' '.join(options)}: {result.stderr.decode(errors='replace').strip()}")

@@ -35,7 +35,7 @@ ARTICLES = ("a ", "an ", "the ", "some ")
 
 
 def stamps(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Yield every named stamp of a split. Raises CorpusError where the folder has none."""
+    """Yield every named stamp of a split. Raises CorpusError if the folder has no named stamps."""
     check_split(split)
     for path, name, category in _named(folder):
         if split_of(name) == split:
@@ -43,9 +43,10 @@ def stamps(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 
 def stamp_sounds(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Yield every named stamp of a split that has a sound, with it. Raises CorpusError where the folder has no stamps.
+    """Yield every named stamp of a split that has a sound, with the sound.
 
-    A quarter of the names are for testing, as there are few; see SOUNDS_ORIGIN.
+    Since there are few sounds, a quarter of the names is in the test split (`SOUNDS_ORIGIN`). Raises CorpusError if the
+    folder has no named stamps.
     """
     check_split(split)
     for path, name, category in _named(folder):

@@ -1,6 +1,6 @@
-"""HD-VILA's published frame sampling: neighbours at a fixed stride around centre frames (section 3.2).
+"""HD-VILA's published frame sampling: low-resolution frames at a fixed stride around centre frames (section 3.2).
 
-The frame of a `middle` stream is the centre; those of a `uniform` stream lie before and after it.
+The frame of a `middle` stream is the centre. The frames of a `uniform` stream are before and after the centre.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vitascope.media.sampling import Span, sample_streams
 
 @dataclass(frozen=True)
 class Stride:
-    """Distance of neighbouring frames, and how centres are chosen."""
+    """Distance of adjacent frames in seconds, and the choice of centres."""
 
     seconds: float
     random_centres: bool
-    """Draw each centre from its part of the video; else it is the middle of the part."""
+    """True: each centre is at a random position of its part of the video. False: it is the middle of the part."""
 
 
 def sample_strided(
@@ -33,11 +33,11 @@ def sample_strided(
 
     Args:
         path: The video.
-        streams: Of a model: `middle` ones with one frame, and `uniform` ones.
-        span: Start and end of the part of the video that frames are taken from, in seconds.
-        clips: C, the number of centres, one from each of as many equal parts of the span.
-        stride: Where the span is shorter than all frames at this distance, they lie closer.
-        key: Decides random centres.
+        streams: Streams of a model: `middle` streams with one frame, and `uniform` streams.
+        span: Start and end of the part of the video, in seconds.
+        clips: Number C of centres, one from each of C equal parts of the span.
+        stride: Distance of frames. If the span is too short for this distance, it is reduced.
+        key: Seed of random centres.
 
     Raises:
         MediaError: The video cannot be decoded.
@@ -56,13 +56,13 @@ def sample_strided(
 
 
 def strided_windows(span: Span, frames: int, stride: float, fractions: Sequence[float]) -> list[Span]:
-    """Return the windows (s) of a span, in whose equal parts the frames around each centre lie.
+    """Return a window (seconds) for each centre, over which its frames are spread evenly.
 
     Args:
         span: Start and end, in seconds.
         frames: Odd number of frames of a window, the centre included.
-        stride: Seconds between frames, less where the span is shorter than the window.
-        fractions: Place of each centre in its part of the span, from 0 to 1.
+        stride: Seconds between frames; reduced if the span is shorter than the window.
+        fractions: Position of each centre in its part of the span, from 0 to 1.
     """
     start, end = span
     length = min(frames * stride, end - start)

@@ -39,13 +39,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SpokenVideo:
-    """A video and what is said in it.
+    """A video and its utterances.
 
     Attributes:
-        name: of its clips, and of its split.
-        path: of the file.
-        subtitles: where the utterances are from: a path relative to the folder, or a column of an exported collection.
-        utterances: in order of time.
+        name: Name from which keys of clips and the split are derived.
+        path: Path of the file.
+        subtitles: Source of the utterances: a path relative to the folder, or a column of an exported collection.
+        utterances: Utterances in order of time.
     """
 
     name: str
@@ -56,7 +56,7 @@ class SpokenVideo:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Subtitles by video, and all unused files. Paths are relative to the folder."""
+    """Pairs of video and subtitle file, and all unused files. Paths are relative to the folder."""
 
     pairs: tuple[tuple[Path, Path], ...]
     without_subtitles: tuple[Path, ...]
@@ -116,8 +116,15 @@ def subtitled(
 ) -> Iterator[tuple[Example, Media]]:
     """Yield every clip of a split in order of path and time. Unused files are logged as a warning.
 
-    A single cue of more than `longest` seconds gives a clip of its first `longest` seconds.
-    Raises CorpusError naming file and line, EmptySplit when no video falls into the split.
+    Args:
+        folder: Folder of videos and subtitle files.
+        split: train, val or test.
+        shortest: Cues are merged until a clip lasts this number of seconds.
+        longest: Maximum length of a clip in seconds; a longer single cue is cut.
+
+    Raises:
+        CorpusError: A file is invalid; the error names file and line.
+        EmptySplit: No video belongs to the split.
     """
     check_split(split)
     if not 0 <= shortest <= longest:
@@ -164,7 +171,7 @@ def _clip(video: SpokenVideo, number: int, group: Sequence[Utterance], longest: 
 
 
 def _video_name(subtitles: Path, videos: Collection[Path]) -> Path | None:
-    """Return the path without suffix of the video of a subtitle file; up to two suffixes may be a language."""
+    """Return the path without suffix of a subtitle file's video, or None. Up to two suffixes may be a language."""
     name = subtitles.with_suffix("")
     for _ in range(3):
         if name in videos:
@@ -189,8 +196,8 @@ def _named(paths: Sequence[Path]) -> str:
 def read_subtitles(path: Path) -> list[Utterance]:
     """Read the cues of an .srt or .vtt file in order of time.
 
-    Only UTF-8 is accepted, since wrongly decoded words would be trained on. Raises CorpusError naming file, line and
-    the invalid time.
+    Only UTF-8 is accepted, because a model must not be trained on wrongly decoded words. Raises CorpusError naming
+    file, line and the invalid time.
     """
     text = read_text(path)
     try:
@@ -203,8 +210,8 @@ def read_subtitles(path: Path) -> list[Utterance]:
 def merged(utterances: Sequence[Utterance], shortest: float, longest: float) -> list[tuple[Utterance, ...]]:
     """Merge consecutive utterances until they last `shortest` seconds, pauses included.
 
-    A group grows to at most `longest` seconds: it is shorter than `shortest` where the next utterance ends too late or
-    is missing, and longer than `longest` only as a single utterance.
+    A group is shorter than `shortest` seconds if the next utterance would exceed `longest` seconds, or if there is no
+    next utterance. Only a single utterance can be longer than `longest`.
     """
     groups: list[list[Utterance]] = []
     for utterance in utterances:

@@ -43,7 +43,7 @@ PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 
 @dataclass(frozen=True)
 class Sample:
-    """A key of a shard. `shard` and `key` identify it in errors."""
+    """The picture and JSON of a key of a shard. `shard` and `key` identify it in errors."""
 
     shard: Path
     key: str
@@ -84,7 +84,8 @@ def shard_entries(
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield (key, {extension in lower case: content}) of every key of a shard, in order. Raises CorpusError.
 
-    Members are skipped unread unless `accept(key, extension)`; hidden ones, which have no key, always.
+    Members for which `accept(key, extension)` is false are skipped without reading, as are hidden files, which have no
+    key.
     """
     parts: dict[str, bytes] = {}
     current: str | None = None
@@ -133,10 +134,11 @@ class Captioned:
 def captioned_entries(
     folder: Path, split: str, extensions: Sequence[str], unit: Callable[[str], str] = str
 ) -> Iterator[Captioned]:
-    """Yield every captioned key of a split, shard by shard, with the first medium among `extensions`.
+    """Yield every captioned key of a split, shard by shard, with its media file of the first of `extensions`.
 
-    unit: Maps a key to the name that decides its split. A key without a medium has an empty one, which packing lists as
-    skipped. Keys without a caption are left out with a warning. Raises CorpusError naming shard and member.
+    A key without a media file gets an empty one, which packing lists as skipped. Keys without a caption are left out
+    with a warning. unit: Maps a key to the name whose hash decides the split. Raises CorpusError naming shard and
+    member.
     """
     check_split(split)
     extensions_read = {*extensions, "txt", "json"}
@@ -147,7 +149,7 @@ def captioned_entries(
             shard, lambda key, ext: ext in extensions_read and split_of(unit(key)) == split
         ):
             if key in keys:
-                raise CorpusError(f"{shard}: {key}: one that has not occurred before was expected")
+                raise CorpusError(f"{shard}: {key}: occurs twice; unique keys were expected")
             keys.add(key)
             record = object_of(f"{shard}: {key}.json: ", parts.get("json", b"{}"))
             caption = _caption(shard, key, parts, record)

@@ -113,8 +113,8 @@ def test_the_split_of_karpathy_is_used_where_it_is(tmp_path: Path, split: str, e
         ),
         ([{"image_id": 9, "caption": " \n"}], r"annotations\[0\]\.caption: ' \\n'; a sentence was expected"),
         ([{"image_id": "9", "caption": "a"}], r"annotations\[0\]\.image_id: '9'; a whole number was expected"),
-        ([{"image_id": 8, "caption": "a"}], r"annotations\[0\]\.image_id: 8; the id of one of images was expected"),
-        ([], r"images\[0\]\.id: 9; the image_id of one of annotations was expected"),
+        ([{"image_id": 8, "caption": "a"}], r"annotations\[0\]\.image_id: 8; the id of an entry of images"),
+        ([], r"images\[0\]\.id: 9; the image_id of an entry of annotations was expected"),
         (["a"], r"annotations\[0\]: 'a'; a JSON object was expected"),
         (
             [{"image_id": 9, "caption": "a \ud83d"}],
@@ -139,7 +139,7 @@ def test_a_malformed_annotation_names_file_index_and_field(
         ('{"images": []}', r"annotations: None; a list was expected"),
         (
             '{"images": [{"id": 1}, {"id": 1}], "annotations": []}',
-            r"images\[1\]\.id: 1; one that has not occurred before",
+            r"images\[1\]\.id: 1; a unique value",
         ),
         ('{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a"}]}', r"images\[0\]\.file_name: None"),
     ],
@@ -156,7 +156,7 @@ def test_a_malformed_file_is_named(tmp_path: Path, content: str, message: str) -
         ({"split": "dev"}, r"images\[0\]\.split: 'dev'; one of \('train', 'restval', 'val', 'test'\)"),
         ({"split": ["train"]}, r"images\[0\]\.split: \['train'\]; one of"),
         ({"filename": ""}, r"images\[0\]\.filename: ''; the name of a picture"),
-        ({"filename": "COCO_val2014_000000000074.jpg"}, r"images\[3\]\.filename: .*; one that has not occurred before"),
+        ({"filename": "COCO_val2014_000000000074.jpg"}, r"images\[3\]\.filename: .*; a unique value"),
         ({"sentences": []}, r"images\[0\]\.sentences: \[\]; at least one sentence"),
         ({"sentences": [{"tokens": ["a"]}]}, r"images\[0\]\.sentences\[0\]\.raw: None; a sentence"),
         ({"filepath": None}, r"images\[0\]\.filepath: None; the name of a folder"),
@@ -278,7 +278,7 @@ def test_the_official_validation_split_is_halved_like_that_of_coco(tmp_path: Pat
             r"annotations\[1\]\.answer_type: 'count'; one of \('yes/no', 'number', ",
         ),
         (1, {"image_id": None}, r"annotations\[1\]\.image_id: None; a whole number"),
-        (1, {"question_id": 9000}, r"annotations\[1\]\.question_id: 9000; one that has not occurred before"),
+        (1, {"question_id": 9000}, r"annotations\[1\]\.question_id: 9000; a unique value"),
     ],
 )
 def test_a_malformed_answer_names_file_index_and_field(
@@ -316,7 +316,7 @@ def test_an_answer_to_no_question_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({"questions": content["questions"][:2]}))
     with pytest.raises(
         CorpusError,
-        match=r"annotations\.json: annotations\[2\]\.question_id: 9002; the question_id of one of questions",
+        match=r"annotations\.json: annotations\[2\]\.question_id: 9002; the question_id of an entry of questions",
     ):
         list(vqa(tmp_path, "train"))
 

@@ -199,12 +199,12 @@ def test_the_file_of_the_split_is_needed(tmp_path: Path) -> None:
         (
             "results_20130124.token",
             "1.jpg#0\ta\n1.jpg#0\ta\n1.jpg#0\tb\n",
-            r"token:3: image: '1#0' has occurred with another",
+            r"token:3: image: '1#0' has another",
         ),
         (
             "results.csv",
             HEADER + "1.jpg| 0| a\n1.jpg| 0| b\n",
-            r"csv:3: image: '1#0' has occurred with another sentence",
+            r"csv:3: image: '1#0' has another sentence",
         ),
         ("results.csv", HEADER + "1.jpg| 0|  \n", r"results\.csv:2: comment: none in '1\.jpg\| 0\|  '"),
         ("results.csv", HEADER + "1.jpg| A dog .\n", r"results\.csv:2: comment: none in '1\.jpg\| A dog \.'"),

@@ -119,7 +119,7 @@ def test_a_packed_clip_shows_its_time_frame_accurately_and_missing_videos_are_na
         ({"clip_id": "a.1.mp4", "span": ["00:00:1x", "00:00:02.0"]}, r"clip\[0\]\.span: \['00:00:1x', .*; \[HH:MM:SS"),
         ({"clip_id": "a.1.mp4", "span": ["00:00:03.0", "00:00:02.0"]}, r"span: .*; an end after the start"),
         ("a.1.mp4", r"part0\.jsonl:2: clip\[0\]: 'a\.1\.mp4'; a JSON object"),
-        (metadata()["clip"][1], r"part0\.jsonl:2: clip\[0\]\.clip_id: '.*'; one that has not occurred before"),
+        (metadata()["clip"][1], r"part0\.jsonl:2: clip\[0\]\.clip_id: '.*'; a unique value"),
     ],
 )
 def test_malformed_metadata_names_file_line_and_field(tmp_path: Path, clip: object, message: str) -> None:
@@ -137,7 +137,7 @@ def test_malformed_metadata_names_file_line_and_field(tmp_path: Path, clip: obje
         ('{"clip_id": "a.1.mp4", "text": "\\ud83d"}', r"text_part0\.jsonl:1: text: .* is an unpaired surrogate"),
         (
             '{"clip_id": "a.1.mp4", "text": "a"}\n{"clip_id": "a.1.mp4", "text": "b"}',
-            r"text_part0\.jsonl:2: clip_id: 'a\.1\.mp4'; one that has not occurred before with another text",
+            r"text_part0\.jsonl:2: clip_id: 'a\.1\.mp4'; a unique id, or the same text as before,",
         ),
     ],
 )

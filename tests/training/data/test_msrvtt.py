@@ -180,24 +180,24 @@ def broken(part: str, index: int, field: str, value: object) -> str:
         (
             "train_val_videodatainfo.json",
             broken("sentences", 0, "video_id", "video77"),
-            r"sentences\[0\]\.video_id: 'video77'; the video_id of one of videos",
+            r"sentences\[0\]\.video_id: 'video77'; the video_id of an entry of videos",
         ),
         (
             "train_val_videodatainfo.json",
             '{"videos": [{"video_id": "video0", "split": "train"}], "sentences": []}',
-            r"videos\[0\]\.video_id: 'video0'; the video_id of one of sentences",
+            r"videos\[0\]\.video_id: 'video0'; the video_id of an entry of sentences",
         ),
         ("train_val_videodatainfo.json", broken("videos", 0, "split", "dev"), r"videos\[0\]\.split: 'dev'"),
         ("train_val_videodatainfo.json", broken("videos", 0, "video_id", "x"), r"sentences\[0\]\.video_id: 'video0'"),
         (
             "train_val_videodatainfo.json",
             broken("videos", 0, "video_id", "video1"),
-            r"train_val_videodatainfo\.json: videos\[1\]\.video_id: 'video1'; one that has not occurred before",
+            r"train_val_videodatainfo\.json: videos\[1\]\.video_id: 'video1'; a unique value",
         ),
         (
             "test_videodatainfo.json",
             broken("videos", 0, "video_id", "video0"),
-            r"test_videodatainfo\.json: videos\[0\]\.video_id: 'video0'; one that has not occurred before",
+            r"test_videodatainfo\.json: videos\[0\]\.video_id: 'video0'; a unique value",
         ),
         (
             "train_qa.json",

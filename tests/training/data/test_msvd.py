@@ -95,9 +95,9 @@ def test_a_missing_video_is_given_as_the_path_where_it_belongs(tmp_path: Path) -
     [
         ("AllVideoDescriptions.txt", "# remark\nabc_1_2\n", r"Descriptions\.txt:2: sentence: none in 'abc_1_2'"),
         ("val_list.txt", "\nabc_1_2\n", r"val_list\.txt:2: video 'abc_1_2' has no sentence"),
-        ("val_list.txt", "mv89psg6zh4_33_46\nmv89psg6zh4_33_46\n", r"val_list\.txt:2: video '.*' has occurred before"),
+        ("val_list.txt", "mv89psg6zh4_33_46\nmv89psg6zh4_33_46\n", r"val_list\.txt:2: video '.*' occurs twice"),
         ("val_list.txt", "\n", r"split: 'val': no clip of it is listed"),
-        ("youtube_mapping.txt", "a_1_2 vid7\nb_1_2 vid7\n", r"mapping\.txt:2: 'vid7' has occurred before"),
+        ("youtube_mapping.txt", "a_1_2 vid7\nb_1_2 vid7\n", r"mapping\.txt:2: 'vid7' occurs twice"),
         ("val_list.txt", None, r"neither val_list\.txt nor"),
         ("youtube_mapping.txt", "abc_1_2 video7\n", r"mapping\.txt:1: 'abc_1_2 video7'; VIDEO_START_END vidNUMBER"),
         (

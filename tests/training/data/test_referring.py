@@ -89,7 +89,7 @@ def test_expressions_of_refcoco_are_regions_of_their_image(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda refs: [refs[0] | {"ann_id": 4}], r"refs\[0\]\.ann_id: 4; the id of one of annotations"),
+        (lambda refs: [refs[0] | {"ann_id": 4}], r"refs\[0\]\.ann_id: 4; the id of an entry of annotations"),
         (lambda refs: [refs[0] | {"split": ["val"]}], r"refs\[0\]\.split: \['val'\]; one of"),
         (lambda refs: [refs[0] | {"split": "dev"}], r"refs\[0\]\.split: 'dev'; one of"),
         (lambda refs: [refs[0] | {"sentences": [{"sent": " "}]}], r"refs\[0\]\.sentences\[0\]\.sent: ' '"),

@@ -163,7 +163,7 @@ def test_a_malformed_entry_is_named_with_its_shard(
 def test_a_key_that_occurs_twice_is_named_with_its_shard(tmp_path: Path) -> None:
     for name in ("00000.tar", "00001.tar"):
         write_tar(tmp_path / name, entry(VAL, "a red thing"))
-    with pytest.raises(CorpusError, match=rf"00001\.tar: {VAL}: one that has not occurred before was expected"):
+    with pytest.raises(CorpusError, match=rf"00001\.tar: {VAL}: occurs twice; unique keys were expected"):
         list(image_shards(tmp_path, "val"))
 
 
