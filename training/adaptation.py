@@ -1,4 +1,4 @@
-"""The recipe of continued pre-training (`vitascope adapt`) for a model and the clips at hand."""
+"""The recipe of continued pre-training on a user's clips (`vitascope adapt`)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ CORPUS = "own"
 BATCH = 32
 EPOCHS = 10
 LEARNING_RATE = 1e-4
-"""At most a quarter of the last rate of pre-training; most layers use a fraction of it, see `training.recipe.Stage`."""
+"""Peak learning rate: at most a quarter of the last rate of pre-training. Most layers use a fraction of it
+(`training.recipe.Stage`)."""
 MIN_STEPS, MAX_STEPS = 60, 2000
 
 
 def chosen_steps(clips: int) -> int:
-    """Return the number of steps: ten epochs, within fixed bounds."""
+    """Return the number of steps for a number of clips: `EPOCHS` epochs, from `MIN_STEPS` to `MAX_STEPS`."""
     return min(max(EPOCHS * clips // min(clips, BATCH), MIN_STEPS), MAX_STEPS)
 
 
 def adaptation_recipe(cfg: FusedConfig, clips: int, *, steps: int | None = None, seed: int = 0) -> Recipe:
-    """Return a recipe that continues from a model of configuration `cfg` with `clips` clips of the corpus `own`.
+    """Return a recipe that continues the training of a model on the corpus `own`.
 
-    Its objectives are those of the architecture's pre-training that need clips with sentences only. The answer head is
-    not trained while the layers below it change, which is one reason for the low learning rates. Frames are not
-    mirrored, since subtitles may name left and right.
+    The objectives are those of the architecture's pre-training that need only clips and sentences. Learning rates are
+    low, among other reasons because the answer head is not trained while the layers below it change. Frames are not
+    mirrored, since subtitles may mention left and right.
+
+    Args:
+        cfg: Configuration of the model.
+        clips: Number of clips of the corpus.
+        steps: Number of steps; None: `chosen_steps`.
+        seed: Seed of the run.
     """
     objectives = {"itc": 1.0, "itm": 0.5, "mlm": 0.3}
     if cfg.masks_visual:

@@ -1,6 +1,6 @@
-"""The checkpoint beside a bundle: what training continues from, in the folder BUNDLE-checkpoint.
+"""The checkpoint of a bundle, from which training can continue, in the folder BUNDLE-checkpoint beside the bundle.
 
-It is no part of the bundle, so that a server needs neither its files nor its size. The manifest's `extra` states them.
+The checkpoint is not part of the bundle, since a server does not need it. The manifest's `extra` lists its files.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class BundleCheckpoint(StrictModel):
     """`extra.checkpoint` of a manifest."""
 
     files: dict[str, FileEntry]
-    """By name in the folder."""
+    """Files of the checkpoint by name."""
     starts: list[StartPackage]
-    """Packages that hold the weights which the checkpoint leaves out."""
+    """Packages with the pretrained weights that the checkpoint does not contain."""
 
 
 def checkpoint_folder(bundle: Path) -> Path:
@@ -44,17 +44,20 @@ def checkpoint_folder(bundle: Path) -> Path:
 
 @contextmanager
 def replace_checkpoint(bundle: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces the checkpoint beside a bundle at the end; after an error it is removed.
+    """Yield a new folder that replaces the checkpoint beside a bundle at the end of the context.
 
-    The bundle is to be replaced within: the new checkpoint takes its place where it is that of the bundle then, and if
-    the process is killed before, `load_checkpoint` puts it there. Raises InvalidInput if another export writes there.
+    The caller must replace the bundle within the context. At the end, the new checkpoint takes its place if it belongs
+    to the bundle; after an error it is removed. If the process is killed in between, `load_checkpoint` moves it later.
+
+    Raises:
+        InvalidInput: Another export writes to the bundle, or the folder is not the checkpoint of a bundle.
     """
     bundle = bundle.resolve()
     folder, pending = checkpoint_folder(bundle), _pending_folder(bundle)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_name(f".{folder.name}.lock")
     with file_lock(lock) as is_held:
-        if not is_held or not lock.exists():  # another export has ended just now
+        if not is_held or not lock.exists():  # missing: another export has just ended and removed it
             raise InvalidInput(f"out: another export writes to {bundle}; wait until it ends")
         try:
             _settle_checkpoint(bundle)
@@ -72,15 +75,15 @@ def replace_checkpoint(bundle: Path) -> Iterator[Path]:
 
 
 def _pending_folder(bundle: Path) -> Path:
-    """Return the folder where a new checkpoint of a bundle folder is written, until the new bundle is in its place."""
+    """Return the temporary folder of a bundle's new checkpoint, which is moved after the bundle has been replaced."""
     folder = checkpoint_folder(bundle)
     return folder.with_name(f".{folder.name}.new")
 
 
 def _settle_checkpoint(bundle: Path) -> None:
-    """Put the pending checkpoint of a bundle folder in its place, if it is that of the bundle.
+    """Move the pending checkpoint of a bundle to its place if it belongs to the bundle.
 
-    An export that is killed after the bundle was replaced leaves one.
+    A pending checkpoint remains if an export is killed after it has replaced the bundle.
     """
     pending, folder = _pending_folder(bundle), checkpoint_folder(bundle)
     if pending.is_dir() and _is_checkpoint_of(pending, bundle):
@@ -100,7 +103,7 @@ def _is_checkpoint_of(folder: Path, bundle: Path) -> bool:
 
 
 def write_checkpoint(folder: Path, stored: Checkpoint) -> BundleCheckpoint:
-    """Write a compact checkpoint into an empty folder, and return what the manifest states of it."""
+    """Write a compact checkpoint into an empty folder, and return its entry of the manifest."""
     starts = checkpoint.write_compact(folder, stored)
     fields = set(StartPackage.model_fields)
     return BundleCheckpoint(
@@ -110,16 +113,19 @@ def write_checkpoint(folder: Path, stored: Checkpoint) -> BundleCheckpoint:
 
 
 def extend_checkpoint(folder: Path, bundle: Bundle, extended: Checkpoint, fields: Iterable[str]) -> BundleCheckpoint:
-    """Write the checkpoint of a bundle with further parts into an empty folder; see `checkpoint.extend_compact`."""
+    """Write the checkpoint of a bundle with further parts into an empty folder, and return its entry of the manifest.
+
+    Arguments as in `checkpoint.extend_compact`.
+    """
     known = BundleCheckpoint.model_validate(bundle.manifest.extra[CHECKPOINT_KEY])
     checkpoint.extend_compact(folder, checkpoint_folder(bundle.folder), extended, fields)
     return known.model_copy(update={"files": _entries(folder)})
 
 
 def _entries(folder: Path) -> dict[str, FileEntry]:
-    """Return what the manifest states of the files of a folder, once they are on disk."""
+    """Sync the files of a folder to disk, and return their entries of the manifest."""
     for path in folder.iterdir():
-        shutil.copymode(folder / STARTS_NAME, path)  # safetensors writes files that their owner alone can read
+        shutil.copymode(folder / STARTS_NAME, path)  # files of safetensors are readable by their owner only
         with path.open("rb") as file:
             os.fsync(file.fileno())
     return {p.name: FileEntry(sha256=file_sha256(p), bytes=p.stat().st_size) for p in sorted(folder.iterdir())}
@@ -128,7 +134,7 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
 def load_checkpoint(bundle: Bundle) -> Checkpoint:
     """Load the checkpoint of a bundle.
 
-    Raises InvalidInput where the bundle has none, or it is missing or is not that of the manifest.
+    Raises InvalidInput if the bundle has no checkpoint, or the checkpoint is missing or differs from the manifest.
     """
     content: Any = bundle.manifest.extra.get(CHECKPOINT_KEY)
     if content is None:
@@ -139,8 +145,8 @@ def load_checkpoint(bundle: Bundle) -> Checkpoint:
         expected = BundleCheckpoint.model_validate(content)
         if not folder.is_dir():
             raise InvalidInput(
-                f"{bundle.folder}: training continues from its checkpoint, which is distributed apart from it; the "
-                f"folder {folder} was expected"
+                f"{bundle.folder}: training continues from its checkpoint, which is distributed separately; the folder "
+                f"{folder} was expected"
             )
         for name, entry in expected.files.items():
             check_file(folder, name, entry)
@@ -152,7 +158,7 @@ def load_checkpoint(bundle: Bundle) -> Checkpoint:
 
 
 def _no_checkpoint(bundle: Bundle) -> InvalidInput:
-    """Return the error for a bundle that was exported without a checkpoint, or from something else."""
+    """Return the error for a bundle without a checkpoint, which explains why it has none."""
     folder, extra = bundle.folder, bundle.manifest.extra
     if "public_model" in extra:
         return InvalidInput(

@@ -1,4 +1,4 @@
-"""Embeddings of cached videos, for what a stage computes of all of them: the most similar ones, and hubs.
+"""Embeddings of all cached videos of a stage, for similar videos in batches and for the hubness correction.
 
 Shape letters: N videos, E embedding dim, S similar videos.
 """
@@ -23,15 +23,15 @@ from vitascope.errors import InvalidInput
 SIMILAR_VIDEOS = 16
 """Number of nearest videos that `similar_videos` draws from."""
 HUB_CAPTIONS = 2
-"""Captions per video that `hub_references` are centroids of: enough of them, in half of the time or less."""
+"""Captions per video from which `hub_references` are computed; two suffice, and take at most half of the time."""
 VIDEOS_PER_PASS = 64
 
 
 @torch.no_grad()
 def similar_videos(model: FusedModel, dataset: Dataset) -> np.ndarray | None:
-    """Return the rows (N, S) of the videos that are most similar to each, for a dataset with `similar_videos`.
+    """Return the indices (N, S) of the videos that are most similar to each video; None without `similar_videos`.
 
-    By the sum of the embeddings of picture and sound. Raises InvalidInput where the dataset's videos are not cached.
+    Similarity is that of the sums of picture and sound embeddings. Raises InvalidInput if the videos are not cached.
     """
     config, usable = dataset.config, dataset.usable
     if not config.similar_videos:
@@ -83,7 +83,10 @@ def _embed_cached(model: FusedModel, cached: Mapping[str, np.ndarray]) -> Tensor
 
 @torch.no_grad()
 def correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
-    """Correct the model's embeddings by the captions and videos of a stage's datasets. Raises InvalidInput."""
+    """Add a hubness correction to the model, computed from the captions and videos of a stage's datasets.
+
+    Raises InvalidInput if the videos are not cached, or if there are fewer texts or videos than `hub_references`.
+    """
     model.remove_hubness_correction()
     training = model.training
     model.eval()
@@ -99,7 +102,7 @@ def correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
                 f"{dataset.config.corpus} are encoded at every step; cached videos were expected"
             )
         unique = {text for example in examples for text in example.captions[:HUB_CAPTIONS]}
-        captions = sorted(unique, key=lambda text: (len(text), text))  # texts of one pass need little padding
+        captions = sorted(unique, key=lambda text: (len(text), text))  # similar lengths need little padding
         for start in range(0, len(captions), TEXTS_PER_PASS):
             ids, mask = map(torch.from_numpy, batches.inputs.tokenizer.encode(captions[start : start + TEXTS_PER_PASS]))
             texts.append(model.encode_text(ids.to(model.device), mask.to(model.device))[0])
@@ -109,7 +112,7 @@ def correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
 
 
 def _embedding_of_cached(cached: Mapping[str, Tensor], model: FusedModel) -> Tensor:
-    """Return the embeddings (B, E) of what `encode_frozen` keeps of videos."""
+    """Return the embeddings (B, E) of cached outputs of `encode_frozen`."""
     if "visual" in cached:
         return model.video_embedding(cached["visual"])
     if next(iter(cached.values())).ndim == 2:  # means over positions

@@ -1,9 +1,11 @@
 """Checkpoints in safetensors and JSON, replaced atomically, so that a killed process leaves a usable one.
 
 A checkpoint folder holds `model.safetensors`, `optimizer.safetensors`, `config.json` (architecture), `recipe.json`,
-`answers.json`, `tokenizer.json` and `state.json` (next step, lineage, fingerprints of the corpora). A compact one
-has no optimizer state, weights in float16 or smaller, and in `starts.json` the packages of those that it leaves out.
-Parts that were added to it later are in files of their own (`PARTS`).
+`answers.json`, `tokenizer.json` and `state.json` (next step, lineage, fingerprints of the corpora).
+
+A compact checkpoint has no optimizer state, stores weights in float16 or smaller, and lists in `starts.json` the
+packages from which unchanged pretrained weights are restored. Parts that were added later are in separate files
+(`PARTS`).
 """
 
 from __future__ import annotations
@@ -36,11 +38,11 @@ from vitascope.errors import InvalidInput, StorageError
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STARTS_NAME = "starts.json"
 ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "mask_embedding")
-"""Prefixes of parameters that no exported graph contains; a recipe may add or drop them."""
+"""Prefixes of parameters that are used only in training, not in exported graphs; a recipe may add or remove them."""
 
 
 class InitialModel(NamedTuple):
-    """A model that a run begins with, its answer vocabulary, and its own training data and pretrained parts."""
+    """The initial model of a run, its answer vocabulary and tokenizer, and the sources of its weights."""
 
     model: FusedModel
     answers: list[str]
@@ -49,16 +51,16 @@ class InitialModel(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a model, which stages with `frozen = "all_but_..."` train alone."""
+    """A part of a model that is trained alone, in stages with `frozen = "all_but_..."`."""
 
     prefix: str
     """Prefix of the names of its parameters."""
     file: str
-    """Name of the file with its weights in a compact checkpoint that it was added to."""
+    """Name of the file with the part's weights in a compact checkpoint to which the part was added."""
     graphs: tuple[str, ...]
-    """Names of its graphs in a bundle."""
+    """Names of the part's graphs in a bundle."""
     options: tuple[str, ...] = ()
-    """Further fields of a configuration that say of which shape its weights are."""
+    """Further fields of a configuration that determine the shapes of the part's weights."""
 
 
 PARTS = {
@@ -66,7 +68,7 @@ PARTS = {
     "grounding_layers": Part(GROUNDING_PREFIX, "grounding.safetensors", ("grounding",)),
     "entailment": Part(ENTAILMENT_PREFIX, "entailment.safetensors", ("entailment",)),
 }
-"""By the field of a configuration that gives a model the part."""
+"""Parts by the configuration field that adds them to a model."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ class Checkpoint:
     tokenizer: Path
     step: int
     lineage: tuple[str, ...] = ()
-    """Corpora and pretrained models of the model that a fine-tuning run began with."""
+    """Corpora and pretrained models of the initial model of a fine-tuning run."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """By `corpus/split`: the fingerprint of the packed corpus that the run learns from; empty in older checkpoints."""
+    """Fingerprints of the run's packed corpora, by `corpus/split`; empty in older checkpoints."""
     start: str | None = None
-    """`initial_model_id` of the model that a fine-tuning run began with, "" of others; None in older checkpoints."""
+    """`initial_model_id` of the initial model of a fine-tuning run; "" for other runs; None in older checkpoints."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -94,17 +96,17 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Write a checkpoint; an existing one at `folder` is replaced only when the new one is complete on disk."""
+    """Write a checkpoint. An existing checkpoint at `folder` is replaced only when the new one is complete on disk."""
     with replaced_whole(folder) as part:
         save_weights(part, checkpoint.model, optimizer)
         _write_description(part, checkpoint)
 
 
 def write_compact(folder: Path, checkpoint: Checkpoint) -> list[PublicStart]:
-    """Write a checkpoint to start other trainings from into an empty folder, and return its public starts.
+    """Write a compact checkpoint, from which other runs can start, into an empty folder; return its public starts.
 
-    It has no optimizer state. Tensors that equal those of a pretrained start are left out and restored from the
-    installed package by `load`; others are stored as `training.compact_tensors` describes.
+    It has no optimizer state. Tensors that equal those of a pretrained package are omitted, and `load` restores them
+    from the installed package. Other tensors are stored as described in `training.compact_tensors`.
     """
     weights, starts = pack_weights(checkpoint.model, checkpoint.sources)
     save_file(weights, folder / "model.safetensors")
@@ -114,13 +116,15 @@ def write_compact(folder: Path, checkpoint: Checkpoint) -> list[PublicStart]:
 
 
 def extend_compact(folder: Path, source: Path, checkpoint: Checkpoint, fields: Iterable[str]) -> None:
-    """Write the compact checkpoint at `source` with parts of another one into an empty folder.
+    """Write the compact checkpoint at `source`, extended by parts, into an empty folder.
 
-    Files that do not change are copied, so that versions of a checkpoint share what is large.
+    Unchanged files are copied, so that versions of a checkpoint share their large files.
 
     Args:
-        checkpoint: that at `source` with the parts.
-        fields: those of `PARTS` whose weights are written.
+        folder: The empty folder.
+        source: Folder of the compact checkpoint.
+        checkpoint: The checkpoint at `source` together with the parts.
+        fields: Keys of `PARTS` whose weights are written.
     """
     for path in source.iterdir():
         shutil.copyfile(path, folder / path.name)
@@ -134,7 +138,7 @@ def extend_compact(folder: Path, source: Path, checkpoint: Checkpoint, fields: I
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint as stored; those of added parts in place of what `model.safetensors` has."""
+    """Return the stored tensors of a checkpoint. Files of added parts take precedence over `model.safetensors`."""
     weights = load_file(folder / "model.safetensors")
     for part in PARTS.values():
         if (folder / part.file).exists():
@@ -162,7 +166,7 @@ def _write_description(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def save_weights(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Write `model.safetensors` and `optimizer.safetensors`, the moments by parameter."""
+    """Write `model.safetensors`, and with an optimizer `optimizer.safetensors`, which has its moments by parameter."""
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
     if optimizer is not None:
         save_file(_moments(model, optimizer), folder / "optimizer.safetensors")
@@ -170,9 +174,9 @@ def save_weights(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
 
 @contextmanager
 def replaced_whole(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` once it is complete on disk; `find` handles interruptions.
+    """Yield a new folder that replaces `folder` at the end of the context, when it is complete on disk.
 
-    Raises StorageError where weights cannot be written.
+    `find` handles interruptions. Raises StorageError if weights cannot be written.
     """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -185,7 +189,7 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     old = folder.with_name(folder.name + ".old")
-    if folder.exists():  # else the old one is all that there is until the new one has its name
+    if folder.exists():  # otherwise `old` is the only usable checkpoint until the rename below
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     part.rename(folder)
@@ -193,7 +197,8 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
 
 
 def find(folder: Path) -> Path | None:
-    """Return the usable checkpoint at `folder`: itself, or the previous one after an interrupted `save`."""
+    """Return the usable checkpoint at `folder`: the folder itself, or the previous checkpoint after an interrupted
+    `save`; None if there is neither."""
     for candidate in (folder, folder.with_name(folder.name + ".old")):
         if (candidate / "state.json").exists():
             return candidate
@@ -210,9 +215,9 @@ def load(folder: Path) -> Checkpoint:
     """Load a checkpoint.
 
     Raises:
-        RuntimeError: The keys of its weights differ from the model's.
-        InvalidInput: There is none at `folder`, or a compact one leaves out weights of a package that is not installed,
-            or has others.
+        RuntimeError: The names of its weights differ from the model's.
+        InvalidInput: There is no checkpoint at `folder`, or a package of a compact checkpoint is not installed, or has
+            other weights.
     """
     path = find(folder)
     if path is None:
@@ -236,15 +241,17 @@ def load(folder: Path) -> Checkpoint:
 
 
 def add_part(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """Return a checkpoint that also has the parts of another one, in which they were trained alone.
+    """Return a checkpoint that also has the parts of another checkpoint, which trained only these parts.
 
-    Both began with the same model: a decoder of captions, a grounding head and a classifier of sentences can be trained
-    beside one another, each for itself.
+    Both must come from the same model. So a caption decoder, a grounding head and an entailment head can be trained in
+    independent runs.
 
     Args:
-        folder: A checkpoint, or a run with one.
+        checkpoint: The checkpoint to extend.
+        folder: Folder of the other checkpoint, or of its run.
 
-    Raises InvalidInput where `folder` has no part that the checkpoint lacks, or has other weights of the rest.
+    Raises:
+        InvalidInput: `folder` has no part that the checkpoint lacks, or its other weights differ.
     """
     other = load_run(folder)
     fields = {name: value for name, value in part_fields(other).items() if not getattr(checkpoint.model.cfg, name)}
@@ -254,19 +261,21 @@ def add_part(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
 
 
 def load_run(folder: Path) -> Checkpoint:
-    """Load a checkpoint folder, or that of a run folder. Raises InvalidInput where there is none."""
+    """Load the checkpoint of a checkpoint folder or run folder. Raises InvalidInput if there is none."""
     nested = folder / "checkpoint"
     return load(nested if find(nested) else folder)
 
 
 def part_fields(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the fields of a configuration by which the checkpoint has parts."""
+    """Return the parts that a checkpoint has: keys of `PARTS` with their values in its configuration."""
     return {name: value for name in PARTS if (value := getattr(checkpoint.model.cfg, name))}
 
 
 def trained_parts(checkpoint: Checkpoint, other: Checkpoint) -> dict[str, Any]:
-    """Return the fields of the parts of `other` that the checkpoint lacks or has with other weights; without any such,
-    of all parts of `other`."""
+    """Return the parts (as `part_fields`) of `other` that the checkpoint lacks, or has with other weights.
+
+    If there are no such parts, return all parts of `other`.
+    """
     own, weights, fields = checkpoint.model.state_dict(), other.model.state_dict(), part_fields(other)
 
     def is_kept(name: str) -> bool:
@@ -277,9 +286,9 @@ def trained_parts(checkpoint: Checkpoint, other: Checkpoint) -> dict[str, Any]:
 
 
 def merge_parts(checkpoint: Checkpoint, other: Checkpoint, fields: Mapping[str, Any]) -> Checkpoint:
-    """Return a checkpoint with the parts of `other` that `fields` names, in place of its own.
+    """Return a checkpoint with the parts `fields` of `other`, which replace its own.
 
-    Raises InvalidInput where weights of no part that both have differ by more than a compact checkpoint rounds.
+    Raises InvalidInput if weights outside of parts differ by more than the rounding of a compact checkpoint.
     """
     own, weights = checkpoint.model.state_dict(), other.model.state_dict()
     prefixes = tuple(PARTS[name].prefix for name in fields)
@@ -304,7 +313,7 @@ def merge_parts(checkpoint: Checkpoint, other: Checkpoint, fields: Mapping[str, 
 
 
 def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
-    """Load the stored moments into an optimizer; return False where the checkpoint has none."""
+    """Load the stored moments into an optimizer. Return False if the checkpoint has no optimizer state."""
     path = find(folder)
     if path is None or not (path / "optimizer.safetensors").exists():
         return False

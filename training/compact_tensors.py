@@ -1,4 +1,4 @@
-"""Storage of the tensors of compact checkpoints: in float16, and smaller where that costs no precision."""
+"""Storage of the tensors of compact checkpoints: float16, or smaller without further loss of precision."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 MIN_VALUES = 4096
-"""Smaller tensors stay as they are."""
+"""Tensors with fewer values are stored unchanged."""
 SCALES, KINDS, INT8 = ":scales", ":kinds", ":int8"
-"""Suffixes of the tensors that a tensor with rows of several kinds is stored as."""
+"""Suffixes of the additional tensors of a tensor whose rows are stored in several kinds."""
 _FLOAT16, _INT8, _START = 0, 1, 2
 """Kinds of rows."""
 _ROUNDING = 2.0**-11
@@ -18,16 +18,18 @@ _ROUNDING = 2.0**-11
 
 
 def pack(name: str, tensor: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:
-    """Return what is stored of a tensor, by name.
+    """Return the tensors that are stored for a tensor, by name.
 
-    A large float32 tensor is float16. Rows may be stored smaller: as a scale, where they are a multiple of the row of
-    `start` (weight decay alone moved it); or as int8 and a scale, where values are multiples of 1/127 of the largest
-    (an earlier export rounded it, and no training moved it since). Both restore within float16 rounding.
+    A large float32 tensor is stored in float16. A row may be stored smaller, if it is restored within float16 rounding:
+    as a scale, if it is a multiple of the row of `start` (only weight decay has changed it); or as int8 and a scale, if
+    its values are multiples of 1/127 of the largest (an earlier export has quantised it, and no training changed it).
 
     A tensor with values that float16 cannot represent stays float32.
 
     Args:
-        start: Public weights of the same shape.
+        name: Name of the tensor.
+        tensor: The tensor.
+        start: Public weights of the same shape; None: there are none.
     """
     if tensor.dtype != torch.float32 or tensor.numel() < MIN_VALUES:
         return {name: tensor.contiguous()}
@@ -55,26 +57,27 @@ def pack(name: str, tensor: Tensor, start: Tensor | None = None) -> dict[str, Te
 
 
 def is_restored(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors are equal, but for what `pack` rounds."""
+    """Return whether two tensors are equal within the rounding of `pack`."""
     if (a.shape, a.dtype) != (b.shape, b.dtype):
         return False
     if a.dtype != torch.float32 or a.numel() < MIN_VALUES:
         return torch.equal(a, b)
-    # Twice, as a tensor can have been packed again; the constant is the smallest step of float16.
+    # Twice the rounding, because a tensor can have been packed twice; the constant is the smallest float16 step.
     limits = torch.maximum(a.abs(), b.abs()) * (2 * _ROUNDING) + 2.0**-24
     return bool(((a - b).abs() <= limits).all())
 
 
 def uses_start(name: str, packed: Mapping[str, Tensor]) -> bool:
-    """Return whether some rows of a tensor are stored as multiples of its start's."""
+    """Return whether some rows of a tensor are stored as multiples of the public weights."""
     return name + KINDS in packed and bool((packed[name + KINDS] == _START).any())
 
 
 def unpack(packed: Mapping[str, Tensor], starts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that `pack` stored, by name; float16 stays.
+    """Restore the tensors that `pack` stored, by name; float16 tensors are not converted.
 
     Args:
-        starts: Public weights of the tensors that `uses_start` is true for, by name.
+        packed: Stored tensors.
+        starts: Public weights of the tensors for which `uses_start` is true, by name.
     """
     mixed = [name.removesuffix(KINDS) for name in packed if name.endswith(KINDS)]
     parts = {name + suffix for name in mixed for suffix in ("", INT8, SCALES, KINDS)}
@@ -91,5 +94,5 @@ def unpack(packed: Mapping[str, Tensor], starts: Mapping[str, Tensor]) -> dict[s
 
 
 def _restores(values: Tensor, scales: Tensor, rows: Tensor) -> Tensor:
-    """Return for each row whether its values times its scale are as near as float16 would be."""
+    """Return for each row whether its values times its scale are as accurate as float16."""
     return ((values * scales[:, None] - rows).abs() <= rows.abs() * _ROUNDING).all(dim=1)

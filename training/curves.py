@@ -16,7 +16,7 @@ SMOOTHING = 0.95
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a log, without a last line that a killed process left incomplete."""
+    """Return the rows of a log. An incomplete last line, which a killed process may leave, is skipped."""
     rows = []
     for line in path.read_text().splitlines():
         try:
@@ -27,7 +27,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Remove log rows past the checkpoint, which a resumed run writes again."""
+    """Remove log rows from `step` on, which a run that resumes from the checkpoint writes again."""
     rows = read_log(path) if path.exists() else []
     path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
 

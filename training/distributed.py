@@ -26,16 +26,18 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """Concatenate the rows of all processes, which have equally many each."""
+    """Concatenate the rows of all processes, which must have equal numbers of rows."""
     if world_size() == 1:
         return x
     return torch.cat(torch.distributed.nn.all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
 
 
 def global_mean(loss: Tensor, elements: int) -> Tensor:
-    """Scale the mean over this process's elements so that the mean over processes is the mean over all elements.
+    """Scale the mean loss of this process so that the mean over processes is the mean over all elements.
 
-    Losses and gradients are averaged over processes, so a process with more elements has to weigh more.
+    Losses and gradients are averaged over processes, so a process with more elements needs a higher weight.
+
+    loss: Mean over `elements` elements of this process.
     """
     if world_size() == 1:
         return loss

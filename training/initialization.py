@@ -1,4 +1,4 @@
-"""The model a run starts with: its own checkpoint, another model, or pretrained parts."""
+"""The initial state of a run: its own checkpoint, another model, or a new model with pretrained parts."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
 KEPT = ("video.pretrained.", "video.branch.")
-"""Parameters that `keep_pretrained` adds to an initial model: it begins with the same outputs, as one with `audio`."""
+"""Prefixes of parameters that `keep_pretrained` adds to an initial model. They do not change its outputs at first."""
 
 
 def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> Checkpoint:
-    """Return the state that a run continues or begins with.
+    """Return the state with which a run continues or starts.
 
     Args:
+        recipe: The recipe.
         data: Folder of packed corpora.
-        latest: The run's checkpoint folder; where it holds a checkpoint, the run continues there.
-        start_from: A checkpoint or bundle whose weights a new run begins with; None: as the recipe's `init` says.
+        latest: Checkpoint folder of the run; if it has a checkpoint, the run continues from it.
+        start_from: Checkpoint or bundle whose weights initialize a new run; None: the recipe's `init` applies.
 
     Raises:
-        InvalidInput: `latest` belongs to another recipe, to other corpora or to a run that began with another model, or
-            `start_from` is neither a checkpoint nor a bundle that can be trained on, or does not fit the recipe.
+        InvalidInput: `latest` belongs to another recipe, other corpora or another initial model, or `start_from` is
+            neither a checkpoint nor a bundle with a checkpoint, or does not fit the recipe.
     """
     start = "" if start_from is None else initial_model_id(start_from)
     if checkpoint.find(latest):
@@ -89,10 +90,9 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
 def initial_embedding_weights(
     model: FusedModel, stage: Stage, recipe: Recipe, start_from: Path | None
 ) -> dict[str, torch.Tensor]:
-    """Return what fine-tuning began with of the weights that embeddings of texts and videos are computed with.
+    """Return the weights of the initial model that text and video embeddings depend on, for `mix_initial`.
 
-    Raises InvalidInput without `start_from`, or where the space of the embeddings has been rotated since then, by
-    `hub_references` of an earlier stage.
+    Raises InvalidInput without `start_from`, or if `hub_references` of an earlier stage has rotated the embeddings.
     """
     if start_from is None or model.hubness is not None:
         expected = "`--start-from`" if start_from is None else "hub_references = 0 before that stage"
@@ -103,7 +103,7 @@ def initial_embedding_weights(
 
 
 def _continues(stored: Recipe, recipe: Recipe, step: int) -> bool:
-    """Return whether the recipes are equal, or differ only in stages that the run has not reached."""
+    """Return whether a run of recipe `stored` can continue with `recipe`: only stages after `step` may differ."""
     if stored == recipe:
         return True
     begun = stored.locate(step - 1)[0] + 1 if step else 0
@@ -124,7 +124,7 @@ def _splits(recipe: Recipe, data: Path) -> list[str]:
 
 
 def _check_heads(recipe: Recipe, cfg: FusedConfig) -> None:
-    """Raise InvalidInput when the model has no part that learns one of the objectives."""
+    """Raise InvalidInput if the model lacks the part that an objective trains."""
     objectives = {name for stage in recipe.stages for dataset in stage.datasets for name in dataset.objectives}
     heads = dict.fromkeys(("captions", "caption_reward"), (cfg.caption_layers, "caption_layers = 3"))
     heads |= {"grounding": (cfg.grounding_layers, "grounding_layers = 2")}
@@ -148,7 +148,7 @@ def _check_vocabulary(tokenizer: Path, vocabulary: int) -> None:
 
 
 def _check_strides(recipe: Recipe, cfg: FusedConfig, data: Path) -> None:
-    """Raise InvalidInput when a corpus of videos is packed with another stride than the model's."""
+    """Raise InvalidInput if a corpus of videos is packed with a frame stride that differs from the model's."""
     if not isinstance(cfg, HdVilaConfig):
         return
     for split in _splits(recipe, data):
@@ -162,7 +162,7 @@ def _check_strides(recipe: Recipe, cfg: FusedConfig, data: Path) -> None:
 
 
 def _check_corpora(stored: Checkpoint, data: Path) -> None:
-    """Raise InvalidInput when a packed split is not the one that the run began with."""
+    """Raise InvalidInput if a packed split has changed since the run began."""
     for split, expected in stored.fingerprints.items():
         if (data / split).is_dir() and (actual := fingerprint_of(data / split)) != expected:
             raise InvalidInput(
@@ -175,7 +175,7 @@ def _check_corpora(stored: Checkpoint, data: Path) -> None:
 def initial_model_id(folder: Path) -> str:
     """Return a hash of the weights and answers of a bundle or checkpoint. Raises InvalidInput if it is neither.
 
-    That of a bundle is of the checkpoint beside it, which training reads: the same weights may be exported differently.
+    For a bundle, the hash is of its checkpoint, since training reads it and bundles of the same weights may differ.
     """
     names = ("model.safetensors", "answers.json", "tokenizer.json")
     if (folder / MANIFEST_NAME).exists():
@@ -194,9 +194,9 @@ def initial_model_id(folder: Path) -> str:
 
 
 def load_initial_model(folder: Path) -> InitialModel:
-    """Load the model of a bundle, from the checkpoint beside it, or of another run's checkpoint.
+    """Load the model of a bundle (from its checkpoint) or of a checkpoint.
 
-    Raises InvalidInput for a bundle that cannot be trained on, and where there is neither.
+    Raises InvalidInput for a bundle without a checkpoint, and if there is neither.
     """
     is_bundle = (folder / MANIFEST_NAME).exists()
     stored = load_checkpoint(Bundle.open(folder)) if is_bundle else checkpoint.load(folder)
@@ -225,14 +225,14 @@ def _vocabulary(recipe: Recipe, data: Path) -> list[str]:
 
 
 def _training_examples(recipe: Recipe, corpus: str, data: Path) -> list[Example]:
-    """Return the training examples of a corpus that some stage uses; all of them where no stage names the corpus."""
+    """Return the training examples of a corpus that any stage uses; all examples if no stage uses the corpus."""
     limits = [d.limit for stage in recipe.stages for d in stage.datasets if (d.corpus, d.split) == (corpus, "train")]
     known = [limit for limit in limits if limit is not None]
     return open_packed(data / corpus / "train").examples[: max(known) if known and len(known) == len(limits) else None]
 
 
 def _initialize_answer_head(model: FusedModel, answers: list[str], tokenizer_file: Path) -> None:
-    """Set the answer weights to the text embeddings of the answers, so that similar answers start alike."""
+    """Initialize the answer weights with text embeddings of the answers, so that similar answers start similar."""
     if model.answer_head is None or model.cfg.answer_hidden != model.cfg.text_width:
         return
     tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
@@ -255,14 +255,14 @@ def model_config(recipe: Recipe, answers: int) -> FusedConfig:
 
 
 def _overrides(recipe: Recipe) -> dict[str, object]:
-    """Return the recipe's overrides of the configuration, and what its objectives need."""
+    """Return the recipe's overrides of the configuration, and the fields that its objectives need."""
     needs_objects = any("objects" in dataset.objectives for stage in recipe.stages for dataset in stage.datasets)
     classes = {"object_classes": [len(values) for values in ATTRIBUTES.values()]} if needs_objects else {}
     return {**classes, **recipe.model}
 
 
 def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
-    """Apply the recipe's overrides to an initial model. Raises InvalidInput where they would lose weights."""
+    """Apply the recipe's overrides to an initial model. Raises InvalidInput if weights would be lost."""
     model = initial.model
     if model.cfg.system != recipe.architecture:
         raise InvalidInput(
@@ -298,10 +298,10 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
 
 
 def _choose_caption_words(initial: InitialModel, recipe: Recipe, data: Path) -> None:
-    """Set the words of a new decoder of captions that writes some of the vocabulary, unless it has them.
+    """Choose the output vocabulary of a new caption decoder with `caption_words`, unless it is already chosen.
 
-    They are [SEP] and the most frequent words of the captions that the recipe uses; of equally frequent ones, and where
-    fewer occur, those of the smallest ids. Other special tokens come last.
+    It consists of [SEP] and the most frequent tokens of the recipe's captions. Ties are broken by the smaller id; if
+    too few tokens occur, the smallest ids are added. Other special tokens come last.
     """
     decoder, cfg = initial.model.caption_decoder, initial.model.cfg
     if decoder is None or decoder.words is None or bool((decoder.words >= 0).all()):
@@ -317,7 +317,7 @@ def _choose_caption_words(initial: InitialModel, recipe: Recipe, data: Path) -> 
             ids, mask = tokenizer.encode(texts[start : start + TEXTS_PER_PASS])
             counts += np.bincount(ids[:, 1:][mask[:, 1:] > 0], minlength=cfg.vocabulary)
     counts[tokenizer.special_ids()] = -1
-    counts[tokenizer.vocabulary()[END_TOKEN]] = counts.max() + 1  # every caption ends
+    counts[tokenizer.vocabulary()[END_TOKEN]] = counts.max() + 1  # every caption needs the end token
     most_frequent = np.argsort(-counts, kind="stable")[: cfg.caption_words]
     decoder.words.copy_(torch.from_numpy(np.sort(most_frequent)))
 
@@ -339,7 +339,7 @@ def _extend_answers(initial: InitialModel, answers: list[str]) -> InitialModel:
     assert extended.answer_head is not None
     output = extended.answer_head[-1]
     assert isinstance(output, torch.nn.Linear)
-    # A new answer is as unlikely as the others are on average.
+    # A new answer starts with the average weights of the known answers.
     output.weight.copy_(weight.mean(dim=0).expand_as(output.weight))
     output.bias.fill_(float(bias.mean()))
     output.weight[:count], output.bias[:count] = weight, bias

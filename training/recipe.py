@@ -1,7 +1,7 @@
-"""Training recipes: TOML files that decide a checkpoint, together with the packed corpora they name.
+"""Training recipes: TOML files which, together with the packed corpora that they name, determine a checkpoint.
 
-A recipe has stages. A stage draws batches from a weighted mixture of packed corpora; each of them names the objectives
-that are trained on it and their weights.
+A recipe has stages. A stage draws batches from a weighted mixture of packed corpora. For each corpus it states the
+objectives and their weights.
 """
 
 from __future__ import annotations
@@ -36,25 +36,33 @@ Objective = Literal[
     "grounding",
     "entailment",
 ]
-"""itc: contrastive; correlation: of similarities with those of captions; itm: matching; mlm: masked words; mvm: masked
-visual tokens (SOHO) or their features (Visual Parsing, MFR); vqa: answers from the vocabulary; class_names: a
-classifier's soft labels; objects: dense supervision of visual tokens by the objects of generated scenes; text_audio,
-video_audio, text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of
-the embeddings of sound and video, each among the examples that have what it compares; captions: the next word of
-captions, by the decoder of `model = { caption_layers = 3 }`; caption_reward: captions that this decoder samples, by
-their rewards; grounding: where in the picture is what a phrase names, by the head of
-`model = { grounding_layers = 2 }`; entailment: whether videos entail or contradict sentences, by the classifier of
-`model = { entailment = "video" }`."""
+"""Objectives:
+
+- itc: contrastive loss of texts and videos.
+- correlation: correlation of video-text similarities with caption-caption similarities.
+- itm: matching of texts and videos.
+- mlm: masked words.
+- mvm: masked visual tokens (SOHO), or their features (Visual Parsing, MFR).
+- vqa: answers from the vocabulary.
+- class_names: soft labels of a classifier.
+- objects: objects of synthetic scenes, predicted from visual tokens.
+- text_audio, video_audio, text_video_audio: contrastive losses of sounds with texts, of sounds with videos, and of
+  texts with the sum of sound and video embeddings. Each uses only the examples that have both of its sides.
+- captions: next word of captions, by the decoder of `model = { caption_layers = 3 }`.
+- caption_reward: rewards of captions that this decoder samples.
+- grounding: box of the object that a phrase names, by the head of `model = { grounding_layers = 2 }`.
+- entailment: whether a video entails or contradicts a sentence, by the head of `model = { entailment = "video" }`.
+"""
 AUDIO_OBJECTIVES: frozenset[Objective] = frozenset({"text_audio", "video_audio", "text_video_audio"})
 """Objectives that read embeddings of sound."""
 UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects"})
-"""Objectives that need no fused layer."""
+"""Objectives that do not use the fused layers."""
 WITHOUT_TOKENS: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names"})
-"""Objectives that read no visual token, but embeddings of videos alone."""
+"""Objectives that read only the embeddings of videos, not their visual tokens."""
 
 
 class TrainedPart(NamedTuple):
-    """A part of the model that stages with one value of `frozen` train alone, and its objectives."""
+    """A part of the model that is trained alone with a certain value of `frozen`, and its objectives."""
 
     module: str
     objectives: frozenset[Objective]
@@ -66,7 +74,7 @@ TRAINED_PARTS = {
     "all_but_grounding": TrainedPart("grounding_head", frozenset({"grounding"})),
     "all_but_entailment": TrainedPart("entailment_head", frozenset({"entailment"})),
 }
-"""By value of `frozen`."""
+"""Parts by value of a stage's `frozen`."""
 CACHED_FEATURES = ("visual", "embeddings", "all_but_captions", "all_but_grounding", "all_but_entailment")
 """Values of a stage's `frozen` with which the features of the video encoder are cached."""
 
@@ -88,73 +96,73 @@ class DatasetConfig(StrictModel):
     weight: Annotated[float, Field(gt=0)]
     """Sampling weight: the fraction of the stage's steps that use this corpus, relative to the others."""
     batch_size: Annotated[int, Field(ge=2)]
-    """Videos per step and process."""
+    """Number of videos per step and process."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Videos, and their captions, that are encoded at a time. ITC and the other objectives are over the whole batch as
-    without it, but memory is needed for the activations of so many videos only, and time for encoding them twice
-    (gradient cache). Not with BatchNorm that learns its statistics. None: all at once."""
+    """Number of videos, with their captions, that are encoded at a time (gradient cache). The objectives are still
+    computed over the whole batch. This saves memory for activations, and takes longer since everything is encoded
+    twice. Not with BatchNorm that learns its statistics. None: all at once."""
     objectives: Annotated[dict[Objective, NotNegative], Field(min_length=1)]
     """Loss weight by objective."""
     questions_per_video: Annotated[int, Field(ge=1)] = 1
     captions_per_video: Annotated[int, Field(ge=1)] = 1
-    """Positive captions per video, each with a minimally different negative caption where the corpus has them; or
-    phrases of `grounding`."""
+    """Number of positive captions per video, each with a minimal negative if the corpus has negatives; or, for
+    `grounding`, number of phrases."""
     hypotheses_per_video: Annotated[int, Field(ge=1)] = 3
-    """Sentences per video of the objective `entailment`, of all classes alike."""
+    """Number of sentences per video for the objective `entailment`, equally many of each class."""
     soft_targets: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the ITC target that goes to captions by their similarity to the video's own in the text encoder."""
+    """Share of the ITC target that is distributed over all captions by their similarity to the video's own captions."""
     prototypes: Annotated[int, Field(ge=0)] = 0
-    """In a stage with `frozen = "visual"`: so many pictures per step are also shown to `class_names` with features
-    moved towards a random class of the classifier, so that classes without photographs are learned as well."""
+    """Only with `frozen = "visual"`: number of pictures per step that `class_names` also uses with features moved
+    towards a random class, so that classes without photographs are learned as well."""
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """In a stage with `frozen = "visual"`: share of the videos whose mean visual token is replaced by the batch's mean,
-    so that the part added by `keep_pretrained` learns to tell them apart alone."""
+    """Only with `frozen = "visual"`: fraction of the videos whose mean visual token is replaced by the mean of the
+    batch, so that the branch of `keep_pretrained` learns to distinguish videos on its own."""
     negatives: Literal["hard", "random"] = "hard"
     """Sampling of negative captions for ITM: by similarity to the video, or uniform (SOHO, section 3.3)."""
     similar_videos: Annotated[int, Field(ge=0)] = 0
-    """Videos per group: a random one and N - 1 sampled from its nearest neighbours, like the candidates of reranking.
-    Only in stages with frozen encoders. 0: batches are random."""
+    """Size N of groups of similar videos in a batch: a random video and N - 1 of its nearest neighbours, like the
+    candidates of reranking. Only in stages with frozen encoders. 0: batches are random."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Fraction of a caption's words that MLM masks."""
     detach_text: bool = False
-    """Do not propagate gradients of MLM, MVM and VQA into the text layers, which saves a quarter of a step."""
+    """Do not propagate gradients of MLM, MVM and VQA into the text layers, which saves a quarter of a step's time."""
     clips_per_video: Annotated[int, Field(ge=1)] | None = None
-    """Clips sampled per video and step, in time order; None: all packed clips."""
+    """Number of clips that are sampled per video and step, in time order; None: all packed clips."""
     min_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Smallest side of a random crop, relative to the frame; 1: no cropping."""
+    """Minimum side of a random crop, relative to the frame; 1: no cropping."""
     zoom_out: Annotated[float, Field(ge=1)] = 1.0
-    """Largest side of a random crop, relative to the frame; above 1 the frame shrinks and its border is repeated."""
+    """Maximum side of a random crop, relative to the frame; above 1 the frame shrinks and its border is repeated."""
     resolution_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Frame size relative to the packed one, rounded to whole grid cells, for cheap early epochs. Only for objectives
-    without fused layers, which need the configured grid."""
+    """Frame size relative to the packed size, rounded to whole grid cells, for faster early epochs. Only for objectives
+    that do not use the fused layers, which need the configured grid."""
     flip: bool = False
-    """Mirror at random. Not for corpora whose texts name left and right."""
+    """Mirror half of the videos. Not for corpora whose texts mention left and right."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of brightness and contrast."""
     channel_mix: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Largest fraction by which colour channels are mixed at random; grey stays grey."""
+    """Maximum fraction by which colour channels are mixed at random; grey stays grey."""
     sounds_of: str | None = None
-    """Corpus whose sounds accompany half of the pictures, so that texts are learned with and without sound. For corpora
-    without sound."""
+    """Only for corpora without sound: a corpus from which half of the pictures get a random sound, so that texts are
+    learned with and without sound."""
     gain: Annotated[float, Field(ge=0, le=60)] = 0.0
-    """Largest random gain of a sound, in dB, up or down. Not for corpora whose texts say loud or quiet."""
+    """Maximum random change of a sound's gain, in dB, up or down. Not for corpora whose texts mention loudness."""
     min_sound: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Smallest part of a sound that is kept, relative to its length. Not for corpora whose texts count sounds."""
+    """Minimum part of a sound that is kept, relative to its length. Not for corpora whose texts count sounds."""
     speed: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Largest relative change of a sound's speed, and with it of its pitch. Not for corpora whose texts tell either."""
+    """Maximum relative change of a sound's speed and pitch. Not for corpora whose texts mention speed or pitch."""
     noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Largest root mean square of white noise that is added to a sound; full scale is 1."""
+    """Maximum root mean square of white noise that is added to a sound; full scale is 1."""
     delay: Annotated[float, Field(ge=0, le=60)] = 0.0
-    """Longest silence before a sound, in seconds."""
+    """Maximum silence that is inserted before a sound, in seconds."""
     spec_mask: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Largest fraction of a sound's mel bins, and of its time, that is masked at random (SpecAugment)."""
+    """Maximum fraction of a sound's mel bins, and of its time, that is masked at random (SpecAugment)."""
     num_views: Annotated[int, Field(ge=0)] = 0
-    """In a stage with frozen encoders: how many augmented views of each video are encoded once, before the first step.
-    0: encode anew at every step. Without augmentation and clip sampling, one view is always enough."""
+    """Only with frozen encoders: number of augmented views of each video that are encoded once, before the first step.
+    0: videos are encoded at every step. Without augmentation and clip sampling there is always one view."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first examples, at most this many."""
+    """Maximum number of examples; only the first ones are used. None: all."""
     captions: Literal["any", "first"] | Annotated[int, Field(ge=1)] = "any"
-    """Captions of a video that are used: all, the first, or the first so many."""
+    """Captions of a video that are used: all ("any"), the first, or the first N."""
     group_by: str | None = None
     """An attribute (or `key`): examples with equal values are not negatives of one another."""
 
@@ -172,22 +180,22 @@ class DatasetConfig(StrictModel):
 
     @property
     def needs_video(self) -> bool:
-        """Return whether an objective reads pictures or videos."""
+        """Whether an objective reads pictures or videos."""
         return set(self.objectives) != {"text_audio"}
 
     @property
     def needs_audio(self) -> bool:
-        """Return whether an objective reads sounds, if there are any."""
+        """Whether an objective reads sounds, if there are any."""
         return not set(self.objectives) <= {"grounding", "objects"}
 
     @property
     def needs_tokens(self) -> bool:
-        """Return whether an objective reads visual tokens."""
+        """Whether an objective reads visual tokens."""
         return not set(self.objectives) <= WITHOUT_TOKENS
 
     @property
     def augments(self) -> bool:
-        """Return whether two batches may show the same video differently."""
+        """Whether frames are augmented at random."""
         geometry = self.min_crop < 1.0 or self.zoom_out > 1.0 or self.resolution_ratio < 1.0 or self.flip
         return geometry or self.jitter > 0.0 or self.channel_mix > 0.0
 
@@ -200,32 +208,34 @@ class Stage(StrictModel):
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate (AdamW)."""
     backbone_lr_mult: NotNegative = 0.3
-    """Learning rate of the visual backbones, relative. 0: frozen, with their running statistics."""
+    """Learning rate of the visual backbones, relative to the peak. 0: frozen, with their running statistics."""
     text_lr_mult: NotNegative = 0.2
-    """Learning rate of the text layers and embeddings, relative. 0: frozen, which saves their backward pass."""
+    """Learning rate of the text layers and embeddings, relative to the peak. 0: frozen, without a backward pass."""
     fused_lr_mult: NotNegative = 0.5
-    """Learning rate of the fused layers, relative."""
+    """Learning rate of the fused layers, relative to the peak."""
     answer_lr_mult: NotNegative = 1.0
-    """Learning rate of the answer head, relative. Answers that `extend_answers` adds begin far below the others."""
+    """Learning rate of the answer head, relative to the peak. Answers that `extend_answers` adds start with much lower
+    logits than the others and may need a higher rate."""
     token_lr_mult: NotNegative = 1.0
-    """Learning rate of what only makes the tokens that fused layers read, relative: details, and the embeddings of
-    visual and audio tokens. 0: frozen, so that heads for captions and grounding, which read the same, stay valid."""
+    """Learning rate, relative to the peak, of layers that affect only the tokens of the fused layers: details, and the
+    embeddings of visual and audio tokens. 0: frozen, so that heads for captions and grounding, which read these tokens,
+    stay valid."""
     projection_lr_mult: NotNegative = 1.0
-    """Learning rate of the projections of texts and videos to embeddings, relative."""
+    """Learning rate of the projections of texts and videos to embeddings, relative to the peak."""
     align_visual: bool = False
     """Before the first step, initialize the projection of visual tokens from the two retrieval projections, so that
-    visual tokens enter the fused layers as the words they resemble."""
+    visual tokens resemble the text states with similar embeddings."""
     align_class_names: Annotated[float, Field(ge=0)] = 0.0
-    """Before the first step, let each class of the kept classifier add the direction of its name to the embedding, with
-    this length relative to the projection of the visual tokens. 0: not."""
+    """Before the first step, initialize the weights of the kept classifier so that each class adds the direction of its
+    name to the embedding. The value is the length, relative to the projection of the visual tokens. 0: off."""
     scale_class_names: Annotated[float, Field(gt=0)] = 1.0
-    """Before the first step, multiply what each class of the kept classifier adds to the embedding."""
+    """Before the first step, multiply the weights with which the kept classifier changes the embedding."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Fraction of the schedule."""
+    """Length of the warm-up as a fraction of the schedule."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Learning rate at the end of the schedule, relative to the peak."""
     schedule_steps: Annotated[int, Field(ge=1)] | None = None
-    """Length of the schedule where the stage ends earlier, at least `steps`; None: `steps`."""
+    """Length of the learning rate schedule if the stage ends before it, at least `steps`; None: `steps`."""
     frozen: Literal[
         "none",
         "encoders",
@@ -236,29 +246,37 @@ class Stage(StrictModel):
         "all_but_grounding",
         "all_but_entailment",
     ] = "none"
-    """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
-    no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
-    once, before the first step. `visual`: the same for the video encoder alone, but for what `keep_pretrained` adds to
-    it (HD-VILA), or for neck and dictionary (SOHO). Both projections, the text layers and the audio encoder are trained
-    by objectives of embeddings on the features, or on their means, with large batches at a small part of the cost; with
-    `text_lr_mult = 0`, and `fused_lr_mult = 0` in a single-stream model, each text is encoded once as well.
-    `embeddings`: on all features, fused layers, heads and the details that the fused layers read; no embedding
-    changes. `all_but_audio`: train the audio encoder alone, towards the embeddings of texts and videos that the model
-    has. `all_but_captions`: train the decoder of captions alone, on the features of `visual`. `all_but_grounding`: the
-    same of the head that finds phrases. `all_but_entailment`: the same of the classifier of sentences; each video has
-    the same sentences at every step, which are read once."""
+    """Parts of the model that are not trained.
+
+    - `none`: all parts are trained.
+    - `encoders`: only fused layers and heads are trained (HD-VILA, section 3.4). The encoders stay in evaluation mode:
+      no dropout, and running statistics and dictionary entries do not change. Without augmentation each video is
+      encoded once, before the first step.
+    - `visual`: the video encoder is frozen, except the branch of `keep_pretrained` (HD-VILA) or neck and dictionary
+      (SOHO). Objectives of embeddings train both projections, the text layers and the audio encoder on cached features
+      or their means, which makes large batches cheap. With `text_lr_mult = 0`, and in a single-stream model also
+      `fused_lr_mult = 0`, each text is encoded only once as well.
+    - `embeddings`: fused layers, heads and the details that the fused layers read are trained on cached features.
+      Embeddings do not change.
+    - `all_but_audio`: only the audio encoder is trained, towards the existing embeddings of texts and videos.
+    - `all_but_captions`, `all_but_grounding`: only the caption decoder or the grounding head is trained, on the cached
+      features of `visual`.
+    - `all_but_entailment`: only the entailment head is trained, in the same way. Each video has the same sentences at
+      every step, so that the fused layers run once for each.
+    """
     locked_text_layers: Annotated[int, Field(ge=0)] = 0
-    """Embeddings and so many of the first text layers are frozen."""
+    """Number of first text layers that are frozen, together with the token embeddings; 0: none."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay per step of a moving average of the trained weights, which the stage ends with; 0: no average."""
+    """Decay per step of an exponential moving average of the trained weights, which replaces them at the end of the
+    stage; 0: no average."""
     mix_initial: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """After the last step, average what embeddings of texts and videos are computed with, with the weights that
-    fine-tuning began with; this share is theirs (WiSE-FT: Wortsman et al., CVPR 2022). 0: not."""
+    """After the last step, interpolate the weights of text and video embeddings towards those of the initial model of
+    fine-tuning; this is the share of the initial weights (WiSE-FT: Wortsman et al., CVPR 2022). 0: off."""
     hub_references: Annotated[int, Field(ge=0)] = 0
-    """After the last step, correct embeddings for hubs by so many centroids of the captions, and of the videos, of the
-    stage's datasets (`training.models.hubness`), whose videos must be cached. 0: not."""
+    """After the last step, add a hubness correction (`training.models.hubness`) with this number of centroids of the
+    captions, and of the videos, of the stage's datasets. Their videos must be cached. 0: off."""
     hub_corpora: list[str] = []
-    """Corpora of the stage that `hub_references` are centroids of; empty: all with captions."""
+    """Corpora of the stage from which `hub_references` are computed; empty: all with captions."""
     datasets: Annotated[list[DatasetConfig], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -272,31 +290,32 @@ class Stage(StrictModel):
 
 
 class Recipe(StrictModel):
-    """Everything that decides a checkpoint besides the data."""
+    """A training recipe: everything besides the data that determines a checkpoint."""
 
     name: str
     architecture: Literal["hd-vila", "soho", "visual-parsing"] = "hd-vila"
     size: Literal["tiny", "base"]
     seed: Annotated[int, Field(ge=0)] = 0
     init: Literal["pretrained", "text", "scratch"] = "pretrained"
-    """Weights that are pretrained at the first step: text layers and visual backbones, text layers only, or none."""
+    """Pretrained weights at the first step: of text layers and visual backbones ("pretrained"), of text layers only
+    ("text"), or none ("scratch")."""
     backbone_weights: str | None = None
     """File of weights of a ResNet-50, ResNet-101 or Swin, or a folder with one, in the format of timm or of the
-    authors. None: those of the installed package in `tiny` (a Swin begins at random), and in `base` the published ones
-    from the cache of huggingface_hub or from its network."""
+    authors. None: for `tiny` the weights of the installed package (a Swin keeps random weights), for `base` the
+    published weights, from the cache of huggingface_hub or downloaded."""
     text_weights: str | None = None
-    """Folder of a BERT in the format of transformers. None: MiniLM-L6 of the installed package in `tiny`, and in `base`
-    the published BERT, as for `backbone_weights`."""
+    """Folder of a BERT in the format of transformers. None: for `tiny` the MiniLM-L6 of the installed package, for
+    `base` the published BERT, from the cache of huggingface_hub or downloaded."""
     tokenizer: str | None = None
-    """Path of a BERT-like `tokenizer.json`; None: that of the pretrained text encoder."""
+    """Path of a BERT-like `tokenizer.json`; None: the tokenizer of the pretrained text encoder."""
     weight_decay: NotNegative = 0.01
     betas: tuple[Beta, Beta] = (0.9, 0.98)
     max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0: torch's default."""
     precision: Literal["bf16", "float32"] = "bf16"
-    """Precision of matrix products in a step; `float32` is slower and gives nearly the same numbers on every CPU.
-    Weights and optimizer moments are float32 in either."""
+    """Precision of matrix products in a step. `float32` is slower, and gives nearly the same numbers on every CPU.
+    Weights and optimizer moments are always float32."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Steps between checkpoints."""
     validate_every: Annotated[int, Field(ge=1)] = 1000
@@ -304,12 +323,12 @@ class Recipe(StrictModel):
     validate_on: list[str] = []
     """Corpora whose validation split is measured."""
     answers_from: list[str] = []
-    """Corpora whose training answers make the answer vocabulary."""
+    """Corpora whose training answers form the answer vocabulary."""
     extend_answers: bool = False
-    """Add, in fine-tuning, the answers of `answers_from` that the initial model lacks to its vocabulary."""
+    """In fine-tuning, add answers of `answers_from` to the vocabulary of the initial model."""
     model: dict[str, float | int | bool | str | list[int] | dict[str, float | int | str]] = {}
-    """Overrides of the architecture's configuration by field name; when fine-tuning, of the initial model's.
-    `audio = "tiny"` gives a model an audio encoder."""
+    """Overrides of the architecture's configuration (in fine-tuning, of the initial model's), by field name.
+    `audio = "tiny"` adds an audio encoder."""
     stages: Annotated[list[Stage], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -350,7 +369,7 @@ class Recipe(StrictModel):
         return sum(stage.steps for stage in self.stages)
 
     def locate(self, step: int) -> tuple[int, int]:
-        """Return the index of the stage that a global step is in, and the step inside that stage."""
+        """Return the index of the stage that contains a global step, and the step within that stage."""
         for index, stage in enumerate(self.stages):
             if step < stage.steps:
                 return index, step
@@ -404,9 +423,9 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
 
 
 def read_recipe(name: str | Path) -> Recipe:
-    """Read a recipe shipped with the package by name, or a TOML file by path. Raises InvalidInput.
+    """Read a recipe that is shipped with the package by name, or a TOML file by path. Raises InvalidInput.
 
-    The keys of version 0.2 are accepted, so that its runs can be continued.
+    Keys of version 0.2 are accepted, so that runs of that version can continue.
     """
     return read_named("recipe", str(name), RECIPES, Recipe, upgrade_recipe)
 
@@ -421,12 +440,14 @@ def read_named(
     """Read a recipe by name from a folder of the package, or from a TOML file by path.
 
     Args:
-        key: Option that named the recipe, for errors.
-        folder: Has the recipes that are shipped.
-        upgrade: Gives keys of earlier versions their present names.
+        key: Name of the option, for errors.
+        name: Name of a shipped recipe, or path of a TOML file.
+        folder: Folder of the shipped recipes.
+        model: Type of the recipe.
+        upgrade: Renames keys of earlier versions.
 
     Raises:
-        InvalidInput: There is no such recipe, or the file cannot be read or holds none.
+        InvalidInput: There is no such recipe, the file cannot be read, or its content is invalid.
     """
     path = Path(name)
     if path.suffix != ".toml":

@@ -1,4 +1,4 @@
-"""The keys that recipes had in version 0.2, so that its files and runs can be continued."""
+"""Renaming of the recipe keys of version 0.2, so that files and runs of that version can be used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _RECIPE_KEYS = {"system": "architecture", "start": "init", "clip_norm": "max_gra
 
 
 def upgrade_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe with the keys of version 0.2 (TOML or `recipe.json` of a checkpoint) under the present ones.
+    """Rename the keys of version 0.2 in a recipe (TOML, or `recipe.json` of a checkpoint) to the current keys.
 
     Values are not validated.
     """
@@ -64,7 +64,7 @@ def _upgrade_dataset(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _upgrade_each(tables: Any, upgrade: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
-    """Upgrade the tables of a list; other values stay, for validation to report."""
+    """Upgrade the tables of a list. Other values stay unchanged, so that validation reports them."""
     if not isinstance(tables, list):
         return tables
     return [upgrade(table) if isinstance(table, Mapping) else table for table in tables]

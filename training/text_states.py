@@ -1,4 +1,4 @@
-"""States of texts in the text layers, for stages that do not train these: every text is encoded once.
+"""Cached text states, for stages that do not train the text layers: every text is encoded once.
 
 Shape letters: B texts, L text tokens, D text width.
 """
@@ -19,14 +19,16 @@ from training.data.batch import Tokens
 from training.models.fusion import FusedModel
 
 TEXTS_PER_PASS, LENGTH_STEP = 16, 8
-"""A pass has so many texts, the last one repeated, padded to a multiple of so many tokens: with arrays of the same size
-the states of a text do not depend on the other texts, so that a resumed run computes them again to the last digit."""
+"""Number of texts per pass (the last text is repeated to fill it), and the multiple to which token counts are padded.
+With arrays of fixed sizes the states of a text do not depend on the other texts, so that a resumed run computes exactly
+the same states."""
 MAX_STORED_BYTES = 6 << 30
-"""States of further texts are computed at every step; six GiB hold about 400,000 captions of a model of width 384."""
+"""Maximum size of the cache; states of further texts are computed at every step. Six GiB hold about 400,000 captions of
+a model of width 384."""
 
 
 def text_keys(tokens: Tokens) -> list[bytes]:
-    """Return the ids of each text without padding, as bytes to store something of it by."""
+    """Return a cache key for each text: its token ids without padding, as bytes."""
     ids, lengths = tokens.ids.cpu().numpy(), tokens.mask.sum(dim=1).tolist()
     return [row[:length].tobytes() for row, length in zip(ids, lengths, strict=True)]
 
@@ -41,7 +43,7 @@ class _StoredTexts(ABC):
 
     @abstractmethod
     def _encode(self, tokens: Tokens) -> Sequence[Tensor]:
-        """Return what is stored of each text."""
+        """Compute the cached output for each text."""
 
     @torch.no_grad()
     def _of(self, tokens: Tokens) -> list[Tensor]:
@@ -65,7 +67,7 @@ class _StoredTexts(ABC):
 
 
 class MeanTextStates(_StoredTexts):
-    """Mean text states."""
+    """Cached mean text states."""
 
     def __call__(self, tokens: Tokens) -> Tensor:
         """Return the mean states (B, D) of texts."""
@@ -76,7 +78,7 @@ class MeanTextStates(_StoredTexts):
 
 
 class TextStates(_StoredTexts):
-    """Text states, kept in float16."""
+    """Cached text states, stored in float16."""
 
     def __call__(self, tokens: Tokens) -> Tensor:
         """Return the states (B, L, D) float32 of texts, 0 for padding."""

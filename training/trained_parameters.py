@@ -12,8 +12,8 @@ from training.recipe import CACHED_FEATURES, TRAINED_PARTS, Stage
 def freeze(model: FusedModel, stage: Stage) -> None:
     """Set which parameters of the model a stage trains, and put frozen parts into evaluation mode.
 
-    Frozen are the encoders where the stage says so, whatever has a learning rate of 0, and always the backbone stages
-    that the architecture freezes.
+    Parameters are frozen if the stage's `frozen` includes them, if their learning rate is 0, or if they belong to
+    backbone stages that the architecture always freezes.
     """
     model.encoders_frozen = stage.frozen in ("encoders", "embeddings")
     part = TRAINED_PARTS.get(stage.frozen)
@@ -35,12 +35,12 @@ def freeze(model: FusedModel, stage: Stage) -> None:
         )
         in_frozen_part |= bool(model.only_trained) and not name.startswith(f"{model.only_trained}.")
         parameter.requires_grad_(not in_frozen_part and name not in encoders and _lr_mult(model, stage, name) > 0.0)
-        parameter.grad = None  # a gradient of the previous stage would count in the gradient norm
+        parameter.grad = None  # otherwise gradients of the previous stage would contribute to the gradient norm
     model.train()
 
 
 def _lr_mult(model: FusedModel, stage: Stage, parameter: str) -> float:
-    """Return the learning rate of a parameter, relative to the stage's."""
+    """Return the learning rate of a parameter, relative to the stage's learning rate."""
     fused = range(model.cfg.text_layers, model.cfg.text_layers + model.cfg.fused_layers)
     by_prefix = {
         **dict.fromkeys((*model.backbones, AUDIO_BACKBONE), stage.backbone_lr_mult),
@@ -54,7 +54,7 @@ def _lr_mult(model: FusedModel, stage: Stage, parameter: str) -> float:
 
 
 def parameter_groups(model: FusedModel, stage: Stage) -> list[dict[str, object]]:
-    """Return the groups of the optimizer: by learning rate, and without weight decay for biases and scales."""
+    """Return the parameter groups of the optimizer, by learning rate; biases and scales have no weight decay."""
     by_mult: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

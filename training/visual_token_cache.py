@@ -28,12 +28,12 @@ BATCH_SIZE = 8
 COMPLETE = "complete"
 """Name of the file that marks a complete cache of a dataset."""
 BEHIND_ENCODER = FusedConfig.model_fields.keys() - {"system", "image_mean", "image_std", "grid_height", "grid_width"}
-"""Fields of a configuration that do not decide the features of the video encoder; those of an architecture do."""
+"""Configuration fields that do not affect the features of the video encoder. Fields of an architecture do."""
 
 Cached = Mapping[str, np.ndarray]
 """Arrays (views, N, ...) by name."""
 Encode = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""Frame streams to arrays by name."""
+"""Frame streams by name -> features or tokens by name."""
 
 
 def encode_frozen(
@@ -46,23 +46,26 @@ def encode_frozen(
     seed: int = 0,
     bf16: bool = True,
 ) -> list[Cached | None]:
-    """Encode the videos of a stage's datasets with what the stage freezes of the model's visual encoder.
+    """Encode the videos of a stage's datasets with the frozen layers of the visual encoder, and cache the results.
 
-    Features (`CACHED_FEATURES`) are kept under a hash of all that decides them, so that stages share them. On a CPU
-    they are computed in float32 by ONNX Runtime, whatever the precision of the steps.
+    Features (`CACHED_FEATURES`) are stored under a hash of everything that affects them, so that stages can share them.
+    On a CPU they are computed in float32 by ONNX Runtime, independent of the precision of the steps.
 
     Args:
-        folder: Where the tokens are kept, so that a resumed run reads the same.
-        fresh: Encode tokens again, for a stage that begins.
-        seed: Of augmentation and clip sampling.
-        bf16: Compute in bfloat16, but for features on a CPU.
+        model: The model.
+        stage: The stage.
+        packed: Corpora of the stage's datasets.
+        folder: Folder of the cache, from which a resumed run reads the same values.
+        fresh: Encode tokens again, because the stage begins.
+        seed: Seed of augmentation and clip sampling.
+        bf16: Compute in bfloat16, except features on a CPU.
 
     Returns:
-        Per dataset float16 arrays (views, N, ...), memory-mapped: `visual`, the visual tokens, or with
-        `CACHED_FEATURES` the features that the rest of the video encoder reads, or their means over positions where
-        neither objectives nor embeddings need more. None where videos are to be encoded at every step: with
-        augmentation or clip sampling and `num_views` 0, where ITC pools the embeddings of clips, or where sentences are
-        about two pictures; and where no picture is read.
+        For each dataset memory-mapped float16 arrays (views, N, ...) by name: `visual`, the visual tokens; or with
+        `CACHED_FEATURES` the features that the trained rest of the video encoder reads; or their means over positions,
+        if neither objectives nor embeddings need more. None if the dataset's videos cannot be cached, because
+        augmentation or clip sampling is used with `num_views` 0, ITC pools the embeddings of clips, sentences are about
+        pairs of pictures, or no pictures are read.
     """
     out: list[Cached | None] = []
     features = stage.frozen in CACHED_FEATURES
@@ -96,7 +99,7 @@ def encode_frozen(
 
 
 def _hash_of_weights(model: FusedModel) -> str:
-    """Return a hash of the weights that decide the features of the video encoder."""
+    """Return a hash of the weights and configuration fields that affect the features of the video encoder."""
     digest = hashlib.sha256(model.cfg.model_dump_json(exclude=BEHIND_ENCODER).encode())
     for name, value in model.video.state_dict().items():
         if not f"video.{name}".startswith(model.after_features):
@@ -105,7 +108,7 @@ def _hash_of_weights(model: FusedModel) -> str:
 
 
 def _augmentation(dataset: DatasetConfig) -> tuple[object, ...]:
-    """Return the settings of a dataset that decide its frames."""
+    """Return the settings of a dataset that affect its frames."""
     names = ("limit", "min_crop", "zoom_out", "resolution_ratio", "flip", "jitter", "channel_mix")
     return tuple(getattr(dataset, name) for name in names)
 
@@ -152,7 +155,7 @@ def _encode(
     count: int,
     seed: Sequence[int],
 ) -> Iterator[tuple[np.ndarray, Mapping[str, Tensor]]]:
-    """Yield rows and what the frozen encoder computes of them, (n, ...) by name."""
+    """Yield indices of examples (n,) and the outputs of the frozen encoder for them, (n, ...) by name."""
     rng = np.random.default_rng(seed)
     batch_size = max(1, BATCH_SIZE // clips)
     pending: deque[tuple[np.ndarray, Future[Mapping[str, Tensor]]]] = deque()
@@ -163,7 +166,7 @@ def _encode(
             sampled = sample_clips(rng, len(rows), packed.clips, clips)
             frames = streams_of(packed, rows, model.cfg.streams(), sampled)
             tensors = {name: torch.from_numpy(x) for name, x in frames.items()}
-            if stage.frozen in CACHED_FEATURES:  # every video has a crop of its own
+            if stage.frozen in CACHED_FEATURES:  # each video gets its own crop
                 single = [
                     augment({n: x[i : i + 1] for n, x in tensors.items()}, dataset, rng) for i in range(len(rows))
                 ]
@@ -198,7 +201,7 @@ class _TorchEncoder:
 
 
 class _Features(nn.Module):
-    """`FusedModel.visual_features` of positional streams, with a tuple as the result, for export."""
+    """Wraps `FusedModel.visual_features` with positional inputs and a tuple as output, for export."""
 
     def __init__(self, model: FusedModel, streams: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
@@ -210,17 +213,20 @@ class _Features(nn.Module):
 
 
 class _OnnxEncoder:
-    """Encodes frame streams with ONNX Runtime in float32, in half of torch's time on a CPU; one thread a call."""
+    """Encodes frame streams with ONNX Runtime in float32, which takes half of torch's time on a CPU.
+
+    Each call uses one thread.
+    """
 
     def __init__(self, model: FusedModel, clips: int) -> None:
-        example = {  # no size is 1: torch.export specializes on it
+        example = {  # no batch size of 1, since torch.export would specialize on it
             stream.name: torch.rand(2, clips, stream.frames, stream.height, stream.width, 3) * 255.0
             for stream in model.cfg.streams()
         }
         training = model.training
         model.eval()
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter about its own names
+            warnings.simplefilter("ignore")  # the exporter warns about names that it generates itself
             self.names = sorted(model.visual_features(example))
             program = torch.onnx.export(
                 _Features(model, list(example), self.names).eval(),

@@ -1,6 +1,6 @@
-"""Averages of trained weights: over the steps of a stage, and with those that fine-tuning began with.
+"""Averages of weights: a moving average over the steps of a stage, and interpolation with the initial weights.
 
-The moving average is kept with the optimizer's moments, so that checkpoints have it.
+The moving average is stored with the optimizer's moments, so that checkpoints contain it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 AVERAGE = "average"
 """Key of the average in the optimizer's state of a parameter."""
 WARM_UP = 10
-"""Steps over which the decay rises, so that the first weights do not weigh on the average."""
+"""Controls how fast the decay rises in the first steps, so that the initial weights are soon forgotten."""
 
 
 @torch.no_grad()
 def update_average(optimizer: torch.optim.Optimizer, decay: float, step: int) -> None:
-    """Move the average of every parameter with moments towards its weights.
+    """Update the moving average of every parameter that has moments.
 
     Args:
-        decay: Share of the average that a step keeps, less in the first steps.
-        step: Steps of the stage taken before this one.
+        optimizer: Optimizer, whose state stores the averages.
+        decay: Decay per step; lower in the first steps.
+        step: Number of steps of the stage before this one.
     """
     decay = min(decay, (step + 1) / (step + WARM_UP))
     for parameter, state in optimizer.state.items():
@@ -34,7 +35,7 @@ def update_average(optimizer: torch.optim.Optimizer, decay: float, step: int) ->
 
 @torch.no_grad()
 def load_average(optimizer: torch.optim.Optimizer) -> None:
-    """Replace every parameter that has an average by it."""
+    """Replace every parameter that has a moving average by its average."""
     for parameter, state in optimizer.state.items():
         if AVERAGE in state:
             parameter.copy_(state[AVERAGE])
@@ -42,9 +43,12 @@ def load_average(optimizer: torch.optim.Optimizer) -> None:
 
 @torch.no_grad()
 def mix_weights(model: nn.Module, initial: Mapping[str, Tensor], share: float) -> None:
-    """Move parameters by this share of the way to `initial`, by name (WiSE-FT: Wortsman et al., CVPR 2022)."""
+    """Interpolate parameters towards `initial` weights by name (WiSE-FT: Wortsman et al., CVPR 2022).
+
+    share: Share of the initial weights in the result.
+    """
     parameters = dict(model.named_parameters())
     for name, weight in initial.items():
-        # Equal weights stay: -0.0 would become 0.0, and features cached under a hash of the weights be computed anew.
+        # Skip equal weights: -0.0 would become 0.0, which would change their hash and invalidate cached features.
         if not torch.equal(parameters[name], weight):
             parameters[name].lerp_(weight, share)
