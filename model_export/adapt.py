@@ -1,11 +1,11 @@
-"""Continued pre-training on a user's own videos: pack, measure, train, export, and measure again.
+"""Continued pre-training on a user's own videos: pack, evaluate, train, export, and evaluate again.
 
-Everything is kept in a work folder, so that repeating the call resumes it:
+Intermediate results are stored in a work folder, so that repeating the call resumes the adaptation:
     adapt.json      the options, and facts about the initial model
     data/own/       the packed clips, splits train and val
     before.json     retrieval of the held-out clips with the initial model
     run/            checkpoint, log and curves of the training
-    exported.json   the bundle that was written, and the source of its calibration
+    exported.json   facts about the written bundle, and the source of its calibration
     after.json      retrieval of the same clips with that bundle
 """
 
@@ -50,14 +50,17 @@ class AdaptOptions:
     """Options of an adaptation.
 
     Attributes:
-        folder: videos with subtitles, or an exported collection.
-        start_from: bundle or checkpoint to continue from.
-        out, name: the bundle to write.
-        work: folder for intermediate results.
-        shortest, longest: bounds of a clip's length in seconds.
-        steps: training steps; None: chosen by the number of clips.
-        data: packed corpora that a checkpoint to start from was trained on.
-        media: folder of the exported collection, for the files that it owns.
+        folder: Folder of videos with subtitles, or of an exported collection.
+        start_from: Bundle or checkpoint to continue from.
+        out, name: Folder and name of the bundle to write.
+        work: Folder for intermediate results.
+        shortest, longest: Minimum and maximum length of a clip, in seconds.
+        steps: Number of training steps; None: depends on the number of clips.
+        seed: Seed of the training.
+        workers: Number of decoding processes.
+        max_skipped: Maximum fraction of clips that may be skipped.
+        data: Packed corpora on which an initial checkpoint was trained, for their terms of use.
+        media: Folder of the exported collection, for files that the collection owns.
     """
 
     folder: Path
@@ -93,7 +96,7 @@ class InitialModelFacts(StrictModel):
 
 
 class _State(StrictModel):
-    """adapt.json. A work folder belongs to one initial model, one set of clips and one training."""
+    """Content of adapt.json. A work folder belongs to one initial model, one set of clips and one training."""
 
     clips: str
     start: str
@@ -103,7 +106,7 @@ class _State(StrictModel):
 
 
 class _Exported(StrictModel):
-    """exported.json."""
+    """Content of exported.json."""
 
     name: str
     fingerprint: str
@@ -112,10 +115,14 @@ class _Exported(StrictModel):
 
 
 def adapt(options: AdaptOptions, log: Log) -> dict[str, Any]:
-    """Run an adaptation, or resume it. Returns a summary.
+    """Run an adaptation, or resume it. Intermediate results stay in the work folder.
 
-    Raises InvalidInput (CorpusError among them) for unusable input, and ParityError if no bundle of the trained model
-    passes the checks. Intermediate results stay in the work folder.
+    Returns:
+        A summary for printing.
+
+    Raises:
+        InvalidInput: The input cannot be used (also CorpusError).
+        ParityError: No bundle of the trained model passes the parity check.
     """
     check_target(options.start_from, options.out, options.name)
     if options.steps is not None and options.steps < 1:
@@ -149,12 +156,14 @@ def adapt(options: AdaptOptions, log: Log) -> dict[str, Any]:
 
 
 def read_initial_model(folder: Path, data: Path) -> InitialModelFacts:
-    """Read the facts about a bundle or checkpoint. Loading its model proves that it can be trained.
+    """Read the facts about a bundle or checkpoint. Its model is loaded to make sure that it can be trained.
 
     Args:
-        data: packed corpora, which state the terms of training data that is not known here.
+        folder: Bundle or checkpoint.
+        data: Packed corpora, for the terms of use of corpora that this project does not know.
 
-    Raises InvalidInput.
+    Raises:
+        InvalidInput: The model cannot be trained, or the terms of its training data are unknown.
     """
     start = load_initial_model(folder)
     config = start.model.cfg.model_dump(mode="json")
@@ -231,7 +240,7 @@ def _measure(path: Path, model: Path, model_id: str, held_out: Packed, label: st
     """Measure retrieval of the held-out clips, or read the stored result of the same model."""
     if path.exists():
         stored = json.loads(path.read_text("utf-8"))
-        if stored["model"] == model_id and "counts" in stored:  # version 0.3 counted ties otherwise
+        if stored["model"] == model_id and "counts" in stored:  # version 0.3 counted ties differently
             return dict(stored["counts"])
     log(f"measuring the {label} on {len(held_out)} held-out clips")
     counts = sentence_retrieval(open_encoder(model), held_out)
@@ -240,7 +249,7 @@ def _measure(path: Path, model: Path, model_id: str, held_out: Packed, label: st
 
 
 def _export(options: AdaptOptions, state: _State, trained: Path, held_out: int, log: Log) -> _Exported:
-    """Export the trained model to `out`, unless it is there."""
+    """Export the trained model to `out`, unless it was exported before."""
     path = options.work / "exported.json"
     if path.exists():
         exported = _Exported.model_validate_json(path.read_text("utf-8"))
@@ -263,7 +272,7 @@ def _export(options: AdaptOptions, state: _State, trained: Path, held_out: int, 
             initial=initial,
         )
 
-    # With few held-out clips, a single query that smaller weights change is a difference of many points.
+    # With few held-out clips, a change of a single query by reduced weights may exceed the tolerance of the check.
     export_with_fallback(state.facts.precision, export, log)
     bundle = Bundle.open(options.out)
     exported = _Exported(

@@ -40,10 +40,10 @@ def no_log(message: str) -> None:
 
 @contextmanager
 def replace_bundle(out: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces the bundle at `out` at the end; after an error it is removed.
+    """Yield a new folder that replaces the bundle at `out` at the end of the context; after an error it is removed.
 
-    The old bundle stays in place until then. If `out` is a link, the folder that it leads to is replaced, which the
-    checkpoint lies beside. Raises InvalidInput if `out` exists and is not a bundle.
+    The old bundle stays in place until then. If `out` is a symbolic link, its target is replaced, since the checkpoint
+    is beside the target. Raises InvalidInput if `out` exists and is not a bundle.
     """
     check_replaceable(out)
     out = out.resolve()
@@ -66,9 +66,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def swap_folder(folder: Path, target: Path) -> None:
-    """Rename `folder`, of the same file system, to `target`, and remove what was there.
+    """Rename `folder` to `target` on the same file system, and remove the previous folder at `target`.
 
-    Where the file system can exchange two folders, as those of Linux can, a kill leaves the old one or the new one.
+    If the file system can exchange two folders atomically, as on Linux, there is always a complete folder at `target`,
+    even if the process is killed.
     """
     if not target.exists():
         folder.rename(target)
@@ -81,7 +82,7 @@ def swap_folder(folder: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two folders in one step; return False where that is not possible."""
+    """Exchange two folders atomically; return False if the system does not support it."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     names = _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second)
     return renameat2 is not None and renameat2(*names, _RENAME_EXCHANGE) == 0
@@ -149,10 +150,14 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
 def write_draft(
     folder: Path, fields: Mapping[str, Any], tokenizer: bytes, answers: Sequence[str], documents: Mapping[str, str]
 ) -> None:
-    """Make a folder of graphs a bundle that opens, with an empty card and report.
+    """Complete a folder of graphs to a bundle that can be opened, with an empty card and report.
 
     Args:
-        documents: further text files by name, such as a notice.
+        folder: The folder.
+        fields: Fields of the manifest.
+        tokenizer: Content of tokenizer.json.
+        answers: Answer vocabulary; empty: none.
+        documents: Further text files by name, such as a notice.
     """
     (folder / TOKENIZER_NAME).write_bytes(tokenizer)
     # One answer per line, in the order of the logits.
@@ -165,9 +170,13 @@ def finish(folder: Path, fields: Mapping[str, Any], report: str, card: Callable[
     """Write report and card into a draft, then run every graph of the bundle once.
 
     Args:
-        card: the Markdown card, from a manifest that has everything but the card itself.
+        folder: Folder of the draft.
+        fields: Fields of the manifest.
+        report: Content of the parity report.
+        card: Returns the Markdown model card for a manifest that lists all files except the card.
 
-    Raises BundleError and EngineError.
+    Raises:
+        BundleError, EngineError: The bundle is invalid, or a graph cannot run.
     """
     report_name, card_name = fields["parity_report"], fields["model_card"]
     write_documents(folder, {report_name: report, card_name: ""})

@@ -22,23 +22,24 @@ from vitascope.model import Model
 from vitascope.scoring import fused_score, reranked_score
 
 MAX_QUESTIONS = 1000
-"""Per corpus, spread evenly over its examples."""
+"""Maximum number of questions per corpus, spread evenly over its examples."""
 MIN_CAPTIONED = 50
-"""Captioned examples from which a variant's match and fused probabilities are fitted. There are three parameters; ten
-to twenty positive pairs per parameter are the usual minimum against overfitting."""
+"""Minimum number of captioned examples for fitting a variant's match and fused probabilities. There are three
+parameters; ten to twenty positive pairs per parameter are the usual minimum against overfitting."""
 RERANK_COUNTS = (10, 20, 50)
 """Numbers of reranked results that are measured."""
 MIN_RERANK_QUERIES = 50
-"""In smaller corpora nothing about reranking is measured."""
+"""Minimum number of queries of a corpus for measuring reranking."""
 MIN_RERANK_GAIN = 1.0
-"""Points of mean recall. Less may be chance with a few hundred searches, and each reranked result takes time."""
+"""Minimum gain of mean recall in points for which results are reranked. With a few hundred searches a smaller gain may
+be chance, and each reranked result takes time."""
 SOUND_COUNTS = (10, 20)
 MATCH_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5)
 """Numbers of reranked results, and weights of their match, that are measured for searches by pictures and sound."""
 MAX_SOUND_LOSS = 1.0
-"""Points that R@1, R@5 and R@10 of sentences that need sight, sound or both may lose where the mean R@1 gains."""
+"""Maximum loss, in points, of R@1, R@5 and R@10 of any need (sight, sound or both) for a gain of the mean R@1."""
 MIN_WORDS = 5
-"""Words of a caption that is taken as a query about what another corpus does not show."""
+"""Minimum words of a caption that serves as a query without a relevant video in another corpus."""
 
 AnswerLogits = Callable[[Sequence[str], np.ndarray], np.ndarray]
 """(questions (n), visual tokens (n, V, K)) -> (n, answers)."""
@@ -46,10 +47,10 @@ AnswerLogits = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class FittedCalibration:
-    """A calibration, its errors on the data it was fitted to, the corpora used, and the choice of reranking.
+    """A calibration, its errors on the data to which it was fitted, the corpora used, and the choice of reranking.
 
-    `measurements` has expected calibration errors (fractions): "before" of plain sigmoids and softmax, "kept" of the
-    previous calibration, "after" of this one. `reranking` is None where it was not measured.
+    `measurements` has expected calibration errors (0..1): "before" of plain sigmoids and softmax, "kept" of the
+    previous calibration, "after" of this calibration. `reranking` is None if it was not measured.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
@@ -68,14 +69,19 @@ def calibrate(
     min_captioned: int = 2,
     absent: Mapping[str, Sequence[str]] | None = None,
 ) -> FittedCalibration:
-    """Fit match, fused and answer probabilities, and measure whether ordering by the fused score helps searches.
+    """Fit match, fused and answer probabilities, and measure whether reranking by the fused score improves searches.
+
+    If the model does not use sound in match and answers, corpora with sound are not used, since their captions and
+    questions may be about sound.
 
     Args:
-        absent: by corpus, queries about what it does not show; default: long captions of the other corpora.
-        previous: calibration to keep where no corpus has data (None: the defaults).
-        min_captioned: corpora with fewer captioned examples are not used for match and fused probabilities.
-
-    Corpora with sound, which captions and questions may be about, are not used where match and answers do not read it.
+        encoder: The model.
+        corpora: Embedded validation splits by corpus.
+        answers: Answer vocabulary.
+        answer_logits: Computes answer logits; None: answers are not calibrated.
+        previous: Calibration to keep for probabilities without data; None: the defaults.
+        min_captioned: Corpora with fewer captioned examples are not used for match and fused probabilities.
+        absent: Queries without a relevant video, by corpus; None: long captions of the other corpora.
     """
     start = previous or Calibration()
     stream = audio_stream(encoder)
@@ -119,11 +125,11 @@ def calibrate(
 
 
 def keep_reranking(fitted: Reranking | None, source: Reranking | None) -> Reranking | None:
-    """Return the choice of reranking; what was not measured is as in the source, without measurements of its weights.
+    """Return the choice of reranking of a new bundle; choices that were not measured are taken from its source.
 
     Args:
-        fitted: choice for the new bundle.
-        source: choice of the bundle that it was made from.
+        fitted: Choice that was measured with the new bundle; None: not measured.
+        source: Choice of the source bundle. Its measurements are not copied, because they are of other weights.
     """
     if source is None:
         return fitted
@@ -136,9 +142,9 @@ def keep_reranking(fitted: Reranking | None, source: Reranking | None) -> Rerank
 def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) -> Reranking | None:
     """Choose the number of results to rerank from validation searches by corpus.
 
-    The number with the largest mean gain in R@1, R@5 and R@10 over ordering by similarity is chosen among those with
-    which no corpus loses in any of the three: 0 if there is none, or the gain is less than `MIN_RERANK_GAIN`. Returns
-    None without a corpus of enough queries.
+    Of the numbers with which no corpus loses in R@1, R@5 or R@10, the one with the largest mean gain over ranking by
+    similarity is chosen; 0 if there is none, or the gain is less than `MIN_RERANK_GAIN`. Returns None if no corpus has
+    enough queries.
     """
     recall = {
         name: {
@@ -161,11 +167,11 @@ def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) 
 
 
 def choose_sound_reranking(searches: Mapping[str, NearestVideos]) -> SoundReranking | None:
-    """Choose how searches by pictures and sound are reranked, from validation searches by corpus and need.
+    """Choose the reranking of searches by picture and sound, from validation searches by corpus and need.
 
-    The number of results and weight of their match with the largest mean R@1 are chosen among those with which no R@1,
-    R@5 and R@10 falls by more than `MAX_SOUND_LOSS`: 0 if there is none, or the mean gains less than `MIN_RERANK_GAIN`.
-    Ties: the fewest results, the lowest weight. Returns None without enough queries.
+    Of the numbers of results and weights of the match with which no R@1, R@5 or R@10 falls by more than
+    `MAX_SOUND_LOSS`, those with the largest mean R@1 are chosen; 0 if there are none, or the mean gain is less than
+    `MIN_RERANK_GAIN`. Ties: fewest results, then lowest weight. Returns None without enough queries.
     """
     searches = {name: pairs for name, pairs in searches.items() if len(pairs.logits) >= MIN_RERANK_QUERIES}
     if not searches:
@@ -196,7 +202,7 @@ def _measured(queries: int, recall: Mapping[int, Sequence[float]]) -> RerankingR
 
 
 def _scene_searches(encoder: Encoder, corpora: Mapping[str, Embedded], fitted: Calibration) -> dict[str, NearestVideos]:
-    """Return searches by pictures and sound, by validation split and what their captions need."""
+    """Return searches by picture and sound, by validation split and need of their captions."""
     searches = {}
     for name, e in corpora.items():
         needs = [need for need in get_args(Needs) if first_captions(e.packed, need)]
@@ -211,7 +217,7 @@ def _scene_searches(encoder: Encoder, corpora: Mapping[str, Embedded], fitted: C
 
 
 def recalibrate(variant: Model, corpora: Mapping[str, Embedded], previous: Calibration) -> FittedCalibration:
-    """Calibrate a variant through its own graphs; `previous` is kept where no corpus has data."""
+    """Calibrate a variant with its own graphs. previous: Calibration that is kept for probabilities without data."""
     if "matching" not in variant.tasks or not corpora:
         return FittedCalibration(previous)
     logits = variant.answer_logits if "answering" in variant.tasks and not variant.scores_free_form_answers else None
@@ -219,9 +225,10 @@ def recalibrate(variant: Model, corpora: Mapping[str, Embedded], previous: Calib
 
 
 def calibration_record(fitted: FittedCalibration, source: SourceBundle, tasks: Sequence[str]) -> dict[str, Any]:
-    """Return `extra.calibration` of a variant's manifest: measurements, splits (`fitted_on`), and what was kept.
+    """Return `extra.calibration` of a variant's manifest: measurements, and the splits used (`fitted_on`).
 
-    `kept` lists what was not fitted ("match and fused", "answers"), `kept_of` the bundle whose calibration that is.
+    `kept` lists the probabilities that were not fitted ("match and fused", "answers"); `kept_of` is the bundle from
+    which their calibration comes.
     """
     groups = (("matching", "match pairs", "match and fused"), ("answering", "answer questions", "answers"))
     kept = [label for task, count, label in groups if task in tasks and count not in fitted.measurements]
@@ -234,13 +241,13 @@ def calibration_record(fitted: FittedCalibration, source: SourceBundle, tasks: S
 
 
 def _captions_elsewhere(name: str, corpora: Mapping[str, Embedded]) -> list[str]:
-    """Return the sentences about other corpora; shorter captions may well be true of this one."""
+    """Return captions of other corpora with at least `MIN_WORDS` words; shorter ones may fit videos of this corpus."""
     captions = [e.captions[0] for other, c in corpora.items() if other != name for e in c.packed.examples]
     return [caption for caption in captions if len(caption.split()) >= MIN_WORDS]
 
 
 def _has_negatives(embedded: Embedded) -> bool:
-    """Return whether every example has a caption, and captions differ."""
+    """Return whether every example has a caption, and there are different captions."""
     return has_captions(embedded.packed) and len({e.captions[0] for e in embedded.packed.examples}) > 1
 
 
@@ -282,7 +289,7 @@ def _answerable_questions(embedded: Embedded, answer_index: Mapping[str, int]) -
 
 
 def _answer_error(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:
-    """Expected calibration error of the best answer's probability."""
+    """Return the expected calibration error (0..1) of the best answer's probability."""
     z = logits.astype(np.float64) / temperature
     z = np.exp(z - z.max(axis=1, keepdims=True))
     best = (z / z.sum(axis=1, keepdims=True)).max(axis=1)

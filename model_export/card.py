@@ -29,7 +29,7 @@ METRICS_KEY = "metrics"
 """Key of all metrics in a manifest's `extra`."""
 
 MIXED_SUBSETS = ("(single word)", "(held-out combinations)")
-"""Subsets that are reported like kinds of questions but mix all of them."""
+"""Subsets that are reported like kinds of questions, but contain all kinds."""
 
 HEADLINE_METRICS = (
     "t2v R@1",
@@ -45,11 +45,11 @@ HEADLINE_METRICS = (
     "right caption fused",
     "exact",
 )
-"""Metrics among `metrics` of a manifest; its `extra` and the card have all."""
+"""Metrics for the field `metrics` of a manifest; its `extra` and the card have all metrics."""
 
 
 class Provenance(StrictModel):
-    """Training of a bundle; kept in the manifest's `extra`, from which the card can be rewritten."""
+    """Facts about a bundle's training, stored in the manifest's `extra`, so that the card can be written again."""
 
     recipe: str
     seed: int
@@ -59,11 +59,11 @@ class Provenance(StrictModel):
     """The model's configuration, see `training.models.architectures.read_config`."""
     answers: int
     sources: list[Source]
-    """Corpora, then pretrained weights."""
+    """Corpora, followed by pretrained weights."""
     calibration: dict[str, float]
     """Calibration errors before and after, see `model_export.calibrate`."""
     calibration_kept: bool = False
-    """Whether match and fused calibration were kept from the initial model."""
+    """Whether the calibration of match and fused probabilities is that of the initial model."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def stored_metrics(bundle: Bundle) -> dict[str, dict[str, float]]:
 
 
 def _read_card_metrics(card: str) -> dict[str, dict[str, float]]:
-    """Return the metrics of a card that `model_card` wrote; versions up to 0.3 stored all of them in the card alone."""
+    """Parse the metrics of a card written by `model_card`; up to version 0.3 only the card had all metrics."""
     section = re.search(r"^## Metrics\n(.*?)(?=^## |\Z)", card, re.MULTILINE | re.DOTALL)
     tables = re.findall(r"^### (.+)\n\n((?:\|.*\n)+)", section[1] if section else "", re.MULTILINE)
     rows = {corpus: re.findall(r"^\| (.+) \| (.+) \|$", table, re.MULTILINE)[2:] for corpus, table in tables}

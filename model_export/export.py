@@ -1,7 +1,7 @@
 """Export a checkpoint as a verified bundle.
 
-Every graph is exported in float32 and compared with the trained model; graphs with reduced weights are compared as
-well. The bundle's folder appears only after all checks have passed.
+Every graph is exported in float32 and compared with the trained model. Graphs with reduced weights are compared in
+addition. The folder of the bundle appears only after all checks have passed.
 """
 
 from __future__ import annotations
@@ -75,20 +75,21 @@ from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
 
 MAX_EXAMPLES = 1000
-"""Validation examples per corpus used for checks and calibration."""
+"""Maximum number of validation examples per corpus for checks and calibration."""
 
 
 @dataclass(frozen=True)
 class InitialModel:
-    """Facts about the model that a checkpoint's training started from."""
+    """Facts about the model from which a checkpoint's training started."""
 
     sources: Sequence[Source] = ()
     """Training corpora."""
     calibration: Calibration | None = None
-    """Kept where validation data is missing, as is `reranking`."""
+    """Calibration that is used if validation data is missing."""
     reranking: Reranking | None = None
+    """Choice of reranking that is used if validation data is missing."""
     min_captioned: int = 2
-    """Captioned validation examples from which match and fused probabilities are fitted."""
+    """Minimum number of captioned validation examples for fitting match and fused probabilities."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class _Job:
     log: Log
     initial: InitialModel
     kept: BundleCheckpoint | None = None
-    """The checkpoint beside the bundle."""
+    """Entry of the manifest for the checkpoint beside the bundle; None: no checkpoint is written."""
 
 
 def export_checkpoint(
@@ -125,24 +126,30 @@ def export_checkpoint(
     keep_checkpoint: bool = True,
     parts: Sequence[Path] = (),
 ) -> Path:
-    """Export the checkpoint folder `model` as a bundle at `out`; returns `out`.
+    """Export a checkpoint as a bundle. After an error no bundle is written, and an existing bundle is unchanged.
 
     Args:
-        name: of the bundle; default: the folder name of `out`.
-        data: folder of packed corpora. Validation splits of the checkpoint's corpora are used for parity on real
-            inputs, for Recall@1 and for calibration.
+        model: Checkpoint folder or run folder.
+        out: Folder of the bundle.
+        name: Name of the bundle; None: the folder name of `out`.
+        version: Version of the bundle.
+        precision: Precision of the stored weights.
+        data: Folder of packed corpora. Validation splits of the checkpoint's corpora are used for parity on real
+            inputs, for Recall@1 and for calibration. None: only random inputs are compared.
         metrics: JSON of `vitascope evaluate --out`.
-        licence: default: derived from the terms of the training data.
-        seed: of the random parity inputs; default: random.
-        initial: facts about the model that training started from.
-        keep_checkpoint: also write a compact checkpoint beside the bundle, which training continues from.
-        parts: checkpoints of other runs, whose parts are added (`training.checkpoint.add_part`).
+        licence: Licence of the bundle; None: derived from the terms of the training data.
+        seed: Seed of the random parity inputs; None: random.
+        log: Called with progress messages.
+        initial: Facts about the model from which training started.
+        keep_checkpoint: Also write a compact checkpoint beside the bundle, from which training can continue.
+        parts: Checkpoints of other runs whose parts are added (`training.checkpoint.add_part`).
+
+    Returns:
+        `out`.
 
     Raises:
-        ParityError: a graph's outputs differ from torch's.
-        InvalidInput: the checkpoint cannot be exported.
-
-    After an error no bundle is written, and one that was at `out` is unchanged.
+        ParityError: The outputs of a graph differ from those of torch.
+        InvalidInput: The checkpoint cannot be exported.
     """
     check_name(name or out.name)
     job = _prepare(model, name or out.name, version, data, licence, seed, log, initial or InitialModel(), parts)
@@ -204,7 +211,7 @@ def validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]:
 
 
 def added_parts(cfg: FusedConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the parts of the manifest that describe graphs with files of weights of their own."""
+    """Return the manifest's entries of captions and grounding, whose weights are in separate files."""
     parts = {"captions": cfg.caption_decoder(tokenizer.vocabulary()), "grounding": cfg.grounding_grid()}
     return {n: part.model_copy(update={"weights": ADDED_WEIGHTS[n]}) for n, part in parts.items() if part is not None}
 
@@ -246,7 +253,7 @@ class _Export:
         return finish(self.folder, fields, self.report.to_json(), lambda draft: model_card(draft, self.report))
 
     def _check(self, folder: Path, precision: Precision, tolerance: Bounds) -> tuple[Model, dict[str, Embedded]]:
-        """Store the graphs at one precision, compare them, and open them as a bundle."""
+        """Store the graphs at one precision, compare them with torch, and open them as a bundle."""
         self.job.log(f"checking graphs with {precision}")
         files = store(self.graphs, folder, precision)
         paths = {graph: folder / files[graph] for graph in self.graphs}
@@ -260,7 +267,7 @@ class _Export:
         for name, packed in self.corpora.items():
             expected = self.expected.get(name)
             if expected is None and precision != self.precision:
-                continue  # without captions only used for calibration, which needs the final precision
+                continue  # a corpus without captions is used only for calibration, at the final precision
             self.job.log(f"embedding {name}/val with {precision}")
             embedded[name] = embed(runtime, packed)
             if expected is not None:

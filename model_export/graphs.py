@@ -1,4 +1,4 @@
-"""Export of a bundle's graphs: small wrappers around the training model with named inputs and outputs.
+"""Export of a bundle's graphs: wrappers around the training model with named inputs and outputs.
 
 Shape letters: B videos, sounds or texts, C clips, F frames, H height, W width, S samples, T audio tokens, A their
 width, L text tokens, V visual tokens, K their width, D embedding dim, N answers, M answer tokens. Of captions: Y
@@ -54,7 +54,7 @@ ANSWER_AXES = {name: {0: "batch", 1: "answers", 2: "answer_tokens"} for name in 
 
 
 class Sizes(Protocol):
-    """Sizes that the inputs of a model's graphs depend on."""
+    """Sizes that determine the inputs of a model's graphs."""
 
     @property
     def vocabulary(self) -> int: ...
@@ -70,7 +70,7 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True)
 class ManifestSizes:
-    """Sizes stated in a manifest; `frame_streams` replaces its streams."""
+    """Sizes from a manifest. frame_streams: Streams that replace those of the manifest."""
 
     manifest: Manifest
     frame_streams: list[FrameStream] | None = None
@@ -122,7 +122,7 @@ class VideoGraph(_ModelGraph):
 class AudioGraph(_ModelGraph):
     """samples (B, S), lengths (B,) int64 -> vector (B, D), L2-normalized.
 
-    A model whose fused layers read sound also has audio_tokens (B, T, A).
+    If the fused layers read sound, there is also the output audio_tokens (B, T, A).
     """
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
@@ -131,14 +131,14 @@ class AudioGraph(_ModelGraph):
 
 
 class FusedGraph(_ModelGraph):
-    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> outputs of a head on the fused states: match_logit
+    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> output of a head on the fused states: match_logit
     (B,), answer_logits (B, N) or entailment_logits (B, 3).
 
-    A model whose fused layers read sound also takes audio_tokens (B, T, A).
+    If the fused layers read sound, there is also the input audio_tokens (B, T, A).
     """
 
     def __init__(self, model: FusedModel, head: Callable[[Tensor, Tensor, VisualCache], Tensor]) -> None:
-        """``head``: a method of the model that takes text states, attention mask and visual cache."""
+        """head: Method of the model that takes text states, attention mask and visual cache."""
         super().__init__(model)
         self.head = head
 
@@ -152,7 +152,7 @@ class FusedGraph(_ModelGraph):
 class CaptionPrefillGraph(_ModelGraph):
     """visual_tokens (B, V, K) -> visual_keys, visual_values (B, Y, E, V + T, G), visual_mask (B, V + T) int64.
 
-    A model whose fused layers read sound also takes audio_tokens (B, T, A).
+    If the fused layers read sound, there is also the input audio_tokens (B, T, A).
     """
 
     def forward(self, visual_tokens: Tensor, audio_tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,7 +161,7 @@ class CaptionPrefillGraph(_ModelGraph):
 
 class CaptionStepGraph(_ModelGraph):
     """input_ids (B, L) int64, past_keys, past_values (B, Y, E, P, G) and the outputs of caption_prefill -> logits (B,
-    N) of the token after them, present_keys, present_values (B, Y, E, P + L, G)."""
+    N) of the next token, present_keys, present_values (B, Y, E, P + L, G)."""
 
     def forward(
         self,
@@ -200,13 +200,13 @@ class GraphSpec:
 def video_spec(
     module: nn.Module, streams: Sequence[FrameStream], outputs: tuple[str, ...] = ("vector", "visual_tokens")
 ) -> GraphSpec:
-    """Return the spec of a video graph, for any number of videos and of clips each."""
+    """Return the spec of a video graph with dynamic numbers of videos and of clips per video."""
     return GraphSpec("video", module, {stream.name: {0: "batch", 1: "clips"} for stream in streams}, outputs)
 
 
 def graph_specs(model: FusedModel) -> list[GraphSpec]:
-    """Return the specs of a model's graphs: video, text and match; audio, answer, entailment, grounding and those of
-    captions of models that have them."""
+    """Return the specs of a model's graphs: video, text, match, and those of the model's optional parts (audio, answer,
+    entailment, grounding, captions)."""
     text = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}}
     pictures = fused = text | {"visual_tokens": {0: "batch"}}
     specs = [
@@ -234,7 +234,7 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
 
 
 def caption_specs(prefill: nn.Module, step: nn.Module, tokens: Mapping[str, Mapping[int, str]]) -> list[GraphSpec]:
-    """Return the specs of the two graphs of captions. tokens: Dynamic axes of what prefill reads."""
+    """Return the specs of the two caption graphs. tokens: Dynamic axes of the inputs of caption_prefill."""
     visual = {name: {0: "batch"} for name in (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)}
     if AUDIO_TOKENS in tokens:
         visual = {name: axes | {1 if name == VISUAL_MASK else 3: "context"} for name, axes in visual.items()}
@@ -249,7 +249,7 @@ def caption_specs(prefill: nn.Module, step: nn.Module, tokens: Mapping[str, Mapp
 def random_streams(cfg: Sizes, rng: np.random.Generator, batch: int, clips: int) -> Arrays:
     """Return random streams by name, uint8 (B, C, F, H, W, 3): a coarse random image with fine noise.
 
-    Noise alone averages out after a few strides, and all clips would look the same to the model.
+    Pure noise would average out after a few strides, and the model would see no difference between clips.
     """
     streams = {}
     for s in cfg.streams():
@@ -265,7 +265,7 @@ def random_streams(cfg: Sizes, rng: np.random.Generator, batch: int, clips: int)
 
 
 def _random_mask(stream: FrameStream, rng: np.random.Generator, frames: tuple[int, ...]) -> np.ndarray:
-    """Masks of images of random shapes in the top left corner."""
+    """Return masks of images of random shapes, which are in the top left corner of the frame."""
     short, side = (stream.shortest_edge or 1) // stream.multiple, stream.height
     rows, columns = rng.integers(1, short + 1, frames), rng.integers(1, side + 1, frames)
     is_portrait = rng.random(frames) < 0.5
@@ -276,7 +276,7 @@ def _random_mask(stream: FrameStream, rng: np.random.Generator, frames: tuple[in
 
 
 def _random_tile_cover(stream: FrameStream, rng: np.random.Generator, frames: tuple[int, ...]) -> np.ndarray:
-    """Covers of frames of random shapes in tiles."""
+    """Return covers, for the fit "tiles", of frames of random shapes."""
     size = stream.height * stream.width
     columns = rng.integers(1, math.isqrt(size) + 1, (*frames, 1))
     rows = rng.integers(1, size // columns + 1)
@@ -289,7 +289,7 @@ def _random_tile_cover(stream: FrameStream, rng: np.random.Generator, frames: tu
 def random_sounds(stream: AudioStream, rng: np.random.Generator, batch: int) -> Arrays:
     """Return random samples (B, S) float32 and lengths (B,) int64: tones in noise, the first of full length.
 
-    Tones of several levels, since noise alone sounds alike everywhere. After its length a row is silent.
+    Pure noise would sound the same in all rows, so there are tones of several levels. Rows are 0 after their lengths.
     """
     lengths = rng.integers(stream.samples // 20, stream.samples + 1, batch)
     lengths[0] = stream.samples
@@ -323,7 +323,7 @@ def random_answers(cfg: Sizes, rng: np.random.Generator, batch: int, answers: in
 def export_graph(spec: GraphSpec, cfg: Sizes, example_inputs: Arrays | None = None) -> onnx.ModelProto:
     """Export one graph in float32 with its weights inside, simplified. Puts the module into evaluation mode.
 
-    example_inputs: Of dynamic sizes above 1, which torch.export specializes on; None: random ones of its kind of graph.
+    example_inputs: Inputs whose dynamic sizes are above 1, since torch.export specializes on 1; None: random inputs.
     """
     arrays = example_inputs or _example_inputs(spec, cfg)
     example = tuple(torch.from_numpy(arrays[name]) for name in spec.inputs)
@@ -366,13 +366,13 @@ def export_specs(specs: Sequence[GraphSpec], cfg: Sizes) -> dict[GraphName, onnx
 def caption_inputs(
     specs: Sequence[GraphSpec], tokens: Arrays, input_ids: np.ndarray, past: int
 ) -> tuple[Arrays, Arrays]:
-    """Return inputs of caption_prefill, and of caption_step with its outputs, both by torch.
+    """Return inputs of caption_prefill, and inputs of caption_step that torch computes from them.
 
     Args:
-        specs: Of the graphs of a model with captions.
-        tokens: Visual tokens (B, V, K) and, where the model reads them, audio tokens (B, T, A) by name.
+        specs: Specs of the graphs of a model with captions.
+        tokens: Visual tokens (B, V, K) and, if the model reads sound, audio tokens (B, T, A) by name.
         input_ids: (B, P + L) int64.
-        past: P, the number of ids that are decoded already.
+        past: Number P of ids that are already decoded.
     """
     by_name = {spec.name: spec for spec in specs}
     prefill, step = by_name["caption_prefill"], by_name["caption_step"]

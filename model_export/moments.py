@@ -1,4 +1,4 @@
-"""Adding a trained moment head to a bundle, as its graph `moments`; the other graphs and the fingerprint stay."""
+"""Adding a trained moment head to a bundle as its graph `moments`. Other graphs and the fingerprint do not change."""
 
 from __future__ import annotations
 
@@ -31,30 +31,36 @@ from vitascope.bundle.manifest import Manifest
 from vitascope.errors import InvalidInput
 
 GRAPH_NAME = "moments.onnx"
-"""Its weights are inside, so that `weights.bin` and with it the fingerprint stay."""
+"""File of the graph. It contains its weights, so that `weights.bin` and the fingerprint do not change."""
 EXTRA_KEY = "moments"
 """Key of the head's recipe, corpora and metrics in the manifest's `extra`."""
 _SEQUENCE = {0: "batch", 1: "windows"}
 _AXES = {WINDOWS: _SEQUENCE, WINDOW_MASK: _SEQUENCE, WINDOW_TEXT: {0: "batch"}}
 _SIZES = ((1, 1), (3, 17), (2, 80))
-"""Sequences and windows of the random parity inputs."""
+"""Numbers of sequences and of windows of the random parity inputs."""
 _SECTION = re.compile(r"\n## Moments\n.*?(?=\n## |\Z)", re.DOTALL)
 
 
 def add_moments(
     bundle: Path, run: Path, *, version: str | None = None, seed: int | None = None, log: Log = no_log
 ) -> Path:
-    """Add the head of a run of `vitascope train-moments` to a bundle, in place of an earlier one; returns `bundle`.
+    """Add the head of a run of `vitascope train-moments` to a bundle; an existing head is replaced.
 
-    Metrics of `vitascope evaluate-moments` that lie in the run go into the model card.
+    If the run has metrics of `vitascope evaluate-moments`, they are added to the model card.
 
     Args:
-        version: of the bundle; default: as it is.
-        seed: of the random parity inputs; default: random.
+        bundle: The bundle, which is changed in place.
+        run: Run folder of `vitascope train-moments`.
+        version: New version of the bundle; None: unchanged.
+        seed: Seed of the random parity inputs; None: random.
+        log: Called with progress messages.
+
+    Returns:
+        `bundle`.
 
     Raises:
-        ParityError: the graph's outputs differ from those of the head.
-        InvalidInput: there is no head at `run`, or it reads embeddings of another bundle.
+        ParityError: The outputs of the graph differ from those of the head.
+        InvalidInput: There is no head at `run`, or it was trained on embeddings of another bundle.
     """
     opened = Bundle.open(bundle)
     manifest = opened.manifest
@@ -97,7 +103,7 @@ def add_moments(
 
 
 def _random_sequences(rng: np.random.Generator, width: int, batch: int, count: int) -> Arrays:
-    """Return random inputs of `moments`: windows that change slowly, fewer in each further row."""
+    """Return random inputs of `moments`: slowly changing windows, whose number decreases from row to row."""
     windows = rng.standard_normal((batch, count, width)).cumsum(axis=1)
     windows /= np.linalg.norm(windows, axis=-1, keepdims=True)
     lengths = np.linspace(count, max(1, count // 2), batch).astype(int)
@@ -111,7 +117,7 @@ def _random_sequences(rng: np.random.Generator, width: int, batch: int, count: i
 
 
 def _new_sources(config: HeadCheckpoint, manifest: Manifest) -> list[Source]:
-    """Return the corpora of the head that the bundle does not name yet."""
+    """Return the sources of the head's corpora that the bundle does not list yet."""
     known = {entry.split(":")[0] for entry in manifest.training_data}
     return [
         Source(

@@ -1,4 +1,4 @@
-"""Index, edit, fold and sort ONNX graphs."""
+"""Functions that index, edit, constant-fold and sort ONNX graphs."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def permutation(node: NodeProto) -> list[int]:
 
 
 def log_spectrum_nodes(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the nodes from samples of sound to the logarithm of their spectrum, that included.
+    """Return the names of the nodes that compute the logarithm of a sound's spectrum from its samples.
 
-    Values there span 80 dB and more, which neither int8 nor float16 holds. Empty for graphs that read no sound.
+    Their values span 80 dB and more, too much for int8 and float16. Empty for graphs without sound.
     """
     if SAMPLES not in {value.name for value in graph.input}:
         return set()
@@ -102,24 +102,24 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Sort nodes topologically, as ONNX requires; the float16 and quantization tools append theirs at the end."""
+    """Sort nodes topologically, as ONNX requires: the float16 and quantization tools append nodes at the end."""
     from onnxruntime.transformers.onnx_model import OnnxModel  # the import changes sys.path
 
     OnnxModel.graph_topological_sort(graph)
 
 
 def fold_constants(path: Path) -> onnx.ModelProto:
-    """Load a stored graph with float32 weights inside, its constants computed and every node named.
+    """Load a stored graph with float32 weights inside, fold its constants, and name every node.
 
-    Bundles store weights as int8 or float16 and rebuild them by nodes (see `model_export.weights`); those nodes are
-    folded. Embedding tables keep the type in which they are stored, as only rows of them are read.
+    Bundles store weights as int8 or float16 and rebuild them by nodes (`model_export.weights`); these nodes are folded.
+    Embedding tables keep their stored type, because only single rows are read.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory(prefix="folded-") as folder:
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
-        model = onnx.load(path)  # reads external weights too, which ONNX Runtime would leave outside
+        model = onnx.load(path)  # also loads external weights, which ONNX Runtime would keep external
         onnxruntime.InferenceSession(
             model.SerializeToString(),
             options,

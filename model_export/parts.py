@@ -1,6 +1,6 @@
-"""Adding decoders of captions, grounding heads and classifiers of sentences, each trained alone, to a bundle.
+"""Adding caption decoders, grounding heads and entailment heads, which were trained alone, to a bundle.
 
-Only the graphs of the parts and their weights are exported; the other graphs and the fingerprint stay.
+Only the graphs and weights of these parts are exported. Other graphs and the fingerprint do not change.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from vitascope.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class _Part:
-    """The parts of one run, exported in float32, and the inputs that they are checked on.
+    """The parts of one run, exported in float32, and the inputs for the parity check.
 
-    `fields`: see `training.checkpoint.PARTS`.
+    fields: Keys of `training.checkpoint.PARTS`.
     """
 
     fields: Sequence[str]
@@ -62,22 +62,25 @@ def add_parts(
     seed: int | None = None,
     log: Log = no_log,
 ) -> Path:
-    """Add the parts that runs have trained alone to a bundle, in place of its own; returns the folder written.
+    """Add the parts that runs have trained alone to a bundle; existing parts of the same kind are replaced.
 
-    The checkpoint beside the bundle gets the weights of the parts, so that training continues from all of them.
+    The checkpoint beside the bundle gets the weights of the parts as well. After an error nothing is written.
 
     Args:
-        runs: run or checkpoint folders that began with the model of the bundle.
-        out: output bundle; default: `bundle` itself.
-        version: of the output; default: that of `bundle`.
-        data: folder of packed corpora, whose validation splits are used for parity on real inputs.
-        seed: of the random parity inputs; default: random.
+        bundle: The bundle.
+        runs: Run or checkpoint folders whose training started from the model of the bundle.
+        out: Output bundle; None: `bundle` is changed in place.
+        version: Version of the output; None: that of `bundle`.
+        data: Folder of packed corpora, whose validation splits are used for parity on real inputs.
+        seed: Seed of the random parity inputs; None: random.
+        log: Called with progress messages.
+
+    Returns:
+        The folder of the output bundle.
 
     Raises:
-        ParityError: a graph's outputs differ from those of the run's model.
-        InvalidInput: the bundle has no checkpoint, or a run has no part or began with another model.
-
-    After an error nothing is written.
+        ParityError: The outputs of a graph differ from those of the run's model.
+        InvalidInput: The bundle has no checkpoint, or a run has no part or started from another model.
     """
     opened, out = Bundle.open(bundle), out or bundle
     manifest, own = opened.manifest, load_checkpoint(opened)
@@ -119,10 +122,10 @@ def _export_part(
     seed: int,
     log: Log,
 ) -> tuple[Checkpoint, _Part]:
-    """Return the checkpoint of a bundle extended by the parts of a run, and these parts as graphs.
+    """Return the checkpoint of a bundle extended by the parts of a run, and the graphs of these parts.
 
-    own: The bundle's. What the run has as the bundle has it was not trained by it, and may be new by an earlier run.
-    extended: The bundle's, with the parts of earlier runs.
+    own: Checkpoint of the bundle. Parts of the run that equal its parts were not trained by the run and are skipped.
+    extended: Checkpoint of the bundle, with the parts of earlier runs.
     """
     other = load_run(run)
     fields = trained_parts(own, other)
@@ -141,14 +144,14 @@ def _export_part(
 
 
 def _files_without(manifest: Manifest, names: set[GraphName]) -> list[str]:
-    """Return the files of a bundle but for those of these graphs and their weights."""
+    """Return the files of a bundle except those of the named graphs and their weights."""
     weights = [file for file, graphs in manifest.added_weights.items() if names & {*graphs}]
     dropped = {*weights, *(file for name, file in manifest.graphs.items() if name in names)}
     return [name for name in manifest.files if name not in dropped]
 
 
 def _store(part: _Part, folder: Path, precision: Precision, log: Log) -> list[OutputCheck]:
-    """Compare the graphs of a part with torch in float32, write them into a bundle's draft, and compare those."""
+    """Compare the graphs of a part with torch in float32, write them into the draft, and compare the written ones."""
     log("checking graphs with float32")
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as exact:
         paths = {name: Path(exact) / file for name, file in store(part.graphs, Path(exact), "float32").items()}

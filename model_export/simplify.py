@@ -1,4 +1,4 @@
-"""Exact rewrites of HD-VILA's video encoder, so that its graph computes the same with fewer operations.
+"""Rewrites of HD-VILA's video encoder that compute the same outputs with fewer operations.
 
 Shape letters: N videos * clips, F frames, V visual tokens, D width of the hybrid Transformer, H W size of a map.
 """
@@ -27,9 +27,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def simplify(module: M) -> M:
-    """Return a copy of a module with its HD-VILA video encoders rewritten; the module itself where it has none.
+    """Return a copy of a module with rewritten HD-VILA video encoders, or the module itself if it has none.
 
-    The copy is for inference alone. Its outputs differ by rounding.
+    The copy is for inference only. Its outputs differ by rounding errors.
     """
     if not any(isinstance(part, VideoEncoder) for part in module.modules()):
         return module
@@ -45,9 +45,9 @@ def simplify(module: M) -> M:
 
 
 class _ShiftedEncoder(nn.Module):
-    """A convolutional encoder whose temporal shift works on the layout of ONNX's maps, for a fixed number of frames.
+    """A convolutional encoder with temporal shift in ONNX's channels-first layout, for a fixed number of frames.
 
-    Shortcuts take the maps before the shift, instead of adding after a block what the shift has moved.
+    Shortcut connections read the maps before the shift, which saves the correction after each block.
     """
 
     earlier: Tensor
@@ -97,12 +97,12 @@ class _ShiftedEncoder(nn.Module):
 class _Attention(nn.Module):
     """Self-attention with fewer biases and products.
 
-    A key's bias adds the same to all scores of a query, which softmax ignores. A value's bias passes through the
-    attention, whose weights sum to 1, so it moves into the bias of the output.
+    The bias of keys adds the same value to all scores of a query, so softmax removes it. The bias of values passes
+    through the attention unchanged, since its weights sum to 1, so it is moved into the bias of the output.
     """
 
     def __init__(self, attention: Attention, then: nn.Linear | None = None) -> None:
-        """then: A linear layer behind the attention, which becomes part of it."""
+        """then: Linear layer after the attention, which is merged into the output projection."""
         super().__init__()
         self.heads = attention.heads
         query, key, value = attention.qkv.weight.detach().chunk(3)

@@ -25,7 +25,7 @@ class Source(StrictModel):
     origin: str
     terms: str
     research_only: bool
-    """Whether its terms restrict use to research; a model trained on it inherits that."""
+    """Whether the terms restrict use to research. A model trained on the source inherits this restriction."""
 
 
 CORPORA = {
@@ -164,7 +164,7 @@ STARTS = (
 
 
 def corpus_source(name: str, data: Path | None) -> Source:
-    """Return the source of a corpus: a known one, or as stated in its pack.json below `data`.
+    """Return the source of a corpus: a known source, or the one stated in the corpus's pack.json below `data`.
 
     Raises InvalidInput if its terms of use are unknown.
     """
@@ -211,7 +211,7 @@ def licence_of(sources: Sequence[Source]) -> str:
 
 
 def languages_of(sources: Sequence[Source]) -> list[str] | None:
-    """Return the languages that a model trained on these sources knows; None with a corpus that is not known here."""
+    """Return the languages of a model trained on these sources; None if a corpus is not in `CORPORA`."""
     known = {*CORPORA, *(start.name for start in STARTS)}
     return ["en"] if all(source.name in known for source in sources) else None
 
@@ -238,11 +238,12 @@ def _sections(sources: Sequence[Source]) -> str:
 
 
 def add_sources(folder: Path, manifest: Manifest, sources: Sequence[Source]) -> dict[str, Any]:
-    """Add further sources to the NOTICE.md of a bundle's draft, and return the fields of its manifest that change.
+    """Add sources to the NOTICE.md of a bundle's draft, and return the changed fields of its manifest.
 
     Args:
-        manifest: of the bundle without them.
-        sources: those that it does not name yet.
+        folder: Folder of the draft.
+        manifest: Manifest of the bundle without these sources.
+        sources: Sources that the manifest does not list yet.
     """
     if not sources:
         return {}

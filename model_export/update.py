@@ -1,4 +1,4 @@
-"""Put a checkpoint beside a bundle, or the metrics of an evaluation into it; graphs and fingerprint stay unchanged."""
+"""Adding a checkpoint or the metrics of an evaluation to a bundle. Graphs and fingerprint do not change."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from vitascope.errors import InvalidInput
 
 
 def add_checkpoint(bundle: Path, model: Path) -> Path:
-    """Keep the checkpoint folder `model`, which a bundle was exported from, beside the bundle; returns `bundle`.
+    """Write the checkpoint from which a bundle was exported, in compact form, beside the bundle; return `bundle`.
+
+    model: Folder of the checkpoint.
 
     Raises:
-        ParityError: the outputs of the checkpoint's model differ from those of the bundle's graphs.
-        InvalidInput: the bundle was not exported from a checkpoint of this configuration, or there is none at `model`.
+        ParityError: The outputs of the checkpoint's model differ from those of the bundle's graphs.
+        InvalidInput: The bundle was not exported from this checkpoint, or there is no checkpoint at `model`.
     """
     opened, loaded = Bundle.open(bundle), checkpoint.load_run(model)
     manifest, cfg = opened.manifest, loaded.model.cfg
@@ -41,9 +43,10 @@ def add_checkpoint(bundle: Path, model: Path) -> Path:
 
 
 def update_metrics(bundle: Path, metrics: Path) -> Path:
-    """Put the metrics of an evaluation into a bundle's card and manifest, beside those of others.
+    """Add the metrics of an evaluation to a bundle's card and manifest; metrics of other evaluations stay.
 
-    Raises BundleError, and InvalidInput for a bundle without provenance or for invalid metrics.
+    metrics: JSON file of `vitascope evaluate --out`. Returns `bundle`. Raises BundleError, and InvalidInput for a
+    bundle without provenance or for invalid metrics.
     """
     opened = Bundle.open(bundle)
     new, old = read_metrics(metrics), stored_metrics(opened)

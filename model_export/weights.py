@@ -1,24 +1,23 @@
 """Storage of a bundle's weights: each tensor once, in one file, at a chosen precision.
 
-The text encoder is part of three graphs (text, match, answer). Large tensors leave the graphs for `weights.bin` (ONNX
-external data: location, offset, length), where equal tensors share one copy. Those that the graphs of an added task
-alone have are in a file of their own, such as `captions.bin`, so that a decoder of captions changes no other file;
-the few that `entailment` alone has stay in its own file.
+The text encoder is part of three graphs (text, match, answer). Large tensors are moved from the graphs to `weights.bin`
+(ONNX external data: location, offset, length), where equal tensors share one copy. Tensors that only the graphs of an
+added part use are in a separate file, such as `captions.bin`, so that adding a caption decoder changes no other file.
+The few tensors that only `entailment` uses stay in the file of that graph.
 
 Reduced precision is weight-only; all arithmetic stays float32:
 
 * `int8-weights`: symmetric int8 with one float32 scale per output channel (embeddings: per row). Tensors with fewer
-  than 4,096 values and those that are no weights (norms, biases, positions, the transform of sound into features) stay
-  float32. Embedding tables with at
-  least 4,096 rows (a vocabulary) become int8. Weights of MatMul, Gemm and Conv become int8 where `INT8_RULES` allows
-  it, else float16. The rules require enough values per output channel, so that rounding errors average out, and a
-  small rounding error. They are stricter for convolutions, which follow one another without normalization. Where one
-  scale per output channel rounds too much, each group of 32 values of a channel has its own.
+  than 4,096 values and tensors that are not weights (norms, biases, positions, the transform of sound into features)
+  stay float32. Embedding tables with at least 4,096 rows (a vocabulary) become int8. Weights of MatMul, Gemm and Conv
+  become int8 if `INT8_RULES` allows it, else float16. The rules require a small rounding error and enough values per
+  output channel, so that errors average out. They are stricter for convolutions, which follow one another without
+  normalization. If one scale per output channel is too inaccurate, each group of 32 values of a channel has a scale.
 * `float16-weights`: the same tensors, all float16.
 
 A Cast (and Mul) rebuilds a reduced weight. ONNX Runtime folds them into a float32 constant when the session loads, so
-a run costs as much as in float32. Embedding rows are gathered before they are rebuilt, so that the table stays small
-in memory; a table that is also multiplied whole, for the logits of words, is rebuilt whole for that.
+a run takes as long as in float32. Embedding rows are gathered before they are rebuilt, so that the table stays small
+in memory. Only a table that is also multiplied as a whole, for word logits, is rebuilt as a whole.
 """
 
 from __future__ import annotations
@@ -52,21 +51,21 @@ LARGER_PRECISIONS: Mapping[Precision, Sequence[Precision]] = {
 """Each precision and the larger ones, in the order in which an export falls back to them."""
 
 FEATURES = "log_mel."
-"""Part of the names of constants that turn sound into features, whose range of 80 dB needs float32."""
+"""Prefix in the names of constants that compute features of sound; their range of 80 dB needs float32."""
 WEIGHTS_NAME = "weights.bin"
 ADDED_WEIGHTS = {"captions": "captions.bin", "grounding": "grounding.bin"}
-"""By field of the manifest: the file of weights that the graphs of that part alone read."""
+"""Separate files of weights of a part's graphs, by field of the manifest."""
 SELF_CONTAINED: tuple[GraphName, ...] = ("entailment",)
-"""Graphs whose own weights stay inside them."""
+"""Graphs that contain the weights that no other graph shares."""
 MIN_VALUES = 4096
 """Smaller tensors stay float32."""
 VOCABULARY_ROWS = 4096
 GROUP = 32
-"""Values of an output channel that share a scale, where one scale per channel rounds too much."""
+"""Number of values of an output channel that share a scale, if one scale per channel is too inaccurate."""
 
 
 class Location(NamedTuple):
-    """A place of external data, by the names of ONNX."""
+    """Location of external data, with the field names of ONNX."""
 
     location: str
     offset: int
@@ -74,12 +73,12 @@ class Location(NamedTuple):
 
 
 class Int8Rule(NamedTuple):
-    """Conditions under which a weight is int8; otherwise it is float16."""
+    """Conditions under which a weight is stored as int8; otherwise it is float16."""
 
     min_values: int
-    """Per output channel."""
+    """Minimum number of values per output channel."""
     max_error: float
-    """RMS of the rounding error relative to the RMS of the weight."""
+    """Maximum RMS of the rounding error, relative to the RMS of the weight."""
 
 
 INT8_RULES = {
@@ -93,11 +92,11 @@ INT8_RULES = {
     "Gather": Int8Rule(min_values=1, max_error=1.0),
 }
 EXTERNAL_BYTES = 1024
-"""Smaller tensors stay inside the graph's own file."""
+"""Minimum size in bytes of external tensors; smaller ones stay inside the graph's file."""
 PAGE = 4096
 """Bytes. Tensors of at least 16 pages are page-aligned, so that they can be mapped; others are aligned to 64 bytes."""
 _REDUCED_SUFFIX = re.compile(r"__(int8|scale|float16)$")
-"""Ends of the names of the tensors that a weight is stored as."""
+"""Suffixes of the stored tensors of a weight."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,14 @@ class Usage:
 
 
 class SharedWeights:
-    """The tensors in `weights.bin` of a bundle, to which the graphs of further parts refer.
+    """The tensors in `weights.bin` of a bundle, to which the graphs of added parts refer.
 
-    A part may have been trained from a compact checkpoint, whose weights are rounded. Tensors that differ from those of
-    the bundle by that rounding alone are not stored again.
+    A part may have been trained from a compact checkpoint, whose weights are rounded. Tensors that differ from tensors
+    of the bundle only by this rounding are not stored again.
     """
 
     def __init__(self, bundle: Bundle, weights: Iterable[np.ndarray]) -> None:
-        """Read the tensors of a bundle. weights: Those of the model that are not of the new parts."""
+        """Read the tensors of a bundle. weights: Weights of the model without the new parts."""
         content = np.memmap(bundle.folder / WEIGHTS_NAME, np.uint8, "r")
         self.locations: dict[bytes, Location] = {}
         self._tensors: dict[tuple[str, tuple[int, ...]], dict[Location, np.ndarray]] = defaultdict(dict)
@@ -133,11 +132,11 @@ class SharedWeights:
         self._model = {_digest(values) for array in weights for values in (array, array.T)}
 
     def locate(self, graph: onnx.ModelProto, reduced: onnx.ModelProto) -> dict[bytes, Location]:
-        """Return the locations of tensors by SHA-256, also of those of `reduced` that only rounding tells apart.
+        """Return the locations of tensors by SHA-256, including tensors of `reduced` that differ only by rounding.
 
         Args:
-            graph: in float32. What it has of the part itself has to be equal, however near to a tensor of the bundle.
-            reduced: the same graph with reduced weights.
+            graph: The graph in float32. Weights of the new part are shared only if they are exactly equal.
+            reduced: The same graph with reduced weights.
         """
         shared = {t.name for t in graph.graph.initializer if _digest(numpy_helper.to_array(t)) in self._model}
         located = dict(self.locations)
@@ -157,7 +156,7 @@ def _digest(values: np.ndarray) -> bytes:
 
 
 def _is_rounded(stored: np.ndarray, values: np.ndarray) -> bool:
-    """Return whether two reduced tensors may be of weights that differ by rounding to float16."""
+    """Return whether the difference of two reduced tensors can be explained by rounding to float16."""
     if stored.dtype == np.int8:
         return bool((np.abs(stored.astype(np.int16) - values) <= 1).all())
     return np.allclose(values.astype(np.float32), stored.astype(np.float32), rtol=2**-9, atol=1e-7)
@@ -174,7 +173,10 @@ def store(
     `graphs` are not changed. The same graphs give the same bytes.
 
     Args:
-        existing: Tensors of a bundle that gets the graphs of a part; its `weights.bin` is not written.
+        graphs: Graphs by name, in float32.
+        folder: Output folder.
+        precision: Precision of the stored weights.
+        existing: Tensors of the bundle to which the graphs of a part are added; then no `weights.bin` is written.
     """
     files: dict[GraphName, str] = {}
     shared: dict[bytes, Location] = {}
@@ -237,8 +239,8 @@ def quantize(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 def quantize_groups(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Quantize with a scale per output channel (`axis`) and group of `GROUP` inputs.
 
-    Returns values and scale with the input axis split in two (groups, values of a group), so that their product has the
-    shape of `values` after a reshape. None where the inputs cannot be divided into groups.
+    Returns values and scale with the input axis split in two (groups, values of a group), so that a reshape of their
+    product has the shape of `values`. Returns None if the inputs cannot be divided into groups.
     """
     inputs = 1 - axis
     if values.ndim < 2 or values.shape[inputs] % GROUP:
@@ -262,7 +264,7 @@ def _usage(graph: onnx.GraphProto, tensor: TensorProto) -> Usage | None:
     }
     table = Usage("Gather", axis=0)
     if table in uses and uses <= {table, Usage("MatMul", axis=0), Usage("Gemm", axis=0)}:
-        return table  # word embeddings that also give the logits of words are stored as those of other graphs
+        return table  # word embeddings that also compute word logits are stored as in the other graphs
     # A tensor stays float32 if its readers differ in the channel axis, or one of them is unknown.
     return uses.pop() if len(uses) == 1 else None
 
@@ -293,7 +295,7 @@ class _ReducedWeight:
     values: str
     scale: str | None
     shape: str | None = None
-    """Shape of the weight, where the values are stored in groups."""
+    """Name of the weight's shape, if values are stored in groups."""
 
     def rebuild(self, output: str, values: str, scale: str | None, shape: str | None = None) -> list[NodeProto]:
         """Return nodes that compute the float32 tensor `output` from the stored values (and their scale)."""
@@ -308,7 +310,7 @@ class _ReducedWeight:
 
 
 def _reduce_weight(tensor: TensorProto, usage: Usage, precision: Precision) -> _ReducedWeight | None:
-    """Return what replaces a weight; None if it has values that float16 cannot represent."""
+    """Return the reduced form of a weight; None if it has values that float16 cannot represent."""
     values = numpy_helper.to_array(tensor)
     if precision == "int8-weights":
         names = (f"{tensor.name}__int8", f"{tensor.name}__scale")
@@ -355,9 +357,9 @@ def _gather_then_rebuild(node: NodeProto, tables: Mapping[str, _ReducedWeight]) 
 
 @dataclass
 class _WeightsFile:
-    """A file of weights while it is written, and the locations by SHA-256 of the tensors in it and `weights.bin`.
+    """A file of weights that is being written, and the locations by SHA-256 of tensors in it and in `weights.bin`.
 
-    Without a file, tensors that `weights.bin` lacks stay inside their graphs.
+    Without a file, tensors that are not in `weights.bin` stay inside their graphs.
     """
 
     file: BinaryIO | None
@@ -365,7 +367,7 @@ class _WeightsFile:
     locations: dict[bytes, Location]
 
     def add(self, tensor: TensorProto) -> None:
-        """Move a tensor's bytes into the file, or refer to equal bytes in it or in `weights.bin`."""
+        """Move a tensor's bytes into the file, or refer to equal bytes in the file or in `weights.bin`."""
         data = numpy_helper.to_array(tensor).tobytes()
         if len(data) < EXTERNAL_BYTES:
             return

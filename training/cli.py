@@ -39,7 +39,7 @@ examples:
     )
     parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop with a checkpoint after this many steps")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that read batches ahead (default: 4 with a GPU, else none)"
+        "--workers", type=int, metavar="N", help="processes that prefetch batches (default: 4 with a GPU, else none)"
     )
 
 
@@ -86,7 +86,7 @@ def _finetune(args: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Evaluate a bundle or checkpoint on packed corpora. The metrics follow from the contents of a corpus: captions "
+        "Evaluate a bundle or checkpoint on packed corpora. The contents of a corpus determine its metrics: captions "
         "(retrieval in both directions), negative captions, multiple choice, questions."
     )
     parser.epilog = """\
@@ -109,15 +109,15 @@ examples:
         "--rerank",
         type=int,
         metavar="K",
-        help="results that are also ordered by match (default: 20; of sound_scenes as many as the bundle's searches)",
+        help="results that are also reranked (default: 20; for sound_scenes as many as in the bundle's searches)",
     )
     parser.add_argument(
         "--rerank-queries",
         type=int,
         default=200,
         metavar="N",
-        help="queries whose results are ordered by match, spread evenly; of sound_scenes for each need, and at most "
-        "200 with sound or pictures blanked (default: 200; 0: all)",
+        help="queries whose results are reranked, spread evenly; for sound_scenes per need, and at most 200 with sound "
+        "or pictures blanked (default: 200; 0: all)",
     )
     parser.add_argument(
         "--captions",
@@ -125,7 +125,7 @@ examples:
         nargs="?",
         const=1,
         metavar="BEAMS",
-        help="measure captions that the model generates, and nothing else; with so many beams (default: 1, greedy)",
+        help="measure only captions that the model generates, with this number of beams (default: 1, greedy)",
     )
     parser.add_argument(
         "--rerank-captions",
@@ -133,13 +133,13 @@ examples:
         nargs="?",
         const=0.0,
         metavar="TEMPERATURE",
-        help="with --captions: order the beams, and with a temperature above 0 as many samples, by how well they "
-        "match, too, as `vitascope caption --rerank`",
+        help="with --captions: rerank the beams by match, as `vitascope caption --rerank`; with a temperature above 0, "
+        "rerank also the same number of samples",
     )
     parser.add_argument(
         "--entailment",
         action="store_true",
-        help="measure whether sentences are classified as entailed, neutral or contradicted, and nothing else",
+        help="measure only entailment: whether sentences are classified as entailed, neutral or contradicted",
     )
     parser.add_argument("--out", type=Path, help="also write the metrics to this JSON file")
 
@@ -150,7 +150,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
     reranks = args.rerank_captions is not None
     if reranks and args.captions is None:
-        raise InvalidInput("--rerank-captions: without --captions; a number of beams was expected there")
+        raise InvalidInput("--rerank-captions: --captions is missing; --captions BEAMS was expected")
     captions = None
     if args.captions is not None:
         captions = CaptionOptions(args.captions, args.rerank_captions or 0.0, rerank=reranks)
@@ -184,7 +184,7 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Look inside a checkpoint."
+    parser.description = "Measure the attention of a checkpoint, or draw its visual dictionary."
     parser.epilog = """\
 examples:
   vitascope inspect flow runs/hd-vila-tiny/checkpoint --corpus flickr8k
@@ -192,16 +192,16 @@ examples:
   vitascope inspect dictionary runs/soho-tiny/checkpoint --corpus flickr8k --picture entries.png
 """
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    summary = "Measure how much attention crosses between text and video, by layer and direction."
+    summary = "Measure the attention between text and video, by layer and direction."
     flow = kinds.add_parser("flow", help=summary, description=summary)
     flow.add_argument("--residual", action="store_true", help="count the residual path as attention to itself (half)")
-    flow.add_argument("--without-special", action="store_true", help="leave [CLS] and [SEP] out")
-    flow.add_argument("--heads", choices=("mean", "max"), default="mean", help="how heads become one")
-    flow.add_argument("--pairs", type=int, default=200, help="pairs of video and first caption")
-    summary = "Draw the patches that each entry of SOHO's dictionary stands for."
+    flow.add_argument("--without-special", action="store_true", help="ignore [CLS] and [SEP]")
+    flow.add_argument("--heads", choices=("mean", "max"), default="mean", help="aggregation of heads")
+    flow.add_argument("--pairs", type=int, default=200, help="number of pairs of video and first caption")
+    summary = "Draw the image patches that are nearest to each entry of SOHO's dictionary."
     entries = kinds.add_parser("dictionary", help=summary, description=summary)
-    entries.add_argument("--entries", type=int, default=24, help="rows: the most used entries")
-    entries.add_argument("--patches", type=int, default=12, help="patches of a row")
+    entries.add_argument("--entries", type=int, default=24, help="number of entries (rows), the most used first")
+    entries.add_argument("--patches", type=int, default=12, help="number of patches per entry")
     for kind in (flow, entries):
         kind.add_argument("model", type=Path, help="checkpoint folder")
         kind.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
@@ -237,7 +237,7 @@ def _show_inspection(result: dict[str, Any], console: Console) -> None:
         table.add_row(str(number), *(f"{layer[name]:.1%}" for name in names))
     console.print(table)
     if not result["visual tokens read text"]:
-        console.print("In this model visual tokens read one another only: nothing can flow from text to video.")
+        console.print("In this model visual tokens do not attend to text, so no attention goes from video to text.")
     console.print(f"options {result['options']}\npicture {escape(result['picture'])}", soft_wrap=True)
 
 

@@ -20,7 +20,7 @@ from vitascope.cli.main import Commands
 from vitascope.cli.output import plain_table
 
 DESCRIPTION = """\
-Continue training a model on your own videos and what is said in them, and export it as a new bundle.
+Continue training a model on your own videos and their speech, and export it as a new bundle.
 
 FOLDER contains videos with .srt or .vtt files beside them, at any depth, or is an exported collection, whose videos
 have subtitles or transcripts. Each clip is captioned with the words spoken in it. Some videos are held out; the initial

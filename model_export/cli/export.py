@@ -39,15 +39,19 @@ CLIP-ViP, HD-VILA or SOHO and its tokenizer. In addition, the bundle's results f
 compared with those of the model's own library: embeddings must have a cosine of at least 0.99999. Settings that the
 model does not state, such as the frames of a clip, are printed and kept in the manifest.
 
-What training continues from is kept in FOLDER-checkpoint beside the bundle FOLDER; the bundle runs without it.
+A compact checkpoint, from which training can continue, is written to FOLDER-checkpoint beside the bundle FOLDER. The
+bundle does not need it.
 
-If MODEL is a bundle, --metrics puts numbers into its model card, beside those of other evaluations, and changes
-nothing else. --checkpoint adds the checkpoint that it was exported from, whose outputs must equal the bundle's, --part
-adds what a run has trained alone from the model of the bundle, in place of what the bundle has of it, also to its
-checkpoint, and --moments adds the head of a run of `vitascope train-moments`. New graphs are compared with torch as
-others are; all other graphs and weights stay, and so does the fingerprint, so that nothing has to be indexed again.
-The bundle is changed in place; with --part, --out writes another one. With --budget, a checkpoint, public model or
-bundle is optimized as by `vitascope optimize`.
+If MODEL is a bundle, one of these options changes it in place:
+
+  --metrics      adds metrics of an evaluation to the model card; other metrics stay
+  --checkpoint   adds the checkpoint from which the bundle was exported; its outputs must equal the bundle's
+  --part         adds a part that a run has trained alone from this model, or replaces it, also in the checkpoint;
+                 with --out another bundle is written instead
+  --moments      adds the head of a run of `vitascope train-moments`
+
+New graphs are compared with torch. Other graphs, their weights and the fingerprint do not change, so nothing has to be
+indexed again. With --budget, a checkpoint, public model or bundle is optimized as by `vitascope optimize`.
 """
 EPILOG = """\
 precision of the stored weights (arithmetic is float32, at the same speed):
@@ -66,7 +70,7 @@ examples:
   vitascope export bundles/hd-vila-tiny --metrics metrics.json     update the model card
 
   vitascope finetune hd-vila-tiny-grounding --start-from bundles/hd-vila-tiny
-  vitascope export bundles/hd-vila-tiny --part runs/hd-vila-tiny-grounding     find what phrases name
+  vitascope export bundles/hd-vila-tiny --part runs/hd-vila-tiny-grounding     add a grounding head
 
   vitascope export bundles/mine --moments runs/moments-spans       find moments by sentences (docs/moments.md)
 
@@ -80,7 +84,7 @@ OPTIONS_OF_ADDITION = {
     "moments": {"version", "seed"},
     "part": {"version", "seed", "data"},
 }
-"""Further options that are used where this one changes a bundle."""
+"""For each option that changes a bundle, the further options that are used."""
 OPTIONS_OF_PUBLIC = {"name", "version", "precision", "licence", "answers", "frames", "allow_pickle", "seed", "budget"}
 
 
@@ -100,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--precision",
         choices=PRECISIONS,
-        help="storage of weights (default: int8-weights, or a larger one where rounding changes the outputs too much; "
+        help="storage of weights (default: int8-weights, or a larger one if rounding changes the outputs too much; "
         "float32 for a public model)",
     )
     add(
@@ -123,12 +127,12 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "--start-from",
         type=Path,
         metavar="BUNDLE",
-        help="bundle that training started from; its calibration is kept if validation splits have too few captions",
+        help="bundle from which training started; its calibration is used if validation splits are small",
     )
     add(
         "--no-checkpoint",
         action="store_true",
-        help="do not keep the checkpoint in FOLDER-checkpoint beside the bundle, which training continues from",
+        help="do not write a checkpoint to FOLDER-checkpoint beside the bundle",
     )
 
 
@@ -140,7 +144,7 @@ def _add_bundle_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="FOLDER",
-        help="keep this checkpoint beside a bundle that was exported from it without one",
+        help="write this checkpoint beside a bundle that was exported from it without a checkpoint",
     )
     add(
         "--part",
@@ -148,8 +152,8 @@ def _add_bundle_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RUN",
-        help="add the decoder of captions, grounding head or classifier of sentences that this run (or checkpoint) has "
-        "trained alone, from the same model as MODEL; repeatable",
+        help="add the caption decoder, grounding head or entailment head that this run (or checkpoint) has trained "
+        "alone, from the same model as MODEL; repeatable",
     )
     add(
         "--moments",
@@ -188,7 +192,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with cleanup_on_sigterm():
             return _export_optimized(args, is_bundle)
     options = {"version": args.version, "seed": args.seed, "log": log_progress}
-    if is_bundle and args.model.samefile(Path()):  # a relative path leads nowhere once that folder is replaced
+    if is_bundle and args.model.samefile(Path()):  # relative paths become invalid when the current folder is replaced
         args.model = args.model.resolve()
         args.out = args.out and args.out.resolve()
     if is_bundle:
@@ -293,11 +297,13 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
             **options,
         )
     if args.checkpoint is not None:
-        raise InvalidInput(f"{args.model} is not a bundle; --checkpoint is for those, and exports keep theirs")
+        raise InvalidInput(f"{args.model} is not a bundle; --checkpoint is for bundles, exports write their own")
     if args.moments is not None:
-        raise InvalidInput(f"{args.model} is not a bundle; --moments is for those: export it first")
+        raise InvalidInput(f"{args.model} is not a bundle; --moments is for bundles: export it first")
     if args.frames is not None or args.allow_pickle or args.answers is not None:
-        raise InvalidInput(f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for those")
+        raise InvalidInput(
+            f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for public models"
+        )
     folder = args.model if source is None else source.folder
     initial = None
     if args.start_from is not None:

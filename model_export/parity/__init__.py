@@ -1,1 +1,1 @@
-"""Comparison of a bundle with the model it was exported from."""
+"""Comparison of a bundle with the model from which it was exported."""

@@ -1,4 +1,4 @@
-"""Inputs on which graphs are compared with the torch model: random ones, and the first examples of corpora.
+"""Inputs for comparing graphs with the torch model: random inputs, and the first examples of corpora.
 
 Shape letters: B samples, C clips, F frames, H height, W width, L text tokens, N answers, M answer tokens, T audio
 tokens, A their width, V visual tokens, K their width.
@@ -34,20 +34,20 @@ from vitascope.tokenizer import Tokenizer
 
 InputKind = Literal["random", "real"]
 _ANSWER_SIZES = ((1, 2), (3, 5), (100, 4), (2, 9))
-"""(N, M) of candidate answers. Few enough that the graph scores all of them: which of more it scores can depend on
-arbitrarily small differences."""
+"""(N, M) of candidate answers. The numbers are so small that the graph scores all answers. Of more answers it scores
+only some, and arbitrarily small differences can change which."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Named inputs of one run."""
+    """Inputs of one run by name."""
 
     kind: InputKind
     inputs: Arrays
 
 
 def random_cases(specs: Sequence[GraphSpec], cfg: Sizes, seed: int) -> dict[str, list[Case]]:
-    """Return random inputs by graph: B 1 to 3, C 1 and 2, L 2 to the text length, so that no size can be baked in."""
+    """Return random inputs by graph: B 1 to 3, C 1 and 2, L 2 to the text length, to detect sizes fixed by export."""
     rng = np.random.default_rng(seed)
     videos = [random_streams(cfg, rng, batch, clips) for batch, clips in ((1, 1), (3, 2), (2, 1))]
     lengths = ((1, 2), (3, cfg.text_length), (2, max(2, cfg.text_length // 2)), (1, cfg.text_length - 1))
@@ -71,7 +71,7 @@ def _with_answers(case: Case, cfg: Sizes, rng: np.random.Generator, answers: int
 def model_cases(
     model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], seed: int, count: int = 6
 ) -> dict[str, list[Case]]:
-    """Return random inputs by graph, and after them real ones: see `random_cases` and `real_cases`."""
+    """Return random inputs, followed by real ones, by graph. Arguments as in `random_cases` and `real_cases`."""
     random = random_cases(graph_specs(model), model.cfg, seed)
     real = real_cases(model, tokenizer, corpora, count)
     return {graph: [*cases, *real.get(graph, [])] for graph, cases in random.items()}
@@ -82,7 +82,7 @@ def real_cases(
 ) -> dict[str, list[Case]]:
     """Return inputs from the first examples of each corpus: frames (also as two clips each), sounds and texts.
 
-    Texts are captions and questions; those of `entailment` are captions alone, since it classifies no question.
+    Texts are captions and questions; for `entailment` only captions, because it does not classify questions.
     """
     specs, cfg = graph_specs(model), model.cfg
     videos, texts, statements, visual, sounds = [], [], [], [], []
@@ -132,7 +132,7 @@ def _by_graph(
     sounds: Sequence[Arrays],
     audio: np.ndarray | None,
 ) -> dict[str, list[Case]]:
-    """Return the cases of each graph; for visual and audio see `_fused_cases`."""
+    """Return the cases of each graph. visual, audio: As in `_fused_cases`."""
     fused = _fused_cases(kind, texts, visual, audio)
     return {
         "video": [Case(kind, streams) for streams in videos],
@@ -146,7 +146,10 @@ def _by_graph(
 
 
 def _fused_cases(kind: InputKind, texts: Sequence[Arrays], visual: np.ndarray, audio: np.ndarray | None) -> list[Case]:
-    """Return cases of texts with visual and audio tokens (n, V, K) and (n, T, A) in turn; audio: None without sound."""
+    """Return cases of texts with visual tokens (n, V, K) and audio tokens (n, T, A), which repeat in turn.
+
+    audio: None for a model without sound in the fused layers.
+    """
     cases = []
     for text in texts:
         rows = np.arange(len(text["input_ids"]))
@@ -158,9 +161,9 @@ def _fused_cases(kind: InputKind, texts: Sequence[Arrays], visual: np.ndarray, a
 
 
 def _caption_cases(specs: Sequence[GraphSpec], fused: Sequence[Case]) -> dict[str, list[Case]]:
-    """Return cases of the caption graphs, if a model has them: the first half of texts, and the second half after it.
+    """Return cases of the caption graphs, if a model has them: the first half of each text, then the second half.
 
-    Texts of a batch are cut to the shortest, as there is no padding.
+    Texts of a batch are cut to the length of the shortest, because the graphs do not support padding.
     """
     cases: dict[str, list[Case]] = {spec.name: [] for spec in specs if spec.name in CAPTION_GRAPHS}
     for case in fused if cases else ():
@@ -176,7 +179,10 @@ def _caption_cases(specs: Sequence[GraphSpec], fused: Sequence[Case]) -> dict[st
 def _audio_tokens(
     specs: Sequence[GraphSpec], stream: AudioStream | None, sounds: Sequence[Arrays]
 ) -> np.ndarray | None:
-    """Return the audio tokens (n, T, A) of sounds, the second of a clip without sound; None where none are fused."""
+    """Return the audio tokens (n, T, A) of sounds; None if the fused layers do not read sound.
+
+    A row of zeros, for a clip without sound, is inserted as the second row.
+    """
     if stream is None or not stream.fused:
         return None
     (audio,) = [spec for spec in specs if spec.name == "audio"]
@@ -193,6 +199,6 @@ def _visual_tokens(specs: Sequence[GraphSpec], streams: Arrays) -> np.ndarray:
 
 
 def _two_clips(array: np.ndarray) -> np.ndarray:
-    """Neighboring examples as clips of one video: (n, 1, F, H, W, 3) -> (n // 2, 2, F, H, W, 3)."""
+    """Combine pairs of adjacent examples as clips of one video: (n, 1, F, H, W, 3) -> (n // 2, 2, F, H, W, 3)."""
     half = len(array) // 2
     return np.ascontiguousarray(array[: 2 * half].reshape(half, 2, *array.shape[2:]))

@@ -58,18 +58,18 @@ REDUCED = Bounds(cosine=0.999, recall=1.0, probability_difference=0.0125, random
 
 
 class OutputCheck(Output):
-    """One output of one graph over all inputs of one kind.
+    """Comparison of one output of one graph over all inputs of one kind.
 
-    `cosine`: minimum over the samples; logits are one vector over all samples. `probability_difference`: for logits of
+    cosine: Minimum over the samples; for logits, of one vector of all samples. probability_difference: For logits of
     one number per sample or of exclusive classes.
     """
 
     shapes: list[list[int]]
-    """Shape of the output in each run: batch sizes, clip counts and text lengths vary."""
+    """Shapes of the output in the runs, in which batch sizes, clip counts and text lengths vary."""
 
 
 class ParityReport(OmitDefaultsModel):
-    """`parity.json` of a bundle: every comparison made before it was written."""
+    """`parity.json` of a bundle: all comparisons that were made before the bundle was written."""
 
     _omit_if_default: ClassVar[tuple[str, ...]] = ("beside",)
 
@@ -77,13 +77,13 @@ class ParityReport(OmitDefaultsModel):
     precision: str
     """Precision in the manifest, e.g. "int8"."""
     seed: int | None
-    """For random inputs; None without any."""
+    """Seed of the random inputs; None: there are no random inputs."""
     versions: dict[str, str]
     tolerances: dict[str, Bounds]
     outputs: list[OutputCheck]
     recall: list[Recall]
     beside: VariantComparison | None = None
-    """For a variant, whose graphs are not all compared with torch."""
+    """For a variant: comparison with its source bundle, because not all of its graphs are compared with torch."""
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
@@ -100,12 +100,15 @@ def export_versions() -> dict[str, str]:
 
 
 def tolerances_for(precision: Precision) -> dict[str, Bounds]:
-    """Return the tolerances by precision that an export at `precision` is checked with."""
+    """Return the tolerances of an export at `precision`, by precision of the compared graphs."""
     return {"float32": FLOAT32} | ({} if precision == "float32" else {precision: REDUCED})
 
 
 def export_with_fallback(precision: Precision, export: Callable[[Precision], T], log: Callable[[str], None]) -> T:
-    """Export at `precision`, or at the next larger one while the parity check fails. Raises ParityError at float32."""
+    """Export at `precision`, or at the next larger precision if the parity check fails.
+
+    export: Exports at a precision. Returns its result. Raises ParityError if the check fails at float32, too.
+    """
     *smaller, largest = LARGER_PRECISIONS[precision]
     for candidate in smaller:
         try:
@@ -203,9 +206,9 @@ def _raise_first(violations: Iterable[str]) -> None:
 def _min_cosine(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
     if expected[0].ndim == 1:
         return float(row_cosines(np.concatenate(expected)[None], np.concatenate(actual)[None])[0])
-    # The constant of words that a decoder does not write would outweigh all other logits.
+    # The constant for words outside of the output vocabulary would dominate the cosine.
     expected, actual = ([np.where(x == MASKED_SCORE, 0.0, x) for x in arrays] for arrays in (expected, actual))
-    # Equal rows of zeros, such as a mask, have no cosine.
+    # For equal rows of zeros, such as a mask, the cosine is undefined.
     same = [(a == b).reshape(len(a), -1).all(axis=1) for a, b in zip(expected, actual, strict=True)]
     pairs = zip(expected, actual, same, strict=True)
     return float(np.min([np.where(equal, 1.0, row_cosines(a, b)).min() for a, b, equal in pairs]))
@@ -213,9 +216,9 @@ def _min_cosine(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) ->
 
 @dataclass(frozen=True)
 class Embedded:
-    """A corpus as one encoder embeds it: videos (N, D), visual tokens (N, V, K) float16, first captions (N, D).
+    """A corpus embedded by one encoder: videos (N, D), visual tokens (N, V, K) float16, first captions (N, D).
 
-    `texts` is None for a corpus without captions.
+    texts: None for a corpus without captions.
     """
 
     packed: Packed
@@ -275,7 +278,7 @@ def _disagreeing(a: np.ndarray, b: np.ndarray, relevant: Sequence[np.ndarray]) -
 
 
 def _margins(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> np.ndarray:
-    """Best relevant score minus best other score of each query; positive if the query is answered correctly."""
+    """Return the best relevant score minus the best other score of each query; positive: the first result is right."""
     margins = np.empty(len(scores))
     for query, columns in enumerate(relevant):
         others = np.delete(scores[query], columns)

@@ -1,4 +1,4 @@
-"""Comparison of a variant's outputs with those of the bundle it was made from, as stored in its parity report.
+"""Comparison of a variant's outputs with those of its source bundle, for the variant's parity report.
 
 Shape letters: N clips, T captions, P pairs, Q questions, D embedding dim, V visual tokens, K their width, A answers.
 """
@@ -29,9 +29,9 @@ from vitascope.model import Model
 from vitascope.scoring import row_cosines
 
 NEAR_TIE = 1e-5
-"""Cosine difference below which rounding decides the order of two candidates, so that either may come first."""
+"""Cosine difference below which the order of two candidates depends on rounding, so that both orders are accepted."""
 CHUNK_SIZE = 64
-"""Clips whose visual tokens are compared at once."""
+"""Number of clips whose visual tokens are compared at once."""
 
 
 def read_report(bundle: Bundle) -> Any:
@@ -44,12 +44,13 @@ def read_report(bundle: Bundle) -> Any:
 
 @dataclass(frozen=True)
 class BundleOutputs:
-    """A validation split as one bundle encodes it.
+    """A validation split encoded by one bundle.
 
     Attributes:
-        videos: None for a split of sounds alone.
+        model: Model of the bundle.
+        videos: None for a split that has only sounds.
         texts: (T, D); None for a split without captions.
-        sounds: None for a split without sound, or a model without.
+        sounds: None for a split or a model without sound.
     """
 
     model: Model
@@ -59,7 +60,7 @@ class BundleOutputs:
 
 
 def compare_outputs(corpus: Corpus, source: BundleOutputs, variant: BundleOutputs) -> list[OutputComparison]:
-    """Compare every output that both bundles have on one validation split."""
+    """Compare, on one validation split, every output that both bundles have."""
     tasks = set(source.model.tasks)
     comparisons: list[OutputComparison] = []
     if source.videos is not None and variant.videos is not None:
@@ -111,7 +112,7 @@ def _compare_sounds(
 
 
 def _same_nearest(old: np.ndarray, new: np.ndarray) -> float:
-    """Percent of queries whose nearest candidate is the same; both are (queries, candidates)."""
+    """Return the percentage of queries whose nearest candidate is the same. old, new: (queries, candidates)."""
     selected = np.take_along_axis(old, new.argmax(axis=1)[:, None], axis=1)[:, 0]
     return float(100 * (selected >= old.max(axis=1) - NEAR_TIE).mean())
 
@@ -199,7 +200,8 @@ def comparison_section(comparison: VariantComparison, scores: Sequence[str]) -> 
     """Return the model card's section on fidelity, as Markdown lines.
 
     Args:
-        scores: sentences on the variant's probabilities and reranking.
+        comparison: Comparison with the source bundle.
+        scores: Sentences about the variant's probabilities and reranking.
     """
     lines = [
         "## Fidelity and calibration",

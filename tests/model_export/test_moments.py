@@ -139,7 +139,7 @@ def test_a_head_of_another_bundle_is_refused(tmp_path: Path, capsys: pytest.Capt
         add_moments(bundle, run)
     assert "moments" not in Bundle.open(bundle).manifest.tasks
     assert main(["export", str(run), "--moments", str(run), "--out", str(tmp_path / "out")]) == 2
-    assert "--moments is for those" in capsys.readouterr().err
+    assert "--moments is for bundles" in capsys.readouterr().err
 
 
 def test_a_graph_that_differs_from_torch_is_not_added(
