@@ -1,6 +1,6 @@
 """Distillation of a bundle into a smaller video encoder: pack, run the teacher, train and export.
 
-Everything is kept in a work folder, so that repeating the call resumes it:
+Intermediate results are stored in a work folder, so that repeating the call resumes the distillation:
     data/films/  the clips of a folder of unlabelled videos
     teacher/     the teacher's outputs for every clip
     run/         checkpoint, log and curves
@@ -43,15 +43,21 @@ class DistilOptions:
     """Options of a distillation; either `data` or `videos` is required.
 
     Attributes:
-        work: folder for intermediate results.
-        name, version: of the bundle to write.
-        data: packed corpora, of which the splits train and val are used.
-        corpora: names; empty: all that have a split train.
-        videos: folder of unlabelled videos.
-        clip_seconds: length of their clips.
-        limit: maximum clips per corpus.
-        init_from: initial weights of the student; None: the teacher's if available, else the pretrained CNN's.
-        stop_after: stop, resumable, after this many steps.
+        teacher: Bundle of the teacher.
+        recipe: Recipe of the student.
+        out: Folder of the bundle to write.
+        work: Folder for intermediate results.
+        name, version: Name and version of the bundle to write.
+        data: Folder of packed corpora; their splits train and val are used.
+        corpora: Names of corpora; empty: all that have a split train.
+        videos: Folder of unlabelled videos.
+        clip_seconds: Length of clips of these videos.
+        limit: Maximum number of clips per corpus.
+        init_from: Initial weights of the student; None: the teacher's if available, else the pretrained CNN's.
+        precision: Precision of the student's stored weights.
+        workers: Number of decoding processes.
+        max_skipped: Maximum fraction of clips that may be skipped.
+        stop_after: Stop after this number of steps; the next call continues.
     """
 
     teacher: Path
@@ -73,10 +79,14 @@ class DistilOptions:
 
 
 def distil_bundle(options: DistilOptions, log: Log) -> dict[str, Any]:
-    """Run a distillation, or resume it. Returns a summary.
+    """Run a distillation, or resume it. Intermediate results stay in the work folder.
 
-    Raises InvalidInput (CorpusError among them) for unusable input, and ParityError if no bundle of the student passes
-    the checks. Intermediate results stay in the work folder.
+    Returns:
+        A summary for printing.
+
+    Raises:
+        InvalidInput: The input cannot be used (also CorpusError).
+        ParityError: No bundle of the student passes the parity check.
     """
     check_target(options.teacher, options.out, options.name)
     if (options.data is None) == (options.videos is None):
@@ -177,7 +187,7 @@ def _pack_videos(options: DistilOptions, videos: Path, teacher: Model, log: Log)
 
 
 def _merge_streams(teacher: Sequence[FrameStream], student: Sequence[FrameStream]) -> list[FrameStream]:
-    """Return all streams; of one name the teacher's, from which the student's is derived."""
+    """Return all streams. If both have a stream of the same name, the teacher's is used, also for the student."""
     return list({stream.name: stream for stream in [*student, *teacher]}.values())
 
 

@@ -34,10 +34,10 @@ from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
 CALIBRATION_CLIPS, CALIBRATION_TEXTS = 64, 256
-"""Inputs on which calibration ranges are measured."""
+"""Number of inputs for measuring calibration ranges."""
 BATCH_SIZE = 8
 SAMPLE_SIZE = 8
-"""Inputs on which the sensitivity of each node is measured."""
+"""Number of inputs for measuring the sensitivity of each node."""
 
 Videos = dict[str, EmbeddedVideos]
 """By corpus."""
@@ -48,7 +48,7 @@ Texts = dict[str, np.ndarray]
 
 
 def open_corpora(model: Model, data: Path) -> list[Corpus]:
-    """Open the validation splits in `data` whose streams, or sounds alone, fit the model.
+    """Open the validation splits in `data` that the model can read: by their streams, or their sounds.
 
     Raises InvalidInput if there are none.
     """
@@ -73,7 +73,7 @@ def open_corpora(model: Model, data: Path) -> list[Corpus]:
 class EvalCache:
     """Encodings and scores of one bundle on its validation splits.
 
-    Methods that take `engines` run those graphs on the given engines, and all others as the bundle stores them.
+    Methods with an argument `engines` run the named graphs on these engines, and the other graphs as stored.
     """
 
     def __init__(
@@ -82,7 +82,9 @@ class EvalCache:
         """Encode all corpora.
 
         Args:
-            pairs: caption pairs by corpus for the match graph; by default those that are hard for this model.
+            model: Model of the bundle.
+            corpora: Validation splits.
+            pairs: Caption pairs by corpus for the match graph; None: pairs that are hard for this model.
         """
         self.model, self.corpora, self.audio = model, corpora, model.bundle.manifest.audio
         self.seen = [corpus for corpus in corpora if not corpus.packed.sound_alone]
@@ -135,7 +137,7 @@ class EvalCache:
         return BundleOutputs(self.model, self.videos.get(name), self.texts.get(name), self.sounds.get(name))
 
     def embedded(self) -> dict[str, Embedded]:
-        """Return all corpora with pictures with one embedding per video, for calibration."""
+        """Return all corpora with pictures, with one embedding per video, for calibration."""
         embedded = {}
         for corpus in self.seen:
             vectors, tokens = self.videos[corpus.name].gallery.vectors, self.videos[corpus.name].tokens
@@ -145,7 +147,7 @@ class EvalCache:
         return embedded
 
     def calibration_inputs(self, graph: str) -> Iterator[dict[str, Array]]:
-        """Yield batches of inputs of a graph, as many from each corpus; none without a corpus that it can read."""
+        """Yield batches of inputs of a graph, equally many from each corpus that has inputs for the graph."""
         corpora = self._readable_by(graph)
         for corpus in corpora:
             size = CALIBRATION_CLIPS if graph in ("video", "audio") else CALIBRATION_TEXTS
@@ -155,7 +157,7 @@ class EvalCache:
                 yield self._inputs(graph, corpus, rows[start : start + BATCH_SIZE])
 
     def sample_inputs(self, graph: str) -> dict[str, Array]:
-        """Return a few inputs of a graph, from the first corpus that it can read, one with captions if there is."""
+        """Return a few inputs of a graph, from the first corpus that has such inputs, if possible with captions."""
         corpora = self._readable_by(graph)
         corpus = next((corpus for corpus in corpora if corpus.captions), corpora[0])
         rows = np.unique(np.linspace(0, len(corpus.packed.examples) - 1, SAMPLE_SIZE).astype(int))
@@ -194,7 +196,7 @@ def audio_tokens(sounds: Sounds, corpus: Corpus) -> np.ndarray | None:
 
 
 def with_engines(model: Model, engines: Mapping[str, Engine]) -> Model:
-    """Return `model` with the graphs of these names run by these engines."""
+    """Return a copy of `model` that runs the named graphs on other engines."""
     return model.with_overrides(lambda runner: _EngineOverride(runner, engines))
 
 

@@ -33,7 +33,7 @@ SPLIT_QKV_PERM = [2, 0, 3, 1, 4]
 
 
 def fuse(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph of `fold_constants` with fewer nodes; its outputs differ by rounding only."""
+    """Return a copy with fewer nodes, whose outputs differ only by rounding. model: Result of `fold_constants`."""
     fused = copy_model(model)
     for fusion in (_fuse_pixel_normalization, _remove_shift_pairs, _fuse_attentions, _join_products):
         fusion(fused.graph)
@@ -70,7 +70,7 @@ def _is_uint8_input(graph: onnx.GraphProto, index: GraphIndex, name: str) -> boo
 
 
 def _single_value(values: np.ndarray | None) -> float | None:
-    """The value that all elements share; None if they differ."""
+    """Return the value of all elements; None if they differ."""
     return None if values is None or np.unique(values).size != 1 else float(values.flat[0])
 
 
@@ -108,7 +108,7 @@ class _Attention:
 
 
 class _HeadMerger:
-    """Find the tensors (B, L, heads * d) whose heads were split; create the Split node for those of a joint product."""
+    """Finds the tensors (B, L, heads * d) before the split into heads; creates Split nodes for joint projections."""
 
     def __init__(self, index: GraphIndex) -> None:
         self.index = index
@@ -180,7 +180,7 @@ def _fuse_attentions(graph: onnx.GraphProto) -> None:
 
 
 def _find_attention(index: GraphIndex, merger: _HeadMerger, softmax: NodeProto) -> _Attention | None:
-    """Return the attention around a softmax, Reshape(Transpose(softmax(a q (a k)^T + mask) v)); None if it is none."""
+    """Return the attention of a softmax, Reshape(Transpose(softmax(a q (a k)^T + mask) v)); None: another pattern."""
     weighted = index.only_consumer(softmax.output[0], "MatMul")
     merged = None if weighted is None else index.only_consumer(weighted.output[0], "Transpose")
     output = None if merged is None else index.only_consumer(merged.output[0], "Reshape")
@@ -306,7 +306,7 @@ def _product_width(index: GraphIndex, name: str) -> int | None:
 
 
 def _trailing_sizes(index: GraphIndex, name: str) -> list[int]:
-    """Return the last sizes of a shape, as far as they are constant."""
+    """Return the constant sizes at the end of a shape."""
     shape = index.constant(name)
     if shape is not None:
         return [int(size) for size in shape]

@@ -1,4 +1,4 @@
-"""Graphs in fewer bits: static int8 quantization with calibration ranges from real inputs, sensitivity, and float16.
+"""Reduced-precision graphs: static int8 quantization with ranges from real inputs, node sensitivity, and float16.
 
 * Convolutions use ONNX's QDQ form (DequantizeLinear, operator, QuantizeLinear); sums and data movement between them
   stay in 8 bits. Activations are uint8 with one range per tensor, weights int8 with one scale per output channel,
@@ -36,7 +36,7 @@ from model_export.weights import quantize as quantize_weight
 from vitascope.engines.onnx_runtime import Array, OnnxRuntimeEngine
 
 Range = tuple[np.ndarray, np.ndarray]
-"""Smallest and largest value: of a tensor, () each, or of each channel of its last axis, (K,) each."""
+"""Minimum and maximum: () each for a tensor, or (K,) each for the channels of its last axis."""
 Ranges = Mapping[str, Range]
 """Range by tensor name."""
 
@@ -53,7 +53,7 @@ MAX_BIAS = 2.0**30
 
 @dataclass(frozen=True)
 class QuantizableGraph:
-    """A float32 graph with the names of the nodes that int8 is available for, and its calibration ranges."""
+    """A float32 graph, the names of its nodes that can compute in int8, and its calibration ranges."""
 
     model: onnx.ModelProto
     nodes: Sequence[str]
@@ -65,7 +65,7 @@ class QuantizableGraph:
 
 
 def prepare_for_int8(model: onnx.ModelProto, inputs: Iterable[Mapping[str, Array]]) -> QuantizableGraph:
-    """Find the nodes that int8 is available for and measure calibration ranges on `inputs`."""
+    """Find the nodes that can compute in int8, and measure calibration ranges on `inputs`."""
     excluded = log_spectrum_nodes(model.graph)
     nodes = [name for name in (*convolutions(model), *matrix_products(model)) if name not in excluded]
     return QuantizableGraph(model, nodes, calibration_ranges(model, range_tensors(model), inputs) if nodes else {})

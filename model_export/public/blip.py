@@ -1,7 +1,7 @@
 """BLIP of transformers: for retrieval and matching, for question answering, or for captioning.
 
-The first has embeddings of texts and images, and a text encoder that attends to the image. The second has a text
-encoder that attends to the image, and a decoder that scores answers. The third is in `blip_captions`.
+BLIP for retrieval has embeddings of texts and images, and a text encoder that attends to the image. BLIP for questions
+has a text encoder that attends to the image, and a decoder that scores answers. Captioning is in `blip_captions`.
 
 Shape letters: B videos or texts, C clips, F frames, H height, W width, L tokens, P patches and the class token, V
 visual tokens (P of one frame, or of all frames), K their width, D embedding dim, N answers, M tokens of an answer.
@@ -229,9 +229,13 @@ def load_blip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle
     """Load BLIP with one of its heads from a transformers folder.
 
     Args:
-        frames: Frames of a clip; captions are of one.
+        folder: The transformers folder.
+        config: Content of its config.json.
+        frames: Number of frames of a clip; captioning always uses one frame.
+        allow_pickle: Read pickled weights, with a reader that runs no code.
 
-    Raises InvalidInput.
+    Raises:
+        InvalidInput: The folder is invalid or has another head.
     """
     import transformers
 

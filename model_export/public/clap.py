@@ -66,7 +66,7 @@ class ClapAudio(nn.Module):
         self.encoder.enable_fusion = self.encoder.patch_embed.enable_fusion = False
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
-        del lengths  # the model was trained without
+        del lengths  # the model was trained without lengths
         return normalize(self.project(self.encoder(self.log_mel(samples)).pooler_output), dim=-1)
 
 
@@ -101,7 +101,7 @@ class ClapReference(TransformersReference):
 
 
 def load_clap(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle: bool) -> PublicModel:
-    """Load CLAP from a transformers folder. `frames` is ignored, as there are none. Raises InvalidInput."""
+    """Load CLAP from a transformers folder. frames: Ignored, since the model reads no frames. Raises InvalidInput."""
     from transformers import ClapModel
 
     model = load_model(ClapModel, folder, allow_pickle=allow_pickle)

@@ -1,4 +1,4 @@
-"""The distillation loop: a student and its teacher's outputs in, a checkpoint out, exact resume in between.
+"""The distillation loop: trains a student on its teacher's outputs, and resumes exactly from checkpoints.
 
 RUN/
     log.jsonl      a line per step: losses and held-out metrics
@@ -37,7 +37,7 @@ Progress = Callable[[int, int, str], None]
 """(steps done, steps in all, losses as text)."""
 STATE = "state.json"
 _KEYS_OF_0_3 = {"eyes": "video_encoder", "lessons": "data", "learned": "corpora", "begin": "init_from"}
-"""Keys of the state of version 0.3, and the present ones."""
+"""Keys of the state of version 0.3, with the current keys."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class DistillData:
     """The teacher's outputs on the training and held-out corpora, and the temperature of its ranking."""
 
     teacher: str
-    """Fingerprint of its bundle."""
+    """Fingerprint of the teacher's bundle."""
     training: dict[str, TeacherOutputs]
     held_out: dict[str, TeacherOutputs]
     temperature: float
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return what a run must not change: the fingerprints of the teacher and of the corpora."""
+        """Return the facts that must not change within a run: fingerprints of the teacher and of the corpora."""
         training = {name: [str(t.packed.info["examples_sha256"]), len(t)] for name, t in self.training.items()}
         return {"teacher": self.teacher, "corpora": training, "temperature": self.temperature}
 
@@ -73,8 +73,14 @@ def distil(
     A resumed run gives exactly the weights of an uninterrupted one.
 
     Args:
-        teacher: The teacher's own model, for `init_from` "teacher".
-        stop_after: Stop with a checkpoint after this many steps of this call.
+        recipe: The recipe.
+        data: The teacher's outputs.
+        space: Sizes of the teacher's embeddings and visual tokens.
+        init_from: Initial weights of the student.
+        out: Run folder.
+        teacher: The teacher's torch model, for `init_from` "teacher".
+        stop_after: Write a checkpoint and stop after this number of steps.
+        progress: Called after each step.
 
     Returns:
         The checkpoint folder.
@@ -120,7 +126,7 @@ def distil(
 
 
 def load_student(folder: Path) -> Student:
-    """Load the student of a checkpoint, in evaluation mode. Raises InvalidInput where there is none."""
+    """Load the student of a checkpoint, in evaluation mode. Raises InvalidInput if there is none."""
     path = checkpoint.find(folder)
     if path is None:
         raise InvalidInput(f"checkpoint: nothing at {folder}; a folder with {STATE} was expected")
@@ -138,7 +144,7 @@ def _load_or_create(
     teacher: HdVila | None,
     identity: dict[str, Any],
 ) -> tuple[Student, int]:
-    """Return the student and the number of steps it was trained for."""
+    """Return the student and the number of steps already done."""
     path = checkpoint.find(latest)
     if path is None:
         torch.manual_seed(recipe.seed)
@@ -153,7 +159,7 @@ def _load_or_create(
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """Return the state of a checkpoint with the present keys."""
+    """Return the state of a checkpoint with the current keys."""
     state = {_KEYS_OF_0_3.get(key, key): value for key, value in json.loads((path / STATE).read_text("utf-8")).items()}
     data = {_KEYS_OF_0_3.get(key, key): value for key, value in state["data"].items()}
     return state | {"data": data, "recipe": upgrade_recipe(state["recipe"])}
@@ -182,7 +188,7 @@ def _groups(student: Student, recipe: DistilRecipe) -> list[dict[str, Any]]:
 
 
 class Schedule(Protocol):
-    """The fields of a recipe that decide its learning rate."""
+    """The fields of a recipe that determine the learning rate schedule."""
 
     @property
     def steps(self) -> int: ...
@@ -261,7 +267,7 @@ class _Batch:
 
 
 class _Batches:
-    """Batches as a pure function of the step."""
+    """Batches, which depend only on the step."""
 
     def __init__(self, recipe: DistilRecipe, data: DistillData, student: Student) -> None:
         self.recipe, self.student = recipe, student

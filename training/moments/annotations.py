@@ -4,23 +4,23 @@ qvhighlights (Lei, Berg, Bansal, NeurIPS 2021), and scenes drawn by `training.mo
     FOLDER/highlight_{train,val,test}_release.jsonl, a line per sentence:
         {"qid": 9, "query": "...", "duration": 150, "vid": "NAME", "relevant_windows": [[start, end], ...],
          "relevant_clip_ids": [0, ...], "saliency_scores": [[4, 1, 2], ...]}
-    FOLDER/videos/NAME.mp4. The two last fields are optional: clips of 2 s, with the marks (0 to 4) of three people.
-    No relevant window: nothing in the video fits. The released test split has no windows and cannot be read.
+    FOLDER/videos/NAME.mp4. The last two fields are optional: clips of 2 s, and their ratings (0 to 4) by three people.
+    An empty list of windows: nothing in the video fits. The released test split has no windows and cannot be read.
 charades_sta (Gao, Sun, Yang, Nevatia, ICCV 2017):
     FOLDER/charades_sta_{train,test}.txt, a line per sentence: NAME start end##sentence
     FOLDER/Charades_v1_480/, Charades_v1/ or videos/. Validation: training videos chosen by their names.
 didemo (Hendricks et al., ICCV 2017):
     FOLDER/{train,val,test}_data.json: [{"annotation_id": 1, "description": "...", "video": "NAME.mov",
-        "times": [[first, last], ...]}, ...], segments of 5 s from 0, one pair per annotator. The pair that most of them
-        chose is taken.
+        "times": [[first, last], ...]}, ...], segments of 5 s from 0, one pair per annotator. The most frequent pair is
+        used.
     FOLDER/videos/
 activitynet_captions (Krishna et al., ICCV 2017):
     FOLDER/{train,val_1,val_2}.json: {"v_ID": {"duration": 82.7, "timestamps": [[start, end], ...],
         "sentences": ["...", ...]}, ...}; val_1 validates and val_2 tests, as is usual in localisation.
     FOLDER/videos/
 
-Times are seconds of the video. Moments without length, which Charades-STA and ActivityNet Captions have a few of, are
-left out with a warning.
+Times are seconds of the video. Moments of length 0, of which Charades-STA and ActivityNet Captions have a few, are left
+out with a warning.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from training.data.subtitled import VIDEO_SUFFIXES
 from vitascope.moments import Span
 
 HIGHLIGHT_SECONDS, VERY_GOOD = 2.0, 4
-"""Length of the clips whose saliency people marked in QVHighlights, and their highest mark."""
+"""Length in seconds of the clips that people rated in QVHighlights, and the highest rating."""
 DIDEMO_SECONDS = 5.0
 _SPAN = "[start, end] in seconds with 0 <= start < end"
 _CHARADES_LINE = re.compile(r"(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*##\s*(\S.*)")
@@ -65,8 +65,8 @@ _CHARADES_LINE = re.compile(r"(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*##\s*(
 class MomentQuery:
     """A sentence and its moments in one video.
 
-    `spans`: ascending; empty for a sentence about nothing in the video. `highlights`: the spans that HIT@1 accepts;
-    None: `spans`.
+    spans: In seconds, ascending; empty for a sentence that fits nothing in the video. highlights: Spans that HIT@1
+    accepts; None: `spans`.
     """
 
     key: str
@@ -207,7 +207,7 @@ def _is_segments(value: Any) -> bool:
 
 
 def _highlights(record: Record) -> tuple[Span, ...] | None:
-    """Return the clips that anyone marked as very good, which HIT@1 accepts; None without marks."""
+    """Return the clips that any annotator rated as very good, which HIT@1 accepts; None without ratings."""
     if "saliency_scores" not in record.fields:
         return None
     clips, marks = record.fields.get("relevant_clip_ids"), record.fields["saliency_scores"]

@@ -28,7 +28,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     from training.moments.annotations import READERS
 
     parser.description = (
-        "Embed the windows and sentences of a corpus with annotated moments by a bundle, once, for training and "
+        "Embed the windows and sentences of a corpus with annotated moments with a bundle, once, for training and "
         "evaluation. An interrupted run continues."
     )
     parser.epilog = """\
@@ -41,7 +41,7 @@ examples:
     add = parser.add_argument
     add("corpus", choices=list(READERS), metavar="CORPUS", help=f"layout: {', '.join(READERS)}")
     add("--source", type=Path, required=True, metavar="DIR", help="folder of the corpus")
-    add("--bundle", type=Path, required=True, help="bundle that embeds")
+    add("--bundle", type=Path, required=True, help="bundle for embedding")
     add("--out", type=Path, default=DATA, metavar="DIR", help="folder for embedded corpora (default: %(default)s)")
     add("--splits", nargs="+", choices=SPLITS, metavar="SPLIT", help="train, val or test (default: all of them)")
     add("--window-seconds", type=float, default=1.0, metavar="S", help="length of a window (default: %(default)g)")
@@ -146,11 +146,12 @@ def _show_train(result: dict[str, Any], console: Console) -> None:
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Evaluate a run of `vitascope train-moments`, or a bundle, on embedded corpora, beside fixed windows ranked by "
-        "similarity and thresholded similarity. Of a bundle without a moment head, these alone are evaluated."
+        "Evaluate a run of `vitascope train-moments`, or a bundle, on embedded corpora, and compare it with two "
+        "baselines: fixed windows ranked by similarity, and thresholded similarity. For a bundle without a moment head "
+        "only the baselines are evaluated."
     )
     parser.epilog = """\
-metrics: those of QVHighlights, in percent; AUROC of sentences with moments against those without
+metrics: as in QVHighlights, in percent, and AUROC of sentences with moments against sentences without
 
 examples:
   vitascope evaluate-moments runs/moments --split test

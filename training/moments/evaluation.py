@@ -1,4 +1,4 @@
-"""Evaluation of moment heads, bundles with one, and baselines without, on embedded corpora.
+"""Evaluation of moment heads, bundles with a moment head, and baselines on embedded corpora.
 
 Q sentences of a video, T windows, E embedding dim, P spans.
 """
@@ -20,20 +20,20 @@ from vitascope.moments import MomentResult, Span, aligned_windows, run_sequences
 Localizer = Callable[[np.ndarray, np.ndarray, Sequence[Span]], list[MomentResult]]
 """(texts (Q, E), windows (T, E), spans of the windows in seconds) -> the moments of each sentence."""
 BATCH = 32
-"""Sentences of one run of a head."""
+"""Number of sentences per batch."""
 CLIP_SECONDS = (2, 4, 8)
-"""Lengths of the fixed windows that are compared."""
+"""Lengths in seconds of the fixed windows of the baseline."""
 THRESHOLDS = (0.5, 0.7)
-"""Thresholds of similarity that are compared, between its lowest (0) and highest (1) value in a video."""
+"""Thresholds of the similarity baseline, from 0 (lowest similarity in a video) to 1 (highest)."""
 
 
 def evaluate_head(head: MomentHead, store: WindowStore, max_windows: int) -> dict[str, float]:
-    """Return the metrics of a head, whose mode is restored."""
+    """Return the metrics of a head on a split. The training mode of the head is restored."""
     return evaluate(head_localizer(head, max_windows), store)
 
 
 def evaluate(localizer: Localizer, store: WindowStore) -> dict[str, float]:
-    """Return the metrics of a split, see `training.moments.metrics`: sentences `after_end` count as missed."""
+    """Return the metrics of a split (`training.moments.metrics`). Sentences in `after_end` count as missed."""
     predictions, row = [], 0
     for index, video in enumerate(store.videos):
         count = len(video.queries)
@@ -56,13 +56,13 @@ def compare(localizers: Mapping[str, Localizer], store: WindowStore) -> dict[str
 
 
 def baselines() -> dict[str, Localizer]:
-    """Return the localizers without a head: fixed windows by similarity, and thresholded similarity."""
+    """Return the baselines by name: fixed windows ranked by similarity, and thresholded similarity."""
     fixed: dict[str, Localizer] = {f"fixed windows of {s} s": partial(fixed_windows, seconds=s) for s in CLIP_SECONDS}
     return fixed | {f"similarity above {t:.0%}": partial(similar_windows, threshold=t) for t in THRESHOLDS}
 
 
 def head_localizer(head: MomentHead, max_windows: int) -> Localizer:
-    """Return a localizer that runs a torch head as the runtime runs the graph of a bundle."""
+    """Return a localizer that runs a torch head in the same way as the runtime runs the graph of a bundle."""
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         was_training, device = head.training, next(head.parameters()).device
@@ -87,7 +87,7 @@ def graph_localizer(run: Callable[[Mapping[str, Array]], dict[str, Array]], max_
 
 
 def fixed_windows(texts: np.ndarray, windows: np.ndarray, spans: Sequence[Span], seconds: float) -> list[MomentResult]:
-    """Rank spans of one length, each beginning half a length after the one before, by their mean similarity."""
+    """Rank spans of one length, which overlap by half, by their mean similarity. seconds: Length of a span."""
     length = min(max(1, round(seconds / (spans[0][1] - spans[0][0]))), len(windows))
     last = len(windows) - length
     starts = np.array(sorted({*range(0, last + 1, max(1, length // 2)), last}))
@@ -103,7 +103,7 @@ def similar_windows(
 ) -> list[MomentResult]:
     """Rank runs of windows whose similarity is above a threshold by their mean similarity.
 
-    threshold: 0, the lowest similarity of the sentence in the video, to 1, the highest.
+    threshold: From 0 (lowest similarity of the sentence in the video) to 1 (highest).
     """
     results = []
     for curve in texts @ windows.T:

@@ -24,14 +24,15 @@ PRIOR_LOGIT = -2.2
 
 
 class MomentHead(nn.Module):
-    """Temporal convolutions, then the saliency of each window, whether it is in a moment, and the moment's boundaries.
+    """Temporal convolutions, followed by predictions for each window: saliency, foreground score and boundaries.
 
-    Boundaries are as in ActionFormer (Zhang, Wu, Li, ECCV 2022, section 3.2) on one temporal scale: each window has a
-    foreground score and its distances to the start and end of the moment it is in, as in UniVTG (Lin et al., ICCV 2023,
-    section 3.2), whose saliency is the third output.
+    Boundaries are predicted as in ActionFormer (Zhang, Wu, Li, ECCV 2022, section 3.2) on one temporal scale, and as in
+    UniVTG (Lin et al., ICCV 2023, section 3.2): each window has a foreground score, and distances to the start and the
+    end of its moment. UniVTG also has the saliency as third output.
 
-    A window shows more than one event. What of it a sentence is about is read by products of their embeddings, as they
-    are and after linear layers (low-rank bilinear pooling: Kim et al., ICLR 2017), and by each temporal layer.
+    A window may show several events. The parts of its embedding that the sentence is about are selected by products of
+    the two embeddings, directly and after linear layers (low-rank bilinear pooling: Kim et al., ICLR 2017), and by each
+    temporal layer.
     """
 
     def __init__(self, cfg: HeadConfig, embedding_width: int) -> None:
@@ -54,8 +55,8 @@ class MomentHead(nn.Module):
         """Return the outputs of a bundle's graph `moments`.
 
         Args:
-            windows: (B, T, E) float32, L2-normalized; of any value where there is no window.
-            window_mask: (B, T) int64, 1 where there is a window.
+            windows: (B, T, E) float32, L2-normalized; any values for padding.
+            window_mask: (B, T) int64, 1 for windows, 0 for padding.
             text: (B, E) float32, L2-normalized.
 
         Returns:
@@ -71,13 +72,13 @@ class MomentHead(nn.Module):
     def encode(self, windows: Tensor, window_mask: Tensor, text: Tensor) -> Tensor:
         """Return the states of the windows, (B, T, D)."""
         mask = window_mask.to(windows.dtype)[..., None]
-        # Each part that is read has a variance of about 1 so that all count from the first step.
+        # Scale each part of the input to a variance of about 1, so that all parts matter from the first step.
         windows, text = (x * windows.shape[-1] ** 0.5 for x in (windows, text))
         states = self._read(windows, text) * mask
         if self.patch == 1:
             states = self._over_time(states, mask, text)
         else:
-            # Temporal layers read adjacent windows as one, and each window adds what it is itself.
+            # Temporal layers read patches of adjacent windows; afterwards the states of single windows are added.
             windows = torch.arange(states.shape[1], device=states.device)
             index = windows[:: self.patch, None] + windows.new_tensor(range(self.patch))  # (patches, windows of each)
             exists = (index < states.shape[1]).to(mask.dtype)[..., None]
@@ -90,10 +91,11 @@ class MomentHead(nn.Module):
         return normalized
 
     def _read(self, windows: Tensor, text: Tensor) -> Tensor:
-        """Return a linear map of what is read of each window: (B, T, D).
+        """Return the input states of the windows, (B, T, D).
 
-        These are its embedding, its products with the sentence's, their sum, and the products of the linear layers.
-        Each is linear in the embedding of the window, so that they are computed by one matrix (D, E) for each sentence.
+        They are a linear map of the window's embedding, its elementwise product with the sentence's embedding, the sum
+        of this product (the similarity), and the product of the linear layers. All of these are linear in the window's
+        embedding, so they are computed with one matrix (D, E) per sentence.
         """
         width, channels = windows.shape[-1], self.from_window.out_features
         parts = torch.split(self.project.weight, [width, width, 1, channels], dim=1)
@@ -116,7 +118,7 @@ class MomentHead(nn.Module):
         return torch.stack([centres - before, centres + after], dim=-1)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the losses of a batch by name, see `LossWeights`."""
+        """Return the losses of a batch by name; the names are the fields of `LossWeights`."""
         states = self.encode(batch.windows, batch.mask, batch.text)
         positive, targets = foreground(batch.moments, states.shape[1])
         positive = positive & (batch.mask > 0)
@@ -146,7 +148,7 @@ class _TemporalLayer(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
 
     def forward(self, states: Tensor, mask: Tensor, text: Tensor) -> Tensor:
-        """Return states (B, T, D); those without a window, where mask (B, T, 1) is 0, do not count. text: (B, E)."""
+        """Return states (B, T, D). mask: (B, T, 1), 0 for padding, which is not read. text: (B, E)."""
         scale, shift = self.modulation(text)[:, None].chunk(2, dim=-1)
         x = ((self.norm(states) * (1 + scale) + shift) * mask).transpose(1, 2)
         x = self.out(F.gelu(self.convolution(x).transpose(1, 2)))

@@ -1,11 +1,11 @@
-"""Training of a moment head: embedded corpora in, a run out; an interrupted one goes on from its checkpoint.
+"""Training of a moment head on embedded corpora. An interrupted run continues from its checkpoint.
 
 RUN/
     log.jsonl      a line per step: losses, learning rate and held-out metrics
     curves.png     a plot of the log
-    metrics.json   what `vitascope evaluate-moments` measured
-    checkpoint/    model.safetensors, config.json, state.json (steps done), and of an unfinished run what it goes on
-                   with: optimizer.safetensors, random.safetensors
+    metrics.json   metrics of `vitascope evaluate-moments`
+    checkpoint/    model.safetensors, config.json, state.json (steps done); until the run is finished also
+                   optimizer.safetensors and random.safetensors
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STATE_NAME, RANDOM_NAME = "state.json", "random.safetensors"
 
 
 class HeadCheckpoint(StrictModel):
-    """config.json of a checkpoint: the recipe, and the embeddings that the head reads."""
+    """config.json of a checkpoint: the recipe, and facts about the embeddings that the head reads."""
 
     recipe: MomentRecipe
     bundle: str
@@ -52,7 +52,7 @@ class HeadCheckpoint(StrictModel):
     width: int
     corpora: Mapping[str, Origin]
     annotations: Mapping[str, str] | None = None
-    """By corpus: `StoreInfo.annotation` of the sentences that the head learns from; None in older runs."""
+    """`StoreInfo.annotation` of the training sentences by corpus; None in older runs."""
 
 
 class TrainedHead(NamedTuple):
@@ -69,21 +69,23 @@ def train(
     out: Path,
     progress: Progress = lambda *_: None,
 ) -> Path:
-    """Train a head from new weights, or go on with the run at ``out``; a finished one stays as it is.
+    """Train a new head, or continue the run at `out`; a finished run does not change.
 
-    Equal arguments give equal weights on one machine, also after interruptions.
+    Equal arguments give equal weights on the same machine, even after interruptions.
 
     Args:
-        training: Embedded corpora; each sentence counts once an epoch.
-        held_out: Embedded corpora that the metrics in the log are of.
+        recipe: The recipe.
+        training: Embedded corpora for training; each sentence is used once per epoch.
+        held_out: Embedded corpora for the metrics in the log.
         out: Run folder.
+        progress: Called after each step.
 
     Returns:
         The checkpoint folder.
 
     Raises:
-        InvalidInput: The corpora are embedded by different bundles or in windows of different length, or have fewer
-            sentences than a batch; or ``out`` has another run.
+        InvalidInput: The corpora are embedded by different bundles or with different lengths of windows, they have
+            fewer sentences than a batch, or `out` has another run.
     """
     info = training[0].info
     for store in (*training, *held_out):
@@ -125,7 +127,7 @@ def train(
 
 
 def load_head(run: Path) -> TrainedHead:
-    """Load the head of a run or checkpoint folder. Raises InvalidInput where there is none."""
+    """Load the head of a run or checkpoint folder. Raises InvalidInput if there is none."""
     folder = run if (run / CONFIG_NAME).exists() else run / "checkpoint"
     try:
         config = HeadCheckpoint.model_validate_json((folder / CONFIG_NAME).read_text())
@@ -157,7 +159,7 @@ def _restore(
     head: MomentHead,
     optimizer: torch.optim.Optimizer,
 ) -> int:
-    """Load what an interrupted run goes on with; return the number of steps done, 0 where there is no checkpoint."""
+    """Restore the state of an interrupted run; return the number of steps done, 0 without a checkpoint."""
     folder = checkpoint.find(latest)
     if folder is None:
         return 0
@@ -211,14 +213,14 @@ class _Example:
 
 
 class _Batches:
-    """Batches as a pure function of the step: epochs of seeded permutations of all sentences."""
+    """Batches, which depend only on the step: epochs of seeded permutations of all sentences."""
 
     def __init__(self, recipe: MomentRecipe, stores: Sequence[WindowStore]) -> None:
         self.recipe, self.stores = recipe, stores
         self.index = [(store, row) for store in stores for row in range(len(store))]
         if len(self.index) < recipe.batch_size:
             raise InvalidInput(
-                f"batch_size: {recipe.batch_size}, but there are {len(self.index)} sentences; no more were expected"
+                f"batch_size: {recipe.batch_size}, but there are {len(self.index)} sentences; at most that was expected"
             )
 
     def __call__(self, step: int) -> Batch:

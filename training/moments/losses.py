@@ -1,7 +1,7 @@
 """Targets and losses of moment heads.
 
 Shape letters: B sentences with their videos, T windows, M moments. Spans are in windows from the beginning of the
-sequence; window i is from i to i + 1. A missing moment of a sentence has both boundaries 0.
+sequence; window i is from i to i + 1. Padding of moments has both boundaries 0.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def coverage(moments: Tensor, count: int) -> Tensor:
 
 
 def foreground(moments: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return which windows are in a moment, (B, T) bool, and the moment of each, (B, T, 2).
+    """Return the mask (B, T) bool of windows that are in a moment, and the moment (B, T, 2) of each window.
 
     A window belongs to the shortest moment that contains its middle (ActionFormer, Zhang, Wu, Li, ECCV 2022, section
-    3.3). A moment that contains none has the window nearest to its own middle.
+    3.3). If a moment contains the middle of no window, the window nearest to the middle of the moment is assigned.
 
     Args:
         moments: (B, M, 2), M at least 1.

@@ -4,9 +4,9 @@ Lei, Berg, Bansal: QVHighlights, NeurIPS 2021, section 5.1, and its program stan
 
 R1@x: percent of sentences whose first span has an IoU of at least x with one of their moments. mIoU: mean of that IoU.
 mAP@x: mean over sentences of the average precision of the ranked spans, each moment matched once; "mAP" is the mean
-over IoU 0.5, 0.55, ... 0.95. HIT@1: percent of sentences whose most salient window is a highlight. Negative sentences
-count in none of these: "AUROC" is the probability, in percent, that the best score of a sentence with moments is
-higher than that of a negative one, and is there where both kinds are.
+over IoU 0.5, 0.55, ... 0.95. HIT@1: percent of sentences whose most salient window is a highlight. These metrics ignore
+negative sentences. AUROC: the probability, in percent, that the best score of a sentence with moments is higher than
+that of a negative sentence; only if there are both kinds.
 
 Q sentences, P spans, M moments.
 """
@@ -22,14 +22,14 @@ from training.moments.annotations import MomentQuery
 
 IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 MAX_SPANS = 10
-"""Ranked spans per sentence that count, at most."""
+"""Maximum number of ranked spans per sentence that count."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answer to a sentence.
+    """Predicted moments of a sentence.
 
-    `spans`: (P, 3), start and end in seconds and score, best first. `peak`: seconds, middle of the most salient window.
+    spans: (P, 3), start and end in seconds and score, best first. peak: Middle of the most salient window in seconds.
     """
 
     spans: np.ndarray
@@ -49,7 +49,7 @@ def temporal_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def average_precision(iou: np.ndarray) -> np.ndarray:
     """Return the average precision at each of `IOU_THRESHOLDS`, (10,) from 0 to 1, interpolated as for Pascal VOC.
 
-    iou: (P, M), of spans ranked best first with the moments. A span matches the free moment with the highest IoU.
+    iou: (P, M), of spans (best first) with moments. A span is matched to the unmatched moment with the highest IoU.
     """
     count = iou.shape[1]
     precisions = np.zeros(len(IOU_THRESHOLDS))
@@ -66,7 +66,7 @@ def average_precision(iou: np.ndarray) -> np.ndarray:
 
 
 def moment_metrics(predictions: Sequence[Prediction], queries: Sequence[MomentQuery]) -> dict[str, float]:
-    """Return the metrics of predictions for as many sentences, in percent. Without any moment, nothing is measured."""
+    """Return the metrics in percent of predictions[i] for queries[i]; empty if no sentence has moments."""
     best, precisions, hits = [], [], []
     positive: list[float] = []
     negative: list[float] = []

@@ -19,7 +19,8 @@ class HeadConfig(StrictModel):
     width: Annotated[int, Field(ge=8)] = 128
     """Channels of the temporal layers."""
     layers: Annotated[int, Field(ge=1, le=8)] = 5
-    """Temporal layers; the dilation doubles with each, so that states see 2 ** layers - 1 patches to either side."""
+    """Number of temporal layers. The dilation doubles with each layer, so a state depends on 2 ** layers - 1 patches to
+    either side."""
     patch: Annotated[int, Field(ge=1, le=8)] = 1
     """Adjacent windows merged into one input of the temporal layers; reduces the cost of short windows."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -35,7 +36,7 @@ class LossWeights(StrictModel):
 
 
 class MomentRecipe(StrictModel):
-    """Everything that decides a head besides the embeddings."""
+    """Training recipe of a moment head: everything besides the embeddings that determines the head."""
 
     name: str
     head: HeadConfig = HeadConfig()
@@ -45,10 +46,10 @@ class MomentRecipe(StrictModel):
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Sentences per step."""
     negative_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of sentences that are replaced by those of other videos, as negatives. For corpora without negative ones,
-    whose sentences are true of few videos."""
+    """Fraction of sentences that are replaced by sentences of other videos, as negatives. For corpora without negative
+    sentences whose sentences fit few other videos."""
     max_windows: Annotated[int, Field(ge=8, le=4096)] = 1024
-    """Windows of one sequence; of longer videos a random part is shown."""
+    """Maximum number of windows of a sequence; of longer videos a random part is used."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate (AdamW), after a linear warm-up and before cosine decay."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -1,10 +1,9 @@
-"""Long drawn scenes with exact moments: `python -m training.moments.scenes --out DIR`.
+"""Long synthetic scenes with exact moments: `python -m training.moments.scenes --out DIR`.
 
-A video of 40 to 60 s shows objects that come, move, turn, change their size and go, in 10 to 30 events of 1 to 5 s that
-overlap and repeat. Sentences, objects, motions, drawing and files are those of `training.data.scenes`, and so are the
-combinations that occur in the test split alone. A sentence names one event; its moments are all times at which the
-scene has such an event, of any object that fits. Negative sentences are changed in a word or two until nothing in the
-scene fits.
+A video of 40 to 60 s shows objects that appear, move, turn, change their size and disappear, in 10 to 30 events of 1 to
+5 s that overlap and repeat. Sentences, objects, motions, rendering, files and held-out combinations are those of
+`training.data.scenes`. A sentence names one event; its moments are all times at which any matching object has such an
+event. Negative sentences are made by changing one or two words until nothing in the scene matches.
 
 DIR has the layout of QVHighlights, see `training.moments.annotations`. An interrupted run continues.
 """
@@ -54,17 +53,18 @@ from vitascope.moments import Span
 
 VERSION = 3
 SECONDS, EVENT_SECONDS = (40, 60), (1.0, 5.0)
-"""Smallest and largest length of a video, and of an event."""
+"""Minimum and maximum length of a video and of an event, in seconds."""
 EVENTS = {"train": (20, 30), "val": (10, 30), "test": (10, 30)}
-"""Smallest and largest number of events of a video. More of them teach more in the same time of embedding."""
+"""Minimum and maximum number of events of a video. More events give more training data for the same cost of embedding.
+"""
 VISIBLE = 4
-"""Objects that are visible at a time, at most."""
+"""Maximum number of objects that are visible at the same time."""
 REPEATED = 0.3
-"""Probability that an object does again what an object did before."""
+"""Probability that an event repeats a motion that has occurred before."""
 
 
 class _Amount(NamedTuple):
-    """Wordings of an event; sentences of a video with and without moments, at most."""
+    """Maximum numbers of wordings per event, and of sentences with and without moments per video."""
 
     wordings: int
     positive: int
@@ -72,9 +72,10 @@ class _Amount(NamedTuple):
 
 
 AMOUNTS = {"train": _Amount(9, 160, 60), "val": _Amount(1, 12, 4), "test": _Amount(1, 12, 4)}
-"""By split. Sentences cost little beside the video, and a head learns from each of them."""
+"""Amounts by split. Compared with a video, a sentence costs little, and the head learns from each of them."""
 CHECKS_PER_SECOND = 4
-"""Times at which objects must not touch; between them the fastest moves 36 pixels, less than a small one's reach."""
+"""Checks per second that objects do not touch. In between, the fastest object moves 36 pixels, less than the extent of
+a small object."""
 NEGATIVE_CHANGES = ("colour", "shape", "direction", "motion")
 _ATTEMPTS = 60
 
@@ -91,7 +92,7 @@ class _Stage:
         """Motions and directions so far."""
 
     def enter(self, start: float | None) -> bool:
-        """Add an object that appears at `start` (seconds), or that is there from the beginning. Return success."""
+        """Add an object that appears at `start` (seconds; None: visible from the beginning). Return success."""
         rng = self.rng
         colour, shape, size = rng.choice(list(COLOURS)), rng.choice(SHAPES), rng.choice(("small", "small", "large"))
         if any((colour, shape) == (thing.colour, thing.shape) for thing in self.things):
@@ -103,7 +104,7 @@ class _Stage:
         return self._put(len(self.things), thing)
 
     def act(self, start: float) -> bool:
-        """Let an object that rests begin an event at `start` (seconds), or a new object appear. Return success."""
+        """Start an event of a resting object at `start` (seconds), or let a new object appear. Return success."""
         visible = [i for i, path in enumerate(self.paths) if path[2, int(start * CHECKS_PER_SECOND)] > 0]
         resting = [i for i in visible if all(event.end + 0.2 <= start for event in self.things[i].events)]
         motion, direction = self._motion()
@@ -205,9 +206,9 @@ def spans_of(description: Description, world: World) -> list[Span]:
 
 
 def sentences_of(world: World, split: str, rng: Random) -> list[tuple[str, list[Span]]]:
-    """Return distinct sentences with their moments, then sentences without any, see `AMOUNTS`.
+    """Return distinct sentences with their moments, followed by negative sentences; their numbers are in `AMOUNTS`.
 
-    Those of `test` may name combinations that are held out for it.
+    Only sentences of the test split may name held-out combinations.
     """
     amount = AMOUNTS[split]
     events = [(thing, event) for thing in world.things for event in thing.events]
@@ -224,7 +225,7 @@ def sentences_of(world: World, split: str, rng: Random) -> list[tuple[str, list[
         for change in rng.sample(NEGATIVE_CHANGES, rng.randint(1, 2)):
             description = CHANGES[change](rng, description) or description
         if description.clauses[0].motion == "stays" or spans_of(description, world):
-            continue  # an object without events is also still between those that it has
+            continue  # "stays still" is also true of objects between their events
         if len(negatives) < amount.negative and (split == "test" or not mentions_held_out(description)):
             negatives.add(phrase(description, style))
     return [*sentences.items(), *((text, []) for text in sorted(negatives))]

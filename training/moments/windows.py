@@ -1,13 +1,13 @@
-"""Embeddings of the windows and sentences of a corpus, computed once by a bundle.
+"""Embeddings of the windows and sentences of a corpus, computed once with a bundle.
 
 DATA/<corpus>/<split>/
     store.json     bundle, length of a window, origin and annotation of the corpus; `complete` once all is embedded
     videos.jsonl   a line per video: its number of windows and its sentences with their moments, or why it is skipped
-    windows.f16    float16 (N, E), the windows of all videos in that order
-    texts.f16      float16 (Q, E), their sentences
+    windows.f16    float16 (N, E), the windows of all videos in the order of videos.jsonl
+    texts.f16      float16 (Q, E), the sentences of all videos in that order
 
-Frames would be 400 KB a window, embeddings are 512 bytes. They come from the runtime, as in use: see
-`vitascope.moments`. E is the bundle's embedding dim, T the number of windows of a video.
+A window has 400 KB of frames, but its embedding only 512 bytes. Embeddings are computed by the runtime, as in serving
+(`vitascope.moments`). E is the bundle's embedding dim, T the number of windows of a video.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 
 class StoreInfo(StrictModel):
-    """store.json: what the embeddings are of and by."""
+    """Content of store.json: the corpus, the bundle and the windows of the embeddings."""
 
     corpus: str
     split: str
@@ -51,14 +51,14 @@ class StoreInfo(StrictModel):
 
 
 class StoredVideo(StrictModel):
-    """A line of videos.jsonl. `skipped`: why the video could not be embedded."""
+    """A line of videos.jsonl. skipped: Reason why the video could not be embedded."""
 
     key: str
     duration: float = 0.0
     windows: int = 0
     queries: tuple[MomentQuery, ...] = ()
     after_end: tuple[MomentQuery, ...] = ()
-    """Sentences whose moments all begin after the end of the video: not embedded, and missed in an evaluation."""
+    """Sentences whose moments all begin after the end of the video: not embedded, and counted as missed."""
     skipped: str | None = None
 
 
@@ -101,7 +101,7 @@ class WindowStore:
         return np.asarray(self.windows[first : first + self.videos[video].windows], np.float32)
 
     def require(self, fingerprint: str, window_seconds: float, source: str) -> None:
-        """Raise InvalidInput unless the embeddings are by this bundle and of such windows. source: For the message."""
+        """Raise InvalidInput unless the embeddings are of this bundle and window length. source: For the message."""
         info = self.info
         if (info.fingerprint, info.window_seconds) != (fingerprint, window_seconds):
             raise InvalidInput(
@@ -126,8 +126,15 @@ def embed_split(
     """Embed the windows and sentences of a split into `folder`, continuing where an interrupted call stopped.
 
     Args:
+        model: Model of the bundle.
+        corpus: Name of the corpus.
+        reader: Reader of the corpus.
         source: Folder of the corpus.
-        max_skipped: Largest fraction of videos that may be unreadable.
+        split: train, val or test.
+        folder: Folder of the embeddings.
+        window_seconds: Length of a window.
+        max_skipped: Maximum fraction of videos that may be unreadable.
+        progress: Called after each video.
 
     Raises:
         CorpusError: The annotation is malformed, or too many videos cannot be decoded.
@@ -176,7 +183,7 @@ def embed_split(
 
 
 def open_store(folder: Path) -> WindowStore:
-    """Open an embedded split. Raises InvalidInput where it is missing, incomplete or damaged."""
+    """Open an embedded split. Raises InvalidInput if it is missing, incomplete or damaged."""
     info = _read_info(folder)
     if info is None or not info.complete:
         state = "missing" if info is None else "incomplete"
@@ -199,7 +206,7 @@ def _map_rows(path: Path, rows: int, width: int) -> np.ndarray:
 
 
 def open_split(data: Path, corpora: Sequence[str], split: str) -> list[WindowStore]:
-    """Open a split of corpora below `data`; all that have it if none are named. Raises InvalidInput where none has."""
+    """Open a split of corpora below `data`. corpora: Names; empty: all with this split. Raises InvalidInput."""
     names = corpora or sorted(path.parent.parent.name for path in data.glob(f"*/{split}/{STORE_NAME}"))
     if not names:
         raise InvalidInput(
@@ -209,7 +216,7 @@ def open_split(data: Path, corpora: Sequence[str], split: str) -> list[WindowSto
 
 
 def _begin(folder: Path, info: StoreInfo) -> list[StoredVideo]:
-    """Prepare the folder and return the videos that are embedded in it."""
+    """Prepare the folder, and return the videos that are already embedded in it."""
     stored = _read_info(folder)
     if stored is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -261,7 +268,7 @@ def _rows(videos: Sequence[StoredVideo]) -> tuple[int, int]:
 
 
 def _embed(model: Model, video: MomentVideo, window_seconds: float) -> tuple[StoredVideo, list[np.ndarray]]:
-    """Return the record of a video and its windows (T, E) and texts (Q, E); only the record where it is unreadable."""
+    """Return the record of a video, its windows (T, E) and texts (Q, E); an unreadable video has only a record."""
     try:
         duration = model.decoder.probe(video.path).duration
         windows = embed_windows(model, video.path, aligned_windows(duration, window_seconds))

@@ -97,7 +97,7 @@ def make_clip(folder: Path, seed: int, split: str, sound: bool, depth: bool, ind
 
 
 def make_split(make: Callable[[int], str], folder: Path, listing: Path, count: int, workers: int) -> None:
-    """Generate `count` clips in `folder`, which is created, and their listing, printing progress.
+    """Generate `count` clips in `folder`, which is created, write their listing, and print progress.
 
     Args:
         make: Generates the clip of an index and returns its lines of the listing, without the last line end.
@@ -116,7 +116,7 @@ def make_split(make: Callable[[int], str], folder: Path, listing: Path, count: i
 
 
 def check_seed(out: Path, expected: Mapping[str, Any]) -> None:
-    """Store seed and version in the folder. Raises SystemExit where it has clips of others."""
+    """Store seed and version in the folder. Raises SystemExit if it has clips of another seed or version."""
     note = out / "seed.json"
     if note.exists() and (stored := json.loads(note.read_text())) != expected:
         raise SystemExit(f"{out}: has scenes of {stored}; {expected} or another folder was expected")

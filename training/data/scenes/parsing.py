@@ -1,4 +1,4 @@
-"""Parsing of sentences about scenes, the inverse of `description.phrase`: judges captions that a model generates."""
+"""Parsing of sentences about scenes, the inverse of `description.phrase`, for evaluating generated captions."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def counts_objects(text: str) -> bool:
 
 
 def parse(text: str) -> Description:
-    """Return the objects, motions and number of objects of a sentence; when motions happen is not parsed.
+    """Return the objects, motions and number of objects of a sentence. The order of motions is not parsed.
 
-    Words that no sentence of the corpus has are skipped.
+    Words that do not occur in sentences of the corpus are skipped.
     """
     text = " ".join(text.lower().split())
     mentions: list[Mention] = []

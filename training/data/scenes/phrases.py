@@ -1,8 +1,7 @@
 """Phrases about objects of scenes, each with the box of its object in the middle of the clip.
 
-A phrase names one object so that no other of the scene fits. One whose object is not there in the middle of the clip
-has no box: because it is a slightly wrong copy of such a phrase, or because the object has not appeared yet, or has
-disappeared.
+A phrase describes exactly one object of the scene. A phrase has no box if its object is absent in the middle of the
+clip: the phrase is a slightly wrong copy of another one, or the object has not appeared yet or has disappeared.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ MIDDLE_FRAME = FRAMES // 2
 ABSENT = 0.3
 """Probability of a wrong phrase."""
 WITH_MOTION = 0.2
-"""Probability that a phrase also tells a motion of the object."""
+"""Probability that a phrase also mentions a motion of the object."""
 _VALUES: dict[str, Sequence[Any]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
@@ -48,9 +47,9 @@ _ARTICLES = ("the", "the", "a", None)
 
 
 def sample_region(world: World, rng: Random, *, held_out_allowed: bool) -> Region:
-    """Return a random phrase about a scene, with a box if its object is there in the middle of the clip.
+    """Return a random phrase about a scene, with a box if its object is visible in the middle of the clip.
 
-    held_out_allowed: Whether a wrong phrase may hold a combination that is held out from training.
+    held_out_allowed: Whether a wrong phrase may contain a combination that is held out from training.
     """
     is_right = rng.random() >= ABSENT
     while True:
@@ -66,7 +65,7 @@ def sample_region(world: World, rng: Random, *, held_out_allowed: bool) -> Regio
 
 
 def _sample_mention(world: World, index: int, rng: Random) -> Mention | None:
-    """Return a random mention that only this object fits; None where the attributes drawn do not suffice."""
+    """Return a random mention that matches only this object; None if the sampled attributes are ambiguous."""
     thing = world.things[index]
     mention = Mention(
         colour=thing.colour if rng.random() < 0.75 else None,
@@ -81,7 +80,7 @@ def _sample_mention(world: World, index: int, rng: Random) -> Mention | None:
 
 
 def _wrong_mention(world: World, mention: Mention, rng: Random) -> Mention | None:
-    """Return the mention with another value of one or two attributes; None where an object fits that."""
+    """Return the mention with other values of one or two attributes; None if an object matches the result."""
     named = [name for name in _VALUES if getattr(mention, name) is not None]
     changed = rng.sample(named, min(len(named), rng.choice((1, 1, 2))))
     others = {name: rng.choice([v for v in _VALUES[name] if v != getattr(mention, name)]) for name in changed}
@@ -108,9 +107,9 @@ def _noun_phrase(mention: Mention, rng: Random) -> str:
 
 
 def object_box(world: World, index: int) -> Box | None:
-    """Return left, top, right and bottom of an object in the middle of the clip; None where it is not there.
+    """Return the box of an object in the middle of the clip; None if it is not visible then.
 
-    Parts behind other objects are inside of it, parts outside of the picture are not.
+    The box includes parts behind other objects, but not parts outside of the picture.
     """
     thing = world.things[index]
     state = state_at(thing, frame_times()[MIDDLE_FRAME])

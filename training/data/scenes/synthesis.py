@@ -1,6 +1,6 @@
 """Synthesis of soundtracks with NumPy: additive and noise voices, whose pitch and timbre vary with a seed.
 
-Equal soundtracks give equal samples on one machine, and equal ones to rounding on another.
+Equal soundtracks give equal samples on one machine; on other machines samples may differ by rounding.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ RANGES = {
 }
 """Lowest and highest pitch by voice, Hz."""
 HEIGHT_PARTS = {"low": (0.0, 0.2), None: (0.4, 0.6), "high": (0.8, 1.0)}
-"""Part of the range, on a logarithmic scale, in which a voice begins."""
+"""Part of the voice's range, on a logarithmic scale, for the first note of a sound."""
 LEVEL_DECIBELS = {"quiet": -33.0, None: -22.0, "loud": -11.0}
 """Level of the loudest 50 ms, relative to full scale."""
 TAIL = 0.6  # seconds after the last note in which it may die away
 
 
 def synthesize(soundtrack: Soundtrack) -> Samples | None:
-    """Return the sound of a scene, mono at 16 kHz, (n,); None where nothing is heard."""
+    """Return the sound of a scene, mono at 16 kHz, (n,); None for a silent scene."""
     if not soundtrack.sounds:
         return None
     total = round(DURATION * SAMPLE_RATE)
@@ -59,7 +59,7 @@ def synthesize(soundtrack: Soundtrack) -> Samples | None:
 
 
 def play(sound: Sound) -> Wave:
-    """Return the notes of a sound from its beginning, with its level; longer than the sound by what dies away."""
+    """Return the samples of a sound with its level; they are longer than the sound by the decay of its last note."""
     rng = np.random.default_rng(sound.seed)
     low, high = RANGES[sound.voice]
     part = rng.uniform(*HEIGHT_PARTS[sound.height])

@@ -1,10 +1,10 @@
 """The contents of a scene: vocabulary and sizes, objects with timed events, their motion, and held-out combinations.
 
-Compositional split: about 12% of the (colour, shape) pairs and of the (shape, motion) pairs are held out, one pair of
-each kind for every shape, each of another colour or motion, so that every word is still seen in training with nearly
-every other word. A train or val clip has none of these pairs, nor has any of its negative captions or questions
-(otherwise "a purple square" would always be wrong there). About half of the test clips have at least one. Collisions
-and passes are never held out.
+Compositional split: about 12% of the (colour, shape) pairs and of the (shape, motion) pairs are held out. Each shape
+has one held-out pair of each kind, with different colours and motions, so that training contains every word with nearly
+every other word. Train and val clips do not contain these pairs, nor do their negative captions and questions;
+otherwise "a purple square" would always be wrong there. About half of the test clips have at least one held-out pair.
+Collisions and passes are never held out.
 """
 
 from __future__ import annotations
