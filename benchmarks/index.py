@@ -55,7 +55,7 @@ Search = Callable[[Float32], Int64]
 
 @dataclass
 class Engine:
-    """One way to search: what it is asked with, and what it cost. Sizes in bytes, times in seconds."""
+    """One way to search: its parameters and its costs. Sizes in bytes, times in seconds."""
 
     name: str
     search: Search
@@ -136,7 +136,7 @@ def plain_engine(kind: str, path: Path, built: float) -> Engine:
 
 
 def usearch_engine(vectors: Float32, path: Path) -> Engine | None:
-    """usearch's graph over float32 with its defaults; None where it is not installed."""
+    """Build usearch's graph over float32 with its defaults; None if usearch is not installed."""
     try:
         from usearch.index import Index as Graph
     except ImportError:

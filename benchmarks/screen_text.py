@@ -360,7 +360,7 @@ def measure_clips(reader: TextReader, folder: Path, count: int, interval: float)
 
 
 def measure_search(results: Sequence[tuple[DrawnClip, list[TextSpan]]], folder: Path, queries: int) -> dict[str, Any]:
-    """Store what was read in a collection and search it by two words of a line that no other clip shows."""
+    """Store the recognised text in a collection, and search it by two words of a line that no other clip shows."""
     collection = new_collection(folder)
     for number, (_, spans) in enumerate(results, 1):
         video, clips = new_video(number)

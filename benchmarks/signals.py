@@ -70,7 +70,7 @@ def draw_words(rng: Random) -> dict[str, str]:
 
 
 def draw_sentences(rng: Random, number: int) -> list[dict[str, str]]:
-    """Return the words of sentences that differ in what a query asks for."""
+    """Return the words of `number` sentences whose queries all differ."""
     sentences: dict[str, dict[str, str]] = {}
     while len(sentences) < number:
         words = draw_words(rng)
@@ -79,7 +79,7 @@ def draw_sentences(rng: Random, number: int) -> list[dict[str, str]]:
 
 
 def draw_scenes(seed: int) -> Iterator[tuple[World, Soundtrack, dict[str, str]]]:
-    """Yield scenes with sound of the test split, and their first captions of what is seen and of what is heard."""
+    """Yield scenes with sound of the test split, with their first captions about the picture and about the sound."""
     for number in count():
         world, soundtrack, record = make_sound_example(seed, "test", number)
         captions: dict[str, str] = {}

@@ -118,7 +118,7 @@ SENTENCES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A file, and what is said in it."""
+    """A file and its transcript."""
 
     path: Path
     text: str

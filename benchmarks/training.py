@@ -26,7 +26,7 @@ EXAMPLES = 256
 
 
 def shortened(recipe: Recipe, stage: int, steps: int) -> Recipe:
-    """The first steps of one stage alone, scheduled as in the whole recipe; nothing is validated."""
+    """Return a recipe of the first steps of one stage, with the schedule of the whole recipe and without validation."""
     whole = recipe.stages[stage]
     sources = [s.model_copy(update={"limit": min(s.limit or EXAMPLES, EXAMPLES)}) for s in whole.datasets]
     planned = whole.schedule_steps or whole.steps
@@ -147,8 +147,8 @@ def measure_sample(system: str, size: str = "base") -> dict[str, Any]:
 
 
 def peak_memory() -> float:
-    """The most that this process has had resident so far, MiB; pages of memory-mapped corpora count."""
-    # Not getrusage: there the peak of a new process begins at that of the one that started it.
+    """Return the peak resident memory of this process in MiB, including pages of memory-mapped corpora."""
+    # Not getrusage: for a new process its peak starts at that of the parent process.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
 

@@ -1,7 +1,7 @@
 """The arms of every claim of the study, as recipes for all seeds.
 
-All arms start from the same public parts (an ImageNet CNN, a sentence encoder) unless a claim is about that. Arms of a
-claim differ in one thing and have equal compute, which decides their steps (`studies.compute`).
+All arms start from the same public parts (an ImageNet CNN and a sentence encoder), unless the claim is about them. The
+arms of a claim differ in one thing and have equal compute, which determines their steps (`studies.compute`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from training.recipe import Recipe
 
 SEEDS = (0, 1, 2)
 PRETRAINING, TUNING, ADAPTING, WHOLE, UNSEEN = 80, 60, 50, 80, 120
-"""Steps of a reference arm: before fine-tuning or adapting, of either, where there is one stage, and where what makes
-visual tokens starts from random weights."""
+"""Steps of a reference arm: of pre-training, of fine-tuning, of adaptation, of an arm with one stage, and of an arm
+whose encoder of visual tokens starts from random weights."""
 
 CLAIMS: Mapping[str, str] = {
     "labels": "Pre-training, then fine-tuning, against training from scratch",
@@ -63,20 +63,20 @@ class Arm:
     architecture: str
     datasets: tuple[Source, ...]
     reference: str
-    """Arm of the same claim whose steps are counted in `steps`; equal compute makes this arm's own number of them."""
+    """Arm of the same claim to which `steps` refers; this arm gets the number of steps with equal compute."""
     steps: int
     follows: str | None = None
-    """Arm of the same claim and seed whose checkpoint it goes on from."""
+    """Arm of the same claim and seed whose checkpoint this arm continues."""
     geometry: str = "hybrid"
     init: str = "pretrained"
     backbone_lr_mult: float = 0.6
     model: Mapping[str, Any] = field(default_factory=dict)
     flow: str | None = None
-    """Corpus on whose test split its inter-modality flow is measured."""
+    """Corpus on whose test split the inter-modality flow is measured; None: not measured."""
     measured: bool = True
-    """False: only a beginning for other arms."""
+    """Whether the arm is evaluated. False: it is only the start of other arms."""
     exported: bool = False
-    """The checkpoint of every run stays, for `vitascope export`."""
+    """Whether the checkpoint of every run is kept, for `vitascope export`."""
 
     @property
     def key(self) -> str:
@@ -124,14 +124,14 @@ def _pictograms(weight: float, objectives: Objectives) -> Source:
 
 
 PAIRS = {"itc": 1.0, "itm": 0.5}
-"""Vision-language pre-training on captions alone."""
+"""Objectives of vision-language pre-training on captions only."""
 WORDS = PAIRS | {"mlm": 0.3}
 HEARD = {"text_audio": 1.0, "video_audio": 1.0, "text_video_audio": 1.0}
-"""Contrast of sounds with texts about them and with their videos, and of both together with texts about both."""
+"""Contrastive objectives of sounds with texts and with videos, and of sound and video together with texts."""
 
 
 def _mixture() -> tuple[Source, ...]:
-    """All four corpora, from captions to answers."""
+    """Return a mixture of all four corpora, for ITC, matching and answers."""
     return _flickr8k(0.45, PAIRS), _scenes(0.25, PAIRS), _daquar(0.1), _pictograms(0.2, {"itc": 1.0})
 
 
@@ -220,7 +220,7 @@ def corpora_of(claims: Collection[str]) -> set[tuple[str, str]]:
 
 
 def recipe(arm: Arm, seed: int, steps: int) -> Recipe:
-    """The arm as a training recipe of so many steps."""
+    """Return an arm as a training recipe with the given number of steps."""
     stage = {
         "name": "study",
         "steps": steps,
@@ -228,7 +228,7 @@ def recipe(arm: Arm, seed: int, steps: int) -> Recipe:
         "min_lr_ratio": 0.05,
         "fused_lr_mult": 1.0,
         "backbone_lr_mult": arm.backbone_lr_mult,
-        # Nine tenths of a step are text at these picture sizes: where text has layers of its own, they stand still.
+        # At these picture sizes nine tenths of a step are text, so separate text layers are frozen.
         "text_lr_mult": 0.0 if arm.architecture == "hd-vila" else 0.2,
         "datasets": list(arm.datasets),
     }

@@ -51,12 +51,12 @@ GEOMETRIES = {
 
 
 def prepare(packed: Path, sources: Mapping[str, Path], out: Path, corpora: Iterable[tuple[str, str]]) -> None:
-    """Write the corpora that are not there yet.
+    """Write the corpora that do not exist yet.
 
     Args:
         packed: Folder of packed corpora.
-        sources: By name of the corpus, what the scenes generator wrote; its files are decoded anew, since packed frames
-            are smaller than the study's largest.
+        sources: Output folders of the scenes generator by name of the corpus. Their files are decoded again, because
+            packed frames are smaller than the largest of the study.
         out: Folder of the study's corpora.
         corpora: Names of geometries and corpora.
     """
@@ -74,7 +74,7 @@ def prepare(packed: Path, sources: Mapping[str, Path], out: Path, corpora: Itera
 
 
 def _decode(folder: Path, streams: Sequence[FrameStream], source: Path, split: str) -> None:
-    """Pack a split of scenes, with their sound where they have one, unless it is there."""
+    """Pack a split of scenes, with their sound if they have any, unless it is already packed."""
     if not folder.exists():
         items = islice(read_scenes(source, split), SCENES if split == "train" else TEST)
         write_packed(folder, streams, items, ORIGIN, workers=2, audio=folder.parent.name == "sound_scenes")
@@ -120,7 +120,7 @@ def _resized(frames: np.ndarray, side: int) -> np.ndarray:
 
 
 def _first(share: float, folder: Path) -> Packed:
-    """The first examples of a split, at least as many as a step takes."""
+    """Return the first examples of a split, at least as many as a step needs."""
     packed = open_packed(folder)
     count = max(round(share * len(packed)), BATCH)
     arrays = {name: array[:count] for name, array in packed.arrays.items()}

@@ -80,7 +80,7 @@ def measure_latency(out: Path) -> None:
 
 
 def spread(results: Results, arm: str, metric: str) -> Spread | None:
-    """Over the arm's seeds; None where it was not measured."""
+    """Return the spread of a metric over the seeds of an arm; None if it was not measured."""
     runs: Sequence[dict[str, Any]] = results.get(arm, {}).get("runs", [])
     values = [run["metrics"][metric] for run in runs if metric in run.get("metrics", {})]
     if not values:

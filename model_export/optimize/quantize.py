@@ -74,10 +74,12 @@ def prepare_for_int8(model: onnx.ModelProto, inputs: Iterable[Mapping[str, Array
 def calibration_ranges(
     model: onnx.ModelProto, tensors: Mapping[str, bool], inputs: Iterable[Mapping[str, Array]]
 ) -> dict[str, Range]:
-    """Return the smallest and largest value of each tensor over all inputs.
+    """Return the minimum and maximum of each tensor over all inputs.
 
     Args:
-        tensors: {name: whether the range is per channel, that is along the last axis}.
+        model: The graph.
+        tensors: {name: whether the range is per channel, along the last axis}.
+        inputs: Inputs of the graph.
     """
     model = copy_model(model)
     visible = {value.name for value in (*model.graph.output, *model.graph.input)}
@@ -109,10 +111,9 @@ def sensitivity(graph: QuantizableGraph, inputs: Mapping[str, Array]) -> dict[st
 
 
 def int8_node_sets(graph: QuantizableGraph, inputs: Mapping[str, Array]) -> Iterator[list[str]]:
-    """Yield ever smaller sets of int8 nodes: without the most sensitive 1, 2, 4, 8 and so on; never empty.
+    """Yield decreasing non-empty sets of int8 nodes: without the 1, 2, 4, 8 and so on most sensitive nodes.
 
-    Args:
-        inputs: sample on which sensitivity is measured.
+    inputs: Sample for measuring the sensitivity.
     """
     nodes = list(sensitivity(graph, inputs))
     excluded = 1
@@ -179,9 +180,9 @@ def quantize_nodes(model: onnx.ModelProto, nodes: Collection[str], ranges: Range
     """Return a copy in which these convolutions and matrix products compute in int8.
 
     Args:
-        model: a graph of `fold_constants` or `fuse`.
-        nodes: names from `convolutions` and `matrix_products`.
-        ranges: calibration ranges of `range_tensors`.
+        model: Result of `fold_constants` or `fuse`.
+        nodes: Names from `convolutions` and `matrix_products`.
+        ranges: Calibration ranges of the tensors of `range_tensors`.
     """
     copy = copy_model(model)
     _Quantizer(copy.graph, frozenset(nodes), ranges).run()
@@ -281,7 +282,7 @@ class _Quantizer:
         self.nodes.append(copy)
 
     def _keep_quantized_input(self, node: NodeProto) -> None:
-        """A graph input that is uint8 already."""
+        """Use a graph input that is already uint8 without conversion."""
         scale, zero_point = (self.index.constant(name) for name in node.input[1:3])
         if node.input[0] in self.as_float and scale is not None and zero_point is not None and scale.ndim == 0:
             self.as_uint8[node.output[0]] = _Uint8Tensor(node.input[0], np.float32(scale), np.uint8(zero_point))
@@ -359,7 +360,7 @@ class _Quantizer:
         return output
 
     def _separate_from_float_conv(self, name: str) -> str:
-        """Return `name`, or a copy of it behind a no-op Max if a float32 convolution produces it.
+        """Return `name`, or a copy after a no-op Max if a float32 convolution produces it.
 
         Between DequantizeLinear and QuantizeLinear, ONNX Runtime would quantize that convolution's weight itself,
         with a single scale. A node in between prevents it.
@@ -416,8 +417,8 @@ def smoothing_factors(values: Range, weight: np.ndarray) -> np.ndarray:
     """Return SmoothQuant's divisor of each activation channel, (K,) float32.
 
     Args:
-        values: range of each channel, (K,) each.
-        weight: (K, N).
+        values: Minimum and maximum of each channel, (K,) each.
+        weight: Matrix (K, N).
     """
     activations = np.maximum(np.abs(values[0]), np.abs(values[1]))
     rows = np.abs(weight).max(axis=1)

@@ -1,4 +1,4 @@
-"""Cheaper variants of a bundle without training: fewer frames, smaller images, merged tokens."""
+"""Faster variants of a bundle without training: fewer frames, smaller images, merged tokens."""
 
 from __future__ import annotations
 
@@ -28,10 +28,14 @@ class ReduceOptions:
     """Options of a reduction; None leaves a size unchanged.
 
     Attributes:
-        frames: low-resolution frames of a clip.
-        size: longer side of the high-resolution frame in pixels; the other sizes shrink in proportion.
-        tokens: visual tokens computed per frame; the most similar ones are merged.
-        data, corpora: packed corpora whose validation splits are used to measure and calibrate (default: all).
+        bundle: Bundle to reduce.
+        out, name: Folder and name of the bundle to write.
+        frames: Number of low-resolution frames of a clip.
+        size: Longer side of the high-resolution frame in pixels; the other sizes shrink in proportion.
+        tokens: Number of visual tokens computed per frame; the most similar ones are merged.
+        data, corpora: Packed corpora whose validation splits are used to measure and calibrate (empty: all).
+        precision: Precision of the stored weights of the video graph.
+        seed: Seed of the random parity inputs; None: random.
     """
 
     bundle: Path
@@ -47,9 +51,11 @@ class ReduceOptions:
 
 
 def reduce_bundle(options: ReduceOptions, log: Log) -> dict[str, Any]:
-    """Write the variant; returns a summary.
+    """Write the variant, and return a summary.
 
-    Raises InvalidInput for a bundle whose weights cannot be read back or invalid sizes, and ParityError.
+    Raises:
+        InvalidInput: The bundle has no checkpoint, or the sizes are invalid.
+        ParityError: The outputs of the video graph differ from those of its module.
     """
     check_target(options.bundle, options.out, options.name)
     changes = {key: value for key in ("frames", "size", "tokens") if (value := getattr(options, key)) is not None}

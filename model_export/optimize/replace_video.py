@@ -1,7 +1,6 @@
-"""Export of a bundle with another video graph; all other graphs, tokenizer and answers stay the bundle's own.
+"""Export of a bundle with another video graph. All other graphs, the tokenizer and the answers do not change.
 
-The new video graph outputs embeddings of the same width, and as many visual tokens of the same width, so that the other
-graphs read them as before.
+Width of embeddings, and number and width of visual tokens, are the same, so that the other graphs can read them.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ from vitascope.bundle.parity_report import Bounds, OutputComparison, SourceBundl
 from vitascope.model import Model
 
 TIMING_ROUNDS = 20
-"""Clips on which both video graphs are timed."""
+"""Number of clips for timing both video graphs."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,14 @@ class VideoReplacement:
     """A video graph that replaces a bundle's own.
 
     Attributes:
-        module: maps streams, uint8 (B, C, F, H, W, 3), in the order of `streams`, to embeddings and visual tokens.
+        module: Maps streams, uint8 (B, C, F, H, W, 3), in the order of `streams`, to embeddings and visual tokens.
+        streams: Frame streams of the module.
+        name, version: Name and version of the new bundle.
+        precision: Precision of the stored weights of the video graph.
         extra: `extra` of the manifest; measurements are added.
-        description: sentences for the card.
-        sources: training data beyond that of the bundle.
-        seed: of the random parity inputs; None: random.
+        description: Sentences for the card.
+        sources: Training data in addition to that of the bundle.
+        seed: Seed of the random parity inputs; None: random.
     """
 
     module: nn.Module
@@ -122,17 +124,19 @@ def export_with_video(
     held_out: Mapping[str, TeacherOutputs] | None = None,
     log: Log = no_log,
 ) -> VideoExport:
-    """Write `bundle` with another video graph to `out`.
+    """Write a bundle with another video graph. After an error no bundle is written; an existing one is unchanged.
 
     Args:
-        held_out: outputs of the bundle for held-out clips, by corpus. Used as real parity inputs, to measure agreement,
-            and to calibrate match, fused and answer probabilities.
+        bundle: The source bundle.
+        replacement: The video graph.
+        out: Folder of the new bundle.
+        held_out: Outputs of the source bundle for held-out clips, by corpus: for parity on real inputs, for measuring
+            the agreement, and for calibration.
+        log: Called with progress messages.
 
     Raises:
-        ParityError: the graph's outputs differ from those of its module.
-        InvalidInput: invalid name or target folder.
-
-    After an error no bundle is written, and one that was at `out` is unchanged.
+        ParityError: The outputs of the graph differ from those of its module.
+        InvalidInput: The name or the target folder is invalid.
     """
     check_target(bundle.folder, out, replacement.name)
     log("exporting the video graph (torch to ONNX)")

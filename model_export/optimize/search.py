@@ -1,9 +1,9 @@
 """Search for the fastest variant of a bundle within an accuracy budget.
 
 Every graph has several candidates: as stored, fused, and fused in float16 or int8. Each is timed on this machine and
-evaluated on validation splits; of each graph the fastest is selected such that together they stay within the budget.
+evaluated on validation splits. The fastest candidates whose total loss stays within the budget are selected.
 Graphs for moments, captions and grounding stay as stored.
-The reported numbers are measured again on the bundle as written.
+The reported numbers are measured on the written bundle.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ GRAPH_SPECIFIC_KEYS = ("measured", "clip_ms", "calibration", CHECKPOINT_KEY, MET
 
 @dataclass(eq=False)
 class _Candidate:
-    """One implementation of a graph and its measurements. `model` has the weights as they will be stored."""
+    """One implementation of a graph and its measurements. model: Graph with the weights that would be stored."""
 
     graph: GraphName
     kind: str
@@ -98,18 +98,23 @@ def optimize(
     name: str | None = None,
     log: Log = no_log,
 ) -> Path:
-    """Write the fastest variant of the bundle `source` within the budget to `out`; returns `out`.
+    """Write the fastest variant of a bundle within the budget. After an error, nothing is written or changed.
 
     Args:
-        data: folder of packed corpora whose validation splits are used.
-        name: of the new bundle; default: the folder name of `out`.
+        source: The bundle.
+        out: Folder of the variant.
+        budget: Maximum loss of accuracy.
+        data: Folder of packed corpora whose validation splits are used.
+        name: Name of the variant; None: the folder name of `out`.
+        log: Called with progress messages.
+
+    Returns:
+        `out`.
 
     Raises:
-        BundleError: the bundle cannot be opened.
-        InvalidInput: it is a variant, has no retrieval task, or no validation split fits it.
-        ParityError: the bundle as written loses more than the budget.
-
-    After an error nothing is written, and a bundle at `out` is unchanged.
+        BundleError: The bundle cannot be opened.
+        InvalidInput: The bundle is itself a variant, has no retrieval task, or no validation split fits it.
+        ParityError: The written bundle loses more than the budget.
     """
     check_target(source, out, name or out.name)
     bundle = Bundle.open(source)
@@ -225,9 +230,9 @@ class _Search:
         return candidate
 
     def _partially_int8(self, quantizable: QuantizableGraph, full: _Candidate) -> list[_Candidate]:
-        """Keep ever more sensitive nodes in float32 until a graph loses at most half of the budget.
+        """Keep more and more of the sensitive nodes in float32, until a graph loses at most half of the budget.
 
-        Half, because several graphs share the budget.
+        Half of the budget, because several graphs share it.
         """
         candidates: list[_Candidate] = []
         if full.kind != INT8 or full.loss is None or full.loss <= self.budget.recall / 2:
@@ -284,7 +289,7 @@ def _cosines(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def _weight_precision(bundle: Bundle) -> Precision:
-    """Return how float32 weights are stored: as in the bundle."""
+    """Return the precision of stored weights, which is that of the source bundle if it is a known precision."""
     return next((known for known in get_args(Precision) if known == bundle.manifest.precision), "float32")
 
 

@@ -1,4 +1,4 @@
-"""Speed of graphs and of whole models, measured in turns so that load on the machine affects all of them alike.
+"""Speed of graphs and of whole models. They are measured in turns, so that load on the machine affects all equally.
 
 Shape letters: B videos or texts, C clips, F frames, H height, W width.
 """
@@ -44,7 +44,7 @@ class Speed(StrictModel):
 
     batch: int
     milliseconds: float
-    """Per run: median over rounds of CPU time."""
+    """CPU time per run: median over rounds."""
 
     @property
     def per_second(self) -> float:
@@ -62,7 +62,9 @@ def measure_speeds(
     Only the CPU time of the calling thread is counted, so the engines must run on one thread.
 
     Args:
-        inputs: makes the inputs of a batch size.
+        engines: Engines by name.
+        inputs: Returns the inputs for a batch size.
+        effort: Batch sizes and rounds.
     """
     speeds: dict[str, list[Speed]] = {name: [] for name in engines}
     for batch_size in effort.batches:

@@ -1,4 +1,4 @@
-"""Accuracy of a model on validation splits, in percent, and the budget of what a variant may lose.
+"""Accuracy of a model on validation splits, in percent, and the maximum loss of a variant (budget).
 
 Shape letters: N clips, T captions, D embedding dim, V visual tokens, K their width.
 """
@@ -85,7 +85,7 @@ def embed_videos(model: Model, corpus: Corpus) -> EmbeddedVideos:
 def sound_recall_at_1(corpus: Corpus, sounds: EmbeddedSounds, texts: np.ndarray) -> Scores:
     """Return Recall@1 of captions among all sounds, and of sounds with captions among all captions.
 
-    Captions that need sight alone, and examples without sound, are left out.
+    Captions that need only sight, and examples without sound, are left out.
     """
     audible = np.flatnonzero(sounds.vectors.any(axis=1))
     column = {int(example): position for position, example in enumerate(audible)}
@@ -122,7 +122,7 @@ def recall_at_1(corpus: Corpus, videos: EmbeddedVideos, texts: np.ndarray) -> Sc
 
 
 def caption_needs(example: Example) -> list[Needs | None]:
-    """Return what each of an example's queries needs; None where it is not stated."""
+    """Return the need of each query of an example; None if it is not stated."""
     needs = dict(zip(example.captions, example.caption_needs, strict=False))
     return [needs.get(caption) for caption in queries_of(example)]
 
@@ -157,7 +157,7 @@ def pair_logits(
 def caption_accuracy(
     model: Model, corpus: Corpus, videos: EmbeddedVideos, pairs: CaptionPairs, audio_tokens: np.ndarray | None = None
 ) -> Scores:
-    """Return how often the right caption has the higher match logit."""
+    """Return the percentage of pairs in which the right caption has the higher match logit."""
     if not pairs:
         return {}
     return {f"{corpus.name} right caption": pairwise_accuracy(*pair_logits(model, videos, pairs, audio_tokens))}
@@ -170,7 +170,7 @@ def sampled_questions(corpus: Corpus) -> list[tuple[int, Question]]:
 
 
 def answer_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos, audio: np.ndarray | None = None) -> Scores:
-    """Return how often the best answer is the right one."""
+    """Return the percentage of sampled questions whose best answer is right."""
     questions = sampled_questions(corpus)
     if not questions:
         return {}

@@ -55,7 +55,7 @@ _PUBLISHED_WIDTH, _PUBLISHED_DIMENSIONS = 768, [512, 256, 128]
 class SequenceEncoder(nn.Module):
     """Input states (N, L, K) of the tokens that `valid` (N, L) selects -> vector (N, D), L2-normalized.
 
-    Tokens that are left out may lie between others: positions and windows do not count them.
+    Excluded tokens may be between others; positions and attention windows skip them.
     """
 
     def __init__(self, language_model: Any) -> None:
@@ -176,14 +176,14 @@ class GemmaVideo(nn.Module):
 
 @dataclass(frozen=True)
 class MediaTokens:
-    """Token ids around the states of frames: those before the first, between each two, and after the last."""
+    """Token ids around the states of frames: before the first frame, between frames, and after the last frame."""
 
     image: list[list[int]]
     video: list[list[int]]
 
     @classmethod
     def of(cls, tokenizer: Any, frames: int, video_token: str) -> MediaTokens:
-        """Return the ids that the model's processor uses for an image, and for a video of so many frames."""
+        """Return the ids that the model's processor uses for an image, and for a video of `frames` frames."""
         return cls(
             *(
                 _literals(tokenizer, (tokenizer.boi_token, token, tokenizer.eoi_token), count)
@@ -301,7 +301,10 @@ def _dimensions(config: dict[str, Any], width: int) -> tuple[list[int], list[str
 
 
 def _literals(tokenizer: Any, tokens: tuple[str, str, str], count: int) -> list[list[int]]:
-    """Return the ids of the processor's text around `count` times the second of `tokens`, each between the others."""
+    """Return the processor's token ids around the media token.
+
+    tokens: Tokens before the media, of the media, and after the media. count: Number of repetitions of the three.
+    """
     ids = tokenizer("".join(tokens) * count)["input_ids"]
     place = tokenizer.convert_tokens_to_ids(tokens[1])
     return [list(group) for is_literal, group in groupby(ids, lambda id_: id_ != place) if is_literal]

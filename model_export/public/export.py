@@ -76,19 +76,27 @@ def export_public(
     answers: Sequence[str] | None = None,
     log: Log = no_log,
 ) -> Path:
-    """Export a public model as a bundle at `out`; returns `out`.
+    """Export a public model as a bundle. After an error no bundle is written, and an existing bundle is unchanged.
 
     Args:
-        licence: default: as stated in the model's README.md.
-        frames: frames per clip, for image models (default 8).
-        allow_pickle: read pickled weights.
-        answers: default answers of a model that scores any answer; without them, each question must bring its own.
+        source: Folder of the model.
+        out: Folder of the bundle.
+        name: Name of the bundle; None: the folder name of `out`.
+        version: Version of the bundle.
+        precision: Precision of the stored weights.
+        licence: Licence of the bundle; None: as stated in the model's README.md.
+        seed: Seed of the random parity inputs; None: random.
+        frames: Number of frames per clip, for image models; None: 8.
+        allow_pickle: Read pickled weights, with a reader that runs no code.
+        answers: Default answers of a model that scores any answer; None: each request must contain candidate answers.
+        log: Called with progress messages.
+
+    Returns:
+        `out`.
 
     Raises:
-        ParityError: the bundle's results differ from the original library's.
-        InvalidInput: the model cannot be exported.
-
-    After an error no bundle is written, and one that was at `out` is unchanged.
+        ParityError: The results of the bundle differ from those of the original library.
+        InvalidInput: The model cannot be exported.
     """
     check_name(name or out.name)
     if frames is not None and not 1 <= frames <= MAX_FRAMES:

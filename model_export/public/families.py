@@ -47,7 +47,7 @@ RELEASED: dict[str, tuple[str, Callable[[Path, Weights], PublicModel]]] = {
     "timesformer.": ("HD-VILA", load_hd_vila),
     "neck.": ("SOHO", load_soho),
 }
-"""Name and loader of released checkpoints, by a prefix of weight names that only this architecture has."""
+"""Names and loaders of released checkpoints, by a prefix of weight names that is unique to the architecture."""
 _RELEASED_PICKLES = (".pt", ".pth")
 """Suffixes of pickles that transformers does not read."""
 _CONFIG_NAME = "config.json"
@@ -110,7 +110,7 @@ def read_answers(path: Path) -> list[str]:
 
 
 def is_public(folder: Path) -> bool:
-    """Return whether the folder looks like that of a public model."""
+    """Return whether a folder contains a public model, judged by its files."""
     if (folder / OPEN_CLIP_CONFIG).is_file() or "model_type" in _read_config(folder):
         return True
     return bool(weight_files(folder)) and checkpoint.find(folder) is None
@@ -120,10 +120,13 @@ def open_public(folder: Path, frames: int, *, allow_pickle: bool, answers: Seque
     """Load the model of a folder.
 
     Args:
-        frames: frames per clip, for image models.
-        answers: default answers of a model that scores any answer.
+        folder: The folder.
+        frames: Number of frames per clip, for image models.
+        allow_pickle: Read pickled weights, with a reader that runs no code.
+        answers: Default answers of a model that scores any answer.
 
-    Raises InvalidInput.
+    Raises:
+        InvalidInput: There is no supported model, or it does not accept `answers`.
     """
     model = _load(folder, frames, allow_pickle=allow_pickle)
     if answers is None:
@@ -152,10 +155,15 @@ def open_released(folder: Path, *, allow_pickle: bool, has_config: bool) -> Publ
     """Load a released checkpoint from a folder with one file of weights and a tokenizer.
 
     Args:
-        has_config: whether the folder has the configuration of another library. Then None is returned unless the names
-            of the weights are those of a released checkpoint.
+        folder: The folder.
+        allow_pickle: Read pickled weights, with a reader that runs no code.
+        has_config: Whether the folder has the configuration of another library. Then unknown weights are not an error.
 
-    Raises InvalidInput.
+    Returns:
+        The model; None with `has_config` if the weights are not those of a released checkpoint.
+
+    Raises:
+        InvalidInput: The weights are not those of a released checkpoint, or the model cannot be loaded.
     """
     if has_config and not _may_be_released(folder, allow_pickle=allow_pickle):
         return None

@@ -67,7 +67,7 @@ class GemmaAudioTower(nn.Module):
         return self.project(self.tower.output_proj(states)), exists
 
     def _visible(self, exists: Tensor) -> Tensor:
-        """Return which tokens those of each chunk attend to, (B, chunks, tokens of a chunk, tokens of its context)."""
+        """Return the mask (B, chunks, tokens of a chunk, tokens of its context) of the attention within each chunk."""
         length = exists.shape[1]
         starts = torch.arange(-(-length // self.chunk)) * self.chunk
         queries = starts[:, None] + torch.arange(self.chunk)
@@ -82,7 +82,7 @@ class GemmaAudio(nn.Module):
     """samples (B, N) float32, lengths (B,) int64 -> vector (B, D), L2-normalized."""
 
     def __init__(self, model: Any, extractor: Any, encoder: nn.Module, parts: Sequence[Sequence[int]]) -> None:
-        """parts: Token ids before and after those of a sound."""
+        """parts: Token ids before and after the tokens of a sound."""
         super().__init__()
         self.log_mel, self.tower = GemmaLogMel(extractor), GemmaAudioTower(model)
         self.words, self.encoder, self.parts = model.get_input_embeddings(), encoder, parts
@@ -112,9 +112,9 @@ class _ClampedLinear(nn.Module):
 
 
 def clamp_by_numbers(tower: Any) -> Any:
-    """Return a copy of a tower of Gemma 4 (a module) whose linear layers clamp by numbers.
+    """Return a copy of a Gemma 4 tower whose linear layers clamp to Python numbers instead of tensors.
 
-    They clamp by tensors, for which the exporter writes a Clip that ONNX Runtime refuses.
+    For tensors the exporter writes a Clip operator that ONNX Runtime rejects.
     """
     tower = copy.deepcopy(tower)  # the reference keeps its layers
     for parent in list(tower.modules()):
@@ -125,7 +125,7 @@ def clamp_by_numbers(tower: Any) -> Any:
 
 
 def open_audio_stream(folder: Path, processor: Any) -> AudioStream:
-    """Return the stream of windows as long as the processor's longest sound. Raises InvalidInput."""
+    """Return the audio stream, whose window is the maximum length of the processor's sounds. Raises InvalidInput."""
     extractor = processor.feature_extractor
     for setting in ("dither", "preemphasis"):
         if value := getattr(extractor, setting):

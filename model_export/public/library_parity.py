@@ -1,6 +1,6 @@
 """Parity of a bundle with the public model in its own library, for fixed texts, image files and sounds.
 
-Tokenizer, decoding, resizing, normalization, padding and graphs all take part.
+The comparison covers tokenizer, decoding, resizing, normalization, padding and graphs.
 
 Shape letters: T texts, I images, N samples or vocabulary, D embedding dim, L tokens of a caption.
 """
@@ -25,7 +25,7 @@ from vitascope.embeddings import VideoEmbedding
 from vitascope.model import Model
 
 LIBRARY = Bounds(cosine=0.99999, recall=0.0)
-"""At float32. Resizing in two libraries rounds a few pixels differently."""
+"""Tolerance at float32. Two libraries round a few pixels differently when they resize."""
 TEXTS = (
     "a dog runs across a sunny beach",
     "A Photo of TWO red cars, parked!",
@@ -42,7 +42,7 @@ ANSWERS = ("yes", "no", "two red cars", "一只猫 🎉")
 IMAGE_SIZES = ((320, 240), (180, 320), (224, 224), (401, 97), (640, 361))
 """(width, height): landscape, portrait, square, very wide, odd."""
 SOUND_SHARES = (1.0, 0.5, 0.33, 0.14, 0.03)
-"""Lengths of sounds as shares of a window."""
+"""Lengths of the sounds as fractions of a window."""
 
 
 def check_library_parity(
@@ -128,7 +128,7 @@ def _check_sounds(
 
 
 def _caption_logits(runtime: Model, visual_tokens: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-    """Return the logits (L, N) of each of the tokens (L,) of a caption, computed from those before it."""
+    """Return the logits (L, N) for each token of a caption, computed from the earlier tokens. ids: (L,)."""
     decoder = runtime.caption_decoder
     visual = runtime.run_graph("caption_prefill", {"visual_tokens": visual_tokens})
     keys = values = np.zeros((1, decoder.layers, decoder.heads, 0, decoder.head_width), np.float32)
@@ -183,7 +183,7 @@ def _embed_as_file(runtime: Model, image: Image.Image) -> VideoEmbedding:
 
 
 def _check_best(actual: np.ndarray, expected: np.ndarray, tolerance: Bounds) -> None:
-    """Check that the best candidate of each row (rows, candidates) is the same, near ties aside."""
+    """Check that the best candidate of each row (rows, candidates) is the same, except for near ties."""
     if tolerance.recall:
         return
     for row, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):

@@ -1,4 +1,4 @@
-"""Common form of a public model for the exporter, and reference implementations that its bundle must agree with.
+"""`PublicModel`, the exporter's form of a public model, and the reference implementations for its parity check.
 
 Shape letters: B texts, T texts, I images, F frames, H height, W width, L tokens, S sounds, V visual tokens, K
 their width, D width of the Transformer or embedding dim, N samples, outputs of the head, answers or vocabulary.
@@ -34,7 +34,7 @@ REFERENCE_NOTE = (
 
 
 class ReferenceModel(Protocol):
-    """The model in its own library, with its own processor and tokenizer, which the bundle must agree with."""
+    """The model in its own library, with its own processor and tokenizer: the reference for the bundle."""
 
     def token_ids(self, text: str) -> list[int]:
         """Return the tokenizer's ids, truncated to the text length and without padding."""
@@ -85,7 +85,7 @@ class Captioner(ReferenceModel, Protocol):
     """A model that writes captions of images."""
 
     def greedy_captions(self, images: Sequence[Image.Image], max_tokens: int) -> list[tuple[list[int], np.ndarray]]:
-        """Return the most probable token each time, L of them, and the logits (L, N) float32 of each, by image."""
+        """Return, for each image, the L tokens of the greedy caption and their logits (L, N) float32."""
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,14 @@ class TorchAnswers(TorchHead):
 
 
 def valid_positions(valid: Tensor) -> Tensor:
-    """Return the position of each token among those of `valid` (B, L) float32, for which TensorRT can sum."""
+    """Return the position (B, L) of each token among the valid ones, as float32, which TensorRT can sum."""
     return valid.float().cumsum(dim=1) - 1
 
 
 def windowed_masks(valid: Tensor, radius: int) -> dict[str, Tensor]:
-    """Return masks (B, 1, L, L) for attention to all tokens of `valid` (B, L), and to those within `radius`.
+    """Return masks (B, 1, L, L) for attention to all valid tokens, and to valid tokens within a distance.
 
-    Tokens that are left out may lie between others: distances do not count them.
+    valid: (B, L). radius: Maximum distance; invalid tokens between others do not count.
     """
     positions = valid_positions(valid)
     visible = valid[:, None, None, :]
@@ -222,7 +222,7 @@ def _still_streams(streams: Sequence[FrameStream], image: Image.Image) -> list[T
 class FusedHead(nn.Module):
     """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> `head` of the first fused state (B, D).
 
-    `place` maps visual tokens (B, V, K) to the inputs of the fused layers (B, V, D).
+    place: Module that maps visual tokens (B, V, K) to inputs of the fused layers (B, V, D).
     """
 
     def __init__(self, text: TextTransformer, place: nn.Module, head: nn.Module) -> None:
@@ -260,13 +260,13 @@ class PublicModel:
     calibration: Calibration = field(default_factory=Calibration)
     answers: list[str] = field(default_factory=list)
     answer_length: int | None = None
-    """Maximum tokens of an answer, if it scores any answer."""
+    """Maximum number of tokens of an answer, for a model that scores any answer; else None."""
     notes: list[str] = field(default_factory=list)
-    """Settings that were guessed or selected because the model does not state them, one sentence each."""
+    """One sentence for each setting that was guessed or chosen because the model does not state it."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Versions of the libraries that loaded it."""
+    """Versions of the libraries that loaded the model."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Configuration, as stated in its folder."""
+    """Configuration from the model's folder."""
 
     def streams(self) -> list[FrameStream]:
         return self.frame_streams

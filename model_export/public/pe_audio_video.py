@@ -1,7 +1,8 @@
-"""PE-AV of transformers: texts, videos and sounds, each pair in a space of its own, as one space.
+"""PE-AV of transformers: texts, videos and sounds. Its separate embedding spaces are combined into one.
 
-The model has one embedding of a video and one of a sound, which it compares with each other, and a text embedding for
-each of the two. Blocks of one vector make every pair's dot product half the model's cosine:
+The model has one embedding of a video and one of a sound, which are compared with each other, and two embeddings of a
+text, one for videos and one for sounds. The bundle's embedding has three blocks, so that the dot product of each pair
+is half of the model's cosine:
 
     text [for videos, for sounds, 0]    video [video, 0, video]    sound [0, sound, sound]    each / sqrt(2)
 
@@ -60,7 +61,7 @@ _MAX_TEXT_LENGTH = 512
 class PeEncoder(nn.Module):
     """Input states (B, L, K) of which `valid` (B, L) exist -> state of the class token (B, K).
 
-    valid None: all exist.
+    valid: None: all exist.
     """
 
     def __init__(self, encoder: Any) -> None:
@@ -123,7 +124,7 @@ class PeAudio(nn.Module):
     """samples (B, N) float32, lengths (B,) int64 -> vector (B, 3 D), L2-normalized."""
 
     def __init__(self, model: Any, hop: int) -> None:
-        """hop: Samples of a token."""
+        """hop: Number of samples per token."""
         super().__init__()
         self.embedder, self.head = model.audio_model.audio_encoder.embedder, model.audio_model.audio_head
         self.encoder, self.hop = PeEncoder(model.audio_model.audio_encoder), hop
@@ -145,7 +146,7 @@ class PeReference(TransformersReference):
 
     frames: int
     samples: int
-    """Of a window."""
+    """Number of samples of a window."""
 
     def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
         with torch.no_grad():
@@ -181,7 +182,7 @@ class PeReference(TransformersReference):
 
 
 def text_vector(for_videos: Tensor, for_sounds: Tensor) -> Tensor:
-    """Return (B, 3 D) of a text's embeddings (B, D)."""
+    """Combine the two embeddings (B, D) of texts, for videos and for sounds, into one (B, 3 D)."""
     for_videos, for_sounds = normalize(for_videos, dim=-1), normalize(for_sounds, dim=-1)
     return torch.cat([for_videos, for_sounds, torch.zeros_like(for_videos)], dim=-1) / 2**0.5
 
@@ -260,7 +261,7 @@ def _audio_stream(folder: Path, extractor: Any, model: Any) -> tuple[AudioStream
 
 
 def _normalize_valid(norm: nn.GroupNorm, states: Tensor, valid: Tensor | None) -> Tensor:
-    """Normalize states (B, K, L) over what exists of each row, (B, L); the rest becomes 0."""
+    """Apply a group norm to states (B, K, L) over their valid positions (B, L); other positions become 0."""
     if valid is None:
         return nn.GroupNorm.forward(norm, states)
     exists = valid[:, None].to(states.dtype)

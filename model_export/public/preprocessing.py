@@ -19,9 +19,9 @@ from vitascope.errors import InvalidInput
 
 STREAM_NAME, MASK_NAME = "frames", "cover"
 _LONGEST_EDGE, _SHORTEST_EDGE = 1333, 800
-"""ViLT's processor keeps the ratio of edges within that of these, from COCO."""
+"""Edges whose ratio is the maximum aspect ratio of ViLT's processor (from COCO)."""
 _RESAMPLE: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""By Pillow's numbers."""
+"""Resampling filters by Pillow's numbers."""
 
 
 _PROCESSORS = {
@@ -58,7 +58,7 @@ class PixelNormalization(nn.Module):
 class PowerSpectrum(nn.Module):
     """samples (B, N) -> power of each frequency (B, F, frequencies), of windows that begin every `hop` samples.
 
-    Convolutions take the place of Fourier transforms, which some engines lack.
+    Computed by convolutions, since some engines do not support Fourier transforms.
     """
 
     basis: Tensor
@@ -78,13 +78,13 @@ class PowerSpectrum(nn.Module):
 
 
 def select_clip_frames(stream: Tensor) -> Tensor:
-    """(B, C, F, H, W, 3) -> (B, F, H, W, 3): as many frames as one clip has, evenly spaced over all clips."""
+    """Select F frames, evenly spaced over all clips: (B, C, F, H, W, 3) -> (B, F, H, W, 3)."""
     clips, frames = stream.shape[1], stream.shape[2]
     return stream.flatten(1, 2).index_select(1, torch.arange(frames) * clips + clips // 2)
 
 
 def open_processor(folder: Path, kind: str = "image processor") -> Any:
-    """Open what the model's library prepares its inputs with, by transformers.
+    """Open the model's processor with transformers.
 
     Args:
         folder: Folder of the model.
@@ -97,7 +97,7 @@ def open_processor(folder: Path, kind: str = "image processor") -> Any:
     try:
         processor_class: Any = getattr(transformers, _PROCESSORS[kind])
         return processor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # various libraries raise various errors
+    except Exception as error:  # the libraries behind transformers raise different errors
         raise InvalidInput(f"model: {folder}: its {kind} cannot be opened: {error}") from error
 
 

@@ -87,7 +87,7 @@ class XClipReference(TowersReference):
 
 
 def load_xclip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle: bool) -> PublicModel:
-    """Load X-CLIP from a transformers folder. `frames` is ignored, as the model states its own. Raises InvalidInput."""
+    """Load X-CLIP from a transformers folder. frames: Ignored, since the model states its own. Raises InvalidInput."""
     from transformers import XCLIPModel
 
     model = load_model(XCLIPModel, folder, allow_pickle=allow_pickle)

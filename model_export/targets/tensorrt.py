@@ -1,8 +1,8 @@
 """Float16 and int8 variants of a bundle for TensorRT.
 
-Every graph is checked against TensorRT's supported operators, and its outputs are compared with the original's by ONNX
-Runtime. Graphs for moments, captions and grounding stay as stored. The variant's folder appears only after all checks
-have passed.
+Every graph is checked against TensorRT's supported operators. Its outputs are compared with those of the original graph
+in ONNX Runtime. Graphs for moments, captions and grounding do not change. The folder of the variant appears only after
+all checks have passed.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from vitascope.scoring import row_cosines
 Types = Literal["float16", "int8"]
 
 CALIBRATION_EXAMPLES = 64
-"""Examples of each corpus for calibration ranges; as many others are used for the comparison."""
+"""Number of examples of each corpus for calibration ranges, and of other examples for the comparison."""
 BATCH_SIZE = 4
 MIN_COSINE: Mapping[Types, float] = {"float16": 0.999, "int8": 0.98}
-"""Cosine of embeddings, visual tokens and answer logits with the original's."""
+"""Minimum cosine of embeddings, visual tokens and answer logits with those of the original graphs."""
 MAX_PROBABILITY_DIFFERENCE: Mapping[Types, float] = {"float16": 0.0125, "int8": 0.05}
-"""Difference of the sigmoids of match logits."""
+"""Maximum difference of the sigmoids of match logits."""
 
 
 def make_variant(
@@ -67,20 +67,24 @@ def make_variant(
     seed: int | None = None,
     log: Log = no_log,
 ) -> dict[str, Types]:
-    """Write the variant of the bundle `source` to `out`; returns the types of each graph.
+    """Write a variant of a bundle. After an error nothing is written.
 
     Args:
-        types: to compute in. With int8, a graph that would lose too much accuracy is float16.
-        data: folder of packed corpora whose validation splits give the calibration ranges; required for int8.
-        name: default: the bundle's name and the types.
-        seed: of the random inputs of the comparison; default: random.
+        source: The bundle.
+        out: Folder of the variant.
+        types: Types of the arithmetic. With int8, a graph that would lose too much accuracy uses float16.
+        data: Folder of packed corpora whose validation splits give the calibration ranges; required for int8.
+        name: Name of the variant; None: the bundle's name and the types.
+        seed: Seed of the random inputs of the comparison; None: random.
+        log: Called with progress messages.
+
+    Returns:
+        The types of each graph.
 
     Raises:
-        BundleError: the bundle cannot be opened.
+        BundleError: The bundle cannot be opened.
         InvalidInput: TensorRT does not support a graph, or int8 has no data.
-        ParityError: a graph's outputs differ too much.
-
-    After an error nothing is written.
+        ParityError: The outputs of a graph differ too much.
     """
     bundle = Bundle.open(source)
     name = name or f"{bundle.manifest.name}-{types}"
@@ -187,7 +191,7 @@ class _Variant:
         ]
 
     def _random_inputs(self) -> dict[str, list[Arrays]]:
-        """Random inputs by graph: B 1 to 3, C 1 and 2, L 2 to the text length."""
+        """Return random inputs by graph: B 1 to 3, C 1 and 2, L 2 to the text length."""
         sizes = ManifestSizes(self.bundle.manifest, vocabulary=self.bundle.tokenizer().vocabulary_size)
         rng = np.random.default_rng(self.seed)
         videos = [random_streams(sizes, rng, batch, clips) for batch, clips in ((1, 1), (3, 1), (2, 2))]

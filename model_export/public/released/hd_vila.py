@@ -1,8 +1,7 @@
 """HD-VILA (Xue et al., CVPR 2022) as released by its authors, built from the modules of `training.models.hd_vila`.
 
-Where the released program differs from those modules, it is followed: the middle frame alone is the video, the
-space-time Transformer ends without a norm, and the combining convolution has no bias and takes the high resolution
-first.
+The modules are adapted where the released program differs: only the middle frame represents the video, the space-time
+Transformer has no final norm, and the combining convolution has no bias and reads the high resolution first.
 
 Shape letters: B videos or texts, C clips, N = B * C, F frames, H height, W width, V = Y * X visual tokens on a grid
 of Y rows and X columns, L tokens, D width.
@@ -241,7 +240,7 @@ class TextGraph(nn.Module):
 
 
 def _video_encoder(cfg: HdVilaConfig) -> VideoEncoder:
-    """Return our video encoder, changed to what the released program runs."""
+    """Return the video encoder of `training.models.hd_vila`, adapted to the released program."""
     video = VideoEncoder(cfg)
     video.hybrid.norm = nn.Identity()  # type: ignore[assignment]
     for module in video.hybrid.modules():
