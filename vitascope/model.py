@@ -227,9 +227,7 @@ class Model:
         """
         rng = np.random.default_rng(0)
         for graph in self._graphs.names:
-            self._graphs.ensure_loaded(
-                graph
-            )  # checks the sizes in the manifest before inputs of these sizes are allocated
+            self._graphs.ensure_loaded(graph)  # checks the manifest's sizes before inputs of them are allocated
             specs, _ = self.bundle.graph_spec(graph)
             self._graphs.run(graph, random_inputs(specs, rng, self.tokenizer.vocabulary_size))
 
