@@ -1,6 +1,6 @@
 """Sections of the settings: names, types, defaults and descriptions.
 
-docs/settings.md is generated from these classes: docstrings of classes are sections, those of fields descriptions.
+docs/settings.md is generated from these classes: a class docstring is a section title, a field docstring a description.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vitascope.sandbox.recognition import MEMORY_BYTES, TIME_FACTOR
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
-    """Return a validator of texts that have no effect unless they match."""
+    """Return a validator that requires a full match of ``pattern``, as other values would silently have no effect."""
 
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) is None:
@@ -75,71 +75,79 @@ class BasicSettings(_Section):
     """Data, models and addresses"""
 
     data_dir: Path = Field(default_factory=default_data)
-    """Folder of collections, uploads, keys and backups."""
+    """Data folder: collections, uploads, API keys and backups are stored in it."""
     bundle: Path = Field(default_factory=default_bundle)
-    """Bundle of the default model, unless another one was made the default while the service ran."""
+    """Bundle of the default model. A default that was chosen through the API while the service ran takes precedence."""
     bundles: list[Path] = []
-    """Bundles of further models."""
+    """Bundles of additional models that are loaded at the start."""
     bundles_root: Path | None = None
-    """Folder below which bundles may be added while the service runs. Unset: only the bundles named above."""
+    """Folder from whose subfolders bundles may be added while the service runs. Unset: only the bundles of `bundle` and
+    `bundles`.
+    """
     require_signature: bool = False
     """Require that each bundle is signed by one of `trusted_keys`."""
     trusted_keys: list[Path] = []
     """Public keys, or folders of them (`*.pub`), as written by `vitascope bundle keygen`."""
     max_models: Count = 8
-    """Models, including those that failed to load."""
+    """Maximum number of models, including those that failed to load."""
     engine: str = "onnxruntime"
-    """Inference engine: `onnxruntime`, in this process, or `kserve:` and the URL of a server that has the graphs."""
+    """Inference engine: `onnxruntime` runs the graphs in this process; `kserve:` and a URL, such as
+    `kserve:http://triton:8000`, sends them to an inference server.
+    """
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
     """Device that runs the graphs."""
     threads: CountOrZero = 0
-    """Threads of one graph run. 0: one per core."""
+    """Number of threads that run one graph. 0: one per core."""
     vector_store: str = "faiss"
     """Vector index of new collections: `faiss`, in this process, or the URL of a Milvus server."""
     operations_dir: Path | None = None
     """Folder of backups and exports. Unset: `operations` in the data folder."""
     max_operations: Count = 20
-    """Operations that are kept, with their files, until they are deleted."""
+    """Maximum number of stored operations (backups, exports and others), with their files. More are rejected until some
+    are deleted.
+    """
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Port = 8000
     """Port to listen on. 0: any free port."""
     health_port: Port = 0
-    """Additional port for `/livez` and `/readyz`, served by a thread of its own. 0: none."""
+    """Additional port for `/livez` and `/readyz`, served by a separate thread. 0: none."""
 
 
 class AccessSettings(_Section):
     """Access"""
 
     allow_unauthenticated: bool = False
-    """Require no API keys. Only with a loopback `host`."""
+    """Accept requests without API keys. Allowed only if `host` is a loopback address."""
     admin_key: Annotated[str | None, BeforeValidator(_hash_admin_key), Field(repr=False)] = None
-    """An API key with all scopes, in addition to the stored ones, of at least 32 characters. Only its SHA-256 is kept
-    in memory.
+    """API key with all scopes, of at least 32 characters, in addition to the stored keys. Only its SHA-256 is kept in
+    memory.
     """
     admin_key_file: Path | None = None
-    """File with such a key, in place of `admin_key`."""
+    """File that contains the admin key; an alternative to `admin_key`."""
     public_metrics: bool = False
     """Serve `/metrics` without an API key."""
     trusted_proxies: list[str] = []
-    """Addresses or networks of proxies, or only `*`, whose X-Forwarded-For and X-Forwarded-Proto headers are used."""
+    """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` headers are trusted; only `*`:
+    all clients.
+    """
     allowed_hosts: list[HostName] = []
-    """Host names, without port, that requests may carry, besides localhost and `host`."""
+    """Host names, without port, that are accepted in the `Host` header, besides localhost and `host`."""
     cors_origins: list[Origin] = []
-    """Other web origins whose pages may use the service, such as `https://portal.example`."""
+    """Origins of other web sites whose pages may call the API (CORS), such as `https://portal.example`."""
     allowed_roots: list[Path] = []
-    """Folders whose files jobs may index and the service may play, besides `incoming` in the data folder. None, and
+    """Folders whose files may be indexed and played, besides `incoming` in the data folder. Empty with
     `allow_unauthenticated`: all folders that the service can read.
     """
     allowed_urls: list[str] = []
-    """URL prefixes that jobs may fetch from without further checks, such as `s3://bucket/videos/`."""
+    """URL prefixes, such as `s3://bucket/videos/`, from which jobs may download without further checks."""
 
 
 class UrlFetchSettings(_Section):
     """Videos from public URLs"""
 
     url_fetch: Literal["off", "on"] = "off"
-    """Allow keys with the scope `write` to name URLs of public hosts."""
+    """Allow API keys with the scope `write` to index videos from URLs of public hosts."""
     url_fetch_schemes: Schemes = {"https"}
     """Allowed schemes."""
     url_fetch_ports: Ports = {443}
@@ -147,18 +155,18 @@ class UrlFetchSettings(_Section):
     url_fetch_hosts: list[HostPattern] = []
     """Allowed host names, such as `media.example` or `*.media.example` (subdomains only). Empty: any public host."""
     url_fetch_blocked_networks: list[IPvAnyNetwork] = []
-    """Networks that are blocked in addition to those that are not public, such as `2001:db8::/48`."""
+    """Networks that are blocked in addition to all non-public ones, such as `2001:db8::/48`."""
     url_fetch_max_redirects: Annotated[int, Field(ge=0, le=10)] = 0
-    """Redirects that are followed, each checked like the first URL."""
+    """Maximum number of redirects that are followed. Each target is checked like the first URL."""
     url_fetch_timeout: Seconds = 900.0
-    """Seconds for one file, redirects included."""
+    """Timeout in seconds for downloading one file, including redirects."""
 
 
 class WebhookSettings(_Section):
     """Webhooks"""
 
     webhooks: Literal["off", "on"] = "off"
-    """Allow keys with the scope `admin` to create webhooks."""
+    """Allow API keys with the scope `admin` to create webhooks."""
     webhook_schemes: Schemes = {"https"}
     """Allowed schemes."""
     webhook_ports: Ports = {443}
@@ -166,207 +174,223 @@ class WebhookSettings(_Section):
     webhook_hosts: list[HostPattern] = []
     """Allowed host names, such as `portal.example` or `*.portal.example` (subdomains only). Empty: any public host."""
     webhook_networks: list[IPvAnyNetwork] = []
-    """Networks that are allowed although they are not public, such as `10.20.0.0/16`."""
+    """Non-public networks that webhooks may reach, such as `10.20.0.0/16`."""
     webhook_retry_seconds: Seconds = 3 * 24 * 3600.0
-    """Seconds after which an undelivered message is given up."""
+    """Seconds for which delivery of a message is retried before it is given up."""
 
 
 class RequestSettings(_Section):
     """Limits of one request"""
 
     max_body_bytes: Count = MIB
-    """Bytes of a request body that is no form."""
+    """Maximum bytes of a request body that is not a form."""
     max_form_bytes: Count = MIB
-    """Bytes of all fields of a form together, without its file."""
+    """Maximum bytes of all fields of a form together, without its file."""
     max_field_bytes: Count = 256 * 1024
-    """Bytes of one form field."""
+    """Maximum bytes of one form field."""
     max_form_fields: Count = 1024
-    """Fields of a form, including its file."""
+    """Maximum number of fields of a form, including its file."""
     max_json_values: Count = 20_000
-    """Strings, numbers, lists and objects of a JSON body or form field."""
+    """Maximum number of values (strings, numbers, lists and objects) in a JSON body or form field."""
     max_text_characters: Count = 4000
-    """Characters of a query, question or caption."""
+    """Maximum characters of a query, question or caption."""
     max_results: Count = 100
-    """Results on a page of a search, or moments of a text."""
+    """Maximum number of results on a page of a search, or of moments found for one text."""
     max_rerank: Count = 100
-    """Results that are reranked."""
+    """Maximum number of results that one search reranks."""
     max_query_parts: Count = 16
-    """Texts, clips and files of one search."""
+    """Maximum number of texts, clips and files in one search query."""
     max_candidates: Annotated[Count, Field(le=10_000)] = 10_000
-    """Clips that results grouped by event or video are made of."""
+    """Maximum number of clips that a search retrieves and groups into events or videos."""
     max_captions: Count = 64
-    """Captions of one request for scores, sentences of one for entailment, or texts of one for moments."""
+    """Maximum number per request of captions or references to score, phrases to ground, sentences to classify
+    (entailment), or texts to find moments for.
+    """
     max_answers: Count = 50
-    """Answers to one question."""
+    """Maximum number of answers that are returned for one question."""
     max_candidate_answers: Count = 1000
-    """Candidate answers of one question."""
+    """Maximum number of candidate answers for one question."""
     max_frames: Count = 32
-    """Frames of a clip that are scored one by one (EMScore)."""
+    """Maximum number of frames of a clip that are scored separately (EMScore)."""
     max_moment_windows: Count = 40_000
-    """Windows of a video, times texts, of one request for moments; of all results of a refined search; clips of a video
-    of one request for chapters."""
+    """Maximum work of one request that reads whole videos. For moments: windows of the video times texts; for a refined
+    search: windows of all its results; for chapters: clips of the video.
+    """
     max_caption_clips: Count = 64
-    """Clips that one request captions, and chapters of one request."""
+    """Maximum number of clips that one request captions, and of chapters in one request."""
     max_beams: Count = 16
-    """Beams of a caption, and captions of one clip."""
+    """Maximum number of beams in beam search, and of captions per clip."""
     max_inputs: Count = 2048
-    """Texts and files of one request for embeddings."""
+    """Maximum number of texts and files in one request for embeddings."""
     page_size: Count = 50
     """Default number of entries on a page of a list."""
     max_page_size: Annotated[Count, Field(le=999)] = 200
-    """Entries on a page of a list."""
+    """Maximum number of entries on a page of a list."""
     thumbnail_size: Annotated[int, Field(ge=16, le=2048)] = 320
-    """Pixels of the longer side of a thumbnail."""
+    """Length of the longer side of a thumbnail in pixels."""
     preview_size: Annotated[int, Field(ge=64, le=1920)] = 640
-    """Pixels of the longer side of a preview."""
+    """Length of the longer side of a preview in pixels."""
     max_preview_seconds: Annotated[float, Field(gt=0, le=600)] = 120.0
-    """Seconds of a preview."""
+    """Maximum duration of a preview in seconds."""
     request_timeout: Seconds = 120.0
-    """Seconds after which a request is answered 504; `X-Request-Timeout` asks for fewer."""
+    """Seconds after which a request fails with 504. A client can set a shorter timeout with `X-Request-Timeout`."""
 
 
 class MediaSettings(_Section):
     """Limits of media files and file lists"""
 
     max_video_bytes: Count = DEFAULT_LIMITS.max_bytes
-    """Bytes of a media file, uploaded, fetched or indexed where it is."""
+    """Maximum bytes of a media file, whether it is uploaded, downloaded or indexed in place."""
     min_free_bytes: CountOrZero = 256 * MIB
-    """Bytes that uploads leave free on the disk of the data folder; larger ones are rejected with 507."""
+    """Free bytes to keep on the disk of the data folder. An upload that would leave less is rejected with 507."""
     max_pixels: Count = DEFAULT_LIMITS.max_pixels
-    """Pixels of a frame."""
+    """Maximum number of pixels of a frame."""
     max_video_seconds: Seconds = DEFAULT_LIMITS.max_seconds
-    """Duration of a video in seconds."""
+    """Maximum duration of a video in seconds."""
     max_video_frames: Count = DEFAULT_LIMITS.max_frames
-    """Frames of a video."""
+    """Maximum number of frames of a video."""
     max_list_rows: Count = 1_000_000
-    """Rows of a file list, or items of a shard."""
+    """Maximum number of rows of a file list, or of items of a shard."""
     max_list_columns: Count = 1000
-    """Columns of a file list, or keys of a JSON object in it."""
+    """Maximum number of columns of a file list, or of keys of a JSON object in it."""
     max_list_cell_characters: Annotated[Count, Field(le=MAX_TEXT_LENGTH)] = MAX_TEXT_LENGTH
-    """Characters of a cell of a file list."""
+    """Maximum characters of a cell of a file list."""
     max_list_bytes: Count = 256 * MIB
-    """Bytes that a file list or shard stores in the catalogue."""
+    """Maximum bytes that a file list or shard may store in the catalogue."""
     max_list_expansion: Count = 100
-    """Bytes that it stores, in multiples of its own size; not applied below 16 MiB."""
+    """Maximum bytes that a file list or shard may store in the catalogue, as a multiple of its own size; 16 MiB are
+    always allowed.
+    """
 
 
 class ConcurrencySettings(_Section):
     """Concurrency and rates"""
 
     max_requests: Count = 256
-    """Concurrent requests; more are rejected with 503."""
+    """Maximum number of concurrent requests; more are rejected with 503."""
     max_writes: Count = 112
-    """Concurrent requests that add, index or delete, at most seven eighths of `max_requests`."""
+    """Maximum number of concurrent requests that add, index or delete; never more than 7/8 of `max_requests`."""
     max_uploads: Count = 96
-    """Concurrent uploads whose client waits until they are indexed."""
+    """Maximum number of concurrent uploads whose client waits until the file is indexed."""
     max_requests_bytes: Count = 2048 * MIB
-    """Bytes of memory of all concurrent request bodies, also once parsed. Uploaded files go to disk as they arrive."""
+    """Maximum memory in bytes for the bodies of all concurrent requests, raw and parsed. Uploaded files are written to
+    disk as they arrive and do not count.
+    """
     client_rate: Annotated[float, Field(ge=0)] = 0.0
-    """Requests per second of one client, with bursts of ten seconds' worth; more are rejected with 429. 0: no limit."""
+    """Maximum requests per second of one client, with bursts of ten times as many; more are rejected with 429. 0: no
+    limit.
+    """
     client_concurrency: Count = 128
-    """Concurrent requests of one client; more are rejected with 429."""
+    """Maximum number of concurrent requests of one client; more are rejected with 429."""
     max_streams: Count = 100
-    """Concurrent event streams, which count as requests, too."""
+    """Maximum number of concurrent event streams. They also count as requests."""
     client_streams: Count = 20
-    """Concurrent event streams of one client."""
+    """Maximum number of concurrent event streams of one client."""
     max_idempotency_keys: Count = 100_000
-    """Responses to requests with an `Idempotency-Key` that are stored per client."""
+    """Maximum number of responses stored per client for requests with an `Idempotency-Key`."""
     queue_timeout: Seconds = 1.0
-    """Seconds that a search, score, answer, caption or embedding may be queued. A request that is expected to wait
-    longer is rejected at once with 503.
+    """Maximum seconds that a request for a search, score, answer, caption or embedding waits in the queue. A request
+    that is expected to wait longer is rejected at once with 503.
     """
     max_queue: Count = 256
-    """Requests that wait for a thread or for the model."""
+    """Maximum number of requests that wait for a thread or for the model."""
     max_queue_bytes: Count = 1024 * MIB
-    """Bytes of the inputs that wait for the model."""
+    """Maximum bytes of all inputs that wait for the model."""
     request_threads: Count = 64
-    """Threads for searches, scores, answers, captions and embeddings that decode media or wait for the model. Requests
-    that embed whole videos (moments, chapters, captions of each clip) have half as many; more are rejected with 503.
+    """Number of threads for searches, scores, answers, captions and embeddings, which decode media or wait for the
+    model. Requests that embed whole videos (moments, chapters, captions of each clip) get half as many; more are
+    rejected with 503.
     """
     io_threads: Count = 16
-    """Threads for requests that read the catalogue or files."""
+    """Number of threads for requests that read the catalogue or files."""
     write_threads: Count = 8
-    """Threads for requests that write to the catalogue or receive an upload."""
+    """Number of threads for requests that write to the catalogue or receive an upload."""
     upload_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Uploads that are indexed concurrently. 0: one per core but one, which is left to searches."""
+    """Maximum number of uploads that are indexed concurrently. 0: the number of cores minus one, which is left to
+    searches.
+    """
 
 
 class ConnectionSettings(_Section):
     """Connections and shutdown"""
 
     max_connections: CountOrZero = 0
-    """Open connections. 0: half of the open files that the process may have, less 256, at most 4096."""
+    """Maximum number of open connections. 0: half of the process's limit on open files, minus 256, at most 4096."""
     keep_alive_timeout: Count = 75
-    """Seconds between two requests of a connection. Longer than the 60 s of common load balancers, so that the client
-    closes idle connections first.
+    """Seconds after which an idle connection is closed. The default is longer than the 60 s of common load balancers,
+    so that they close idle connections first.
     """
     header_timeout: Seconds = 10.0
-    """Seconds for the request line and headers."""
+    """Timeout in seconds for receiving the request line and headers."""
     max_header_bytes: Count = 64 * 1024
-    """Bytes of the request line and headers."""
+    """Maximum bytes of the request line and headers."""
     read_timeout: Seconds = 30.0
-    """Seconds that a request body may pause in all."""
+    """Maximum seconds that the service waits for a request body; data that arrives extends them by `min_body_rate`."""
     min_body_rate: Annotated[float, Field(gt=0)] = 4096.0
-    """Bytes per second at which a request body does not count as paused."""
+    """Minimum rate of a request body: this many received bytes extend `read_timeout` by one second, up to its value."""
     write_timeout: Seconds = 60.0
-    """Seconds in which a client reads nothing of its response."""
+    """Seconds after which the connection of a client that reads nothing of its response is closed."""
     shutdown_delay: Annotated[float, Field(ge=0)] = 1.0
-    """Seconds between `/readyz` answering 503 and the end of listening, for load balancers to notice."""
+    """At shutdown, seconds from when `/readyz` returns 503 until the service stops listening, so that load balancers
+    can react.
+    """
     shutdown_timeout: Annotated[float, Field(ge=0)] = 20.0
-    """Seconds for requests in progress and the running job to finish."""
+    """At shutdown, maximum seconds to wait for requests in progress and the running job."""
 
 
 class InferenceSettings(_Section):
     """Inference, decoding and jobs"""
 
     inference_workers: Annotated[int, Field(ge=0, le=64)] = 0
-    """Concurrent graph runs. 0: one per core, at most 4; 1 where all graphs run on a GPU; 4 with a remote engine."""
+    """Number of graph runs at the same time. 0: one per core, at most 4; 1 if all graphs run on a GPU; 4 with a remote
+    engine.
+    """
     max_batch_size: Count = 32
-    """Texts or clips of one graph run."""
+    """Maximum number of texts or clips in one graph run."""
     max_batch_tokens: Count = 4096
-    """Text tokens of one graph run, padding included."""
+    """Maximum number of text tokens in one graph run, including padding."""
     text_cache_bytes: CountOrZero = 32 * MIB
-    """Bytes of cached text embeddings. 0: no cache."""
+    """Maximum bytes of the cache of text embeddings. 0: no cache."""
     clip_cache_bytes: CountOrZero = 64 * MIB
-    """Bytes of cached clip embeddings and visual tokens. 0: no cache."""
+    """Maximum bytes of the cache of clip embeddings and visual tokens. 0: no cache."""
     preview_cache_bytes: CountOrZero = 1024 * MIB
-    """Bytes of previews that are kept on disk until the service ends. 0: none."""
+    """Maximum bytes of previews that are cached on disk until the service stops. 0: no cache."""
     decode_processes: Annotated[int, Field(ge=0, le=256)] = 0
-    """Processes that decode media files; the first one is reserved for interactive requests. 0: one per core and one
-    more.
+    """Number of processes that decode media files; one is reserved for interactive requests. 0: the number of cores
+    plus one.
     """
     decode_memory_bytes: Annotated[int, Field(ge=128 * MIB)] = 1024 * MIB
-    """Bytes of memory of one decoding process."""
+    """Maximum memory of one decoding process in bytes."""
     decode_timeout: Seconds = 60.0
-    """Seconds of one decoding task, plus two per second of video."""
+    """Timeout in seconds of one decoding task; two more are allowed per second of video."""
     job_concurrency: Annotated[Count, Field(le=1000)] = 8
-    """Files of a job that are processed concurrently."""
+    """Number of files of a job that are processed concurrently."""
     job_decode_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Decoding threads of a job. 0: one per core."""
+    """Number of decoding threads of a job. 0: one per core."""
     max_item_crashes: Count = 3
-    """Crashes at a file before it is quarantined."""
+    """Number of crashes after which a file is quarantined: the job goes on without it."""
 
 
 class RecognitionSettings(_Section):
     """Recognition of speech and screen text"""
 
     speech_model: str | None = None
-    """Speech model: the folder of a model that sherpa-onnx runs, or `pocketsphinx`. Unset: no speech is recognised."""
+    """Speech model: folder of a sherpa-onnx model, or `pocketsphinx`. Unset: no speech is recognised."""
     text_reader: str | None = None
-    """Reader of text on screen: `rapidocr`, or the folder of a PP-OCR model. Unset: no text is read."""
+    """Model that reads text on screen (OCR): `rapidocr`, or the folder of a PP-OCR model. Unset: no text is read."""
     recognition_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Threads of each recogniser. 0: one per core."""
+    """Number of threads of each recogniser. 0: one per core."""
     recognition_memory_bytes: Annotated[int, Field(ge=128 * MIB)] = MEMORY_BYTES
-    """Bytes of memory of the process of a recogniser, besides its model."""
+    """Maximum memory in bytes of a recogniser's process, in addition to its model."""
     recognition_time_factor: Annotated[float, Field(gt=0)] = TIME_FACTOR
-    """Seconds that recognition may take for each second of a file, or of a part of its speech, besides a minute."""
+    """Timeout of recognition, in seconds per second of the file, or of a part of its speech; one minute is added."""
 
 
 class MonitoringSettings(_Section):
     """Logs and traces"""
 
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
-    """Least severe level that is logged."""
+    """Lowest severity that is logged."""
     log_format: Literal["text", "json"] = "text"
     """Format of log lines."""
     otlp_endpoint: CollectorURL | None = None
