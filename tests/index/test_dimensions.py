@@ -71,6 +71,6 @@ def test_copies_keep_their_dimensions(library: CollectionStore, tmp_path: Path) 
 def test_only_dimensions_of_the_model_are_accepted(library: CollectionStore) -> None:
     with pytest.raises(InvalidInput, match=f"dimensions: 4; {WIDTH}, {DIMENSIONS} or 3 was expected"):
         library.create("other", matryoshka(), dimensions=4)
-    with pytest.raises(InvalidInput, match=f"dimensions: {DIMENSIONS}; {WIDTH} was expected, as embeddings of numbers"):
+    with pytest.raises(InvalidInput, match=f"dimensions: {DIMENSIONS}; {WIDTH} was expected for embeddings of numbers"):
         library.create("other", manifest(), dimensions=DIMENSIONS)
     assert library.create("whole", matryoshka(), dimensions=WIDTH).embed_dim == WIDTH

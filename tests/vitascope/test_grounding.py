@@ -59,7 +59,7 @@ def test_adding_the_task_needs_no_new_index_and_its_weights_are_its_own(bundle: 
     for file in bundle.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "manifest.json").write_text(json.dumps(shared))
-    with pytest.raises(BundleCorrupt, match=r"reads weights from 'weights\.bin'; those are of grounding alone"):
+    with pytest.raises(BundleCorrupt, match=r"reads weights from 'weights\.bin'; only grounding may read them"):
         Bundle.open(tmp_path)
 
 

@@ -77,7 +77,7 @@ class Bundle:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (64 hexadecimal digits) of everything that determines an embedding; see ``Manifest.fingerprint``."""
+        """SHA-256 (64 hexadecimal digits) of everything that affects embeddings; see ``Manifest.fingerprint``."""
         return self.manifest.fingerprint()
 
     @cached_property
@@ -104,7 +104,10 @@ class Bundle:
         return None if name is None else self.folder / name
 
     def check_unreplaced(self, graph: str) -> None:
-        """Raise BundleCorrupt if the folder has another fingerprint by now, or other files of the graph."""
+        """Raise BundleCorrupt if the folder now has another fingerprint or other files of ``graph``.
+
+        To be called before and after a graph is loaded, as the folder may be replaced after the bundle was opened.
+        """
         listed = parse_manifest(manifest_bytes(self.folder))
         names = [file for name, file in self.manifest.graphs.items() if name == graph]
         names += [file for file, readers in self.manifest.added_weights.items() if graph in readers]
@@ -114,14 +117,18 @@ class Bundle:
             raise BundleCorrupt(f"{self.folder}: was replaced since it was opened; open it again")
 
     def graph_spec(self, graph: str) -> tuple[ArraySpecs, ArraySpecs]:
-        """Return the (inputs, outputs) of a graph by name, as the manifest and the answer vocabulary imply them."""
+        """Return the types and shapes of a graph's (inputs, outputs) by name, derived from the manifest.
+
+        Args:
+            graph: Name of the graph, such as "text".
+        """
         return graph_spec(self.manifest, graph, None if self.manifest.answer_length else len(self.answers))
 
     def tokenizer(self, max_characters: int = MAX_CHARACTERS) -> Tokenizer:
         """Return a new tokenizer that truncates to the manifest's text length.
 
         Args:
-            max_characters: Longest text accepted, without a prompt.
+            max_characters: Maximum length of a text, without its prompt.
 
         Raises:
             BundleCorrupt: The tokenizer file cannot be read.
@@ -190,7 +197,7 @@ def _check_manifest(checksum_file: Path, content: bytes) -> None:
         raise BundleCorrupt(f"{CHECKSUM_NAME}: cannot be read: {error.strerror or error}") from error
     expected = checksum_of(content)
     if checksum != expected.encode():
-        raise BundleCorrupt(f"{MANIFEST_NAME}: its SHA-256 is {expected[:64]}; {CHECKSUM_NAME} has another")
+        raise BundleCorrupt(f"{MANIFEST_NAME}: its SHA-256 is {expected[:64]}; {CHECKSUM_NAME} lists another one")
 
 
 def _manifest_error(error: ValidationError) -> BundleCorrupt | BundleUnsupported:
@@ -206,10 +213,15 @@ def _manifest_error(error: ValidationError) -> BundleCorrupt | BundleUnsupported
 
 
 def check_file(folder: Path, name: str, expected: FileEntry) -> None:
-    """Verify that a file is inside the bundle and has the size and SHA-256 of the manifest.
+    """Verify that a file is inside the bundle and has the expected size and SHA-256.
+
+    Args:
+        folder: Folder of the bundle.
+        name: Path of the file, relative to the folder.
+        expected: Size and SHA-256, from the manifest.
 
     Raises:
-        BundleCorrupt: It is missing, outside the folder, or differs.
+        BundleCorrupt: The file is missing, outside the folder, or differs.
     """
     path = folder / name
     try:
@@ -241,10 +253,15 @@ def file_sha256(path: Path) -> str:
 
 
 def check_external(folder: Path, graph: str, manifest: Manifest) -> None:
-    """Verify that a graph reads external weights from listed files only, whose hashes were checked.
+    """Verify that a graph reads external weights only from files that the manifest lists, as their hashes are checked.
+
+    Args:
+        folder: Folder of the bundle.
+        graph: Name of the graph.
+        manifest: Manifest of the bundle.
 
     Raises:
-        BundleCorrupt: It reads another file, or is not an ONNX graph.
+        BundleCorrupt: The graph reads another file, or is not an ONNX graph.
     """
     name = next(path for key, path in manifest.graphs.items() if key == graph)
     for location in sorted(external_files(folder / name)):
@@ -255,9 +272,9 @@ def check_external(folder: Path, graph: str, manifest: Manifest) -> None:
             is_same = False
         if listed not in manifest.files or "\\" in location or not is_same:
             raise BundleCorrupt(f"{name}: graph {graph!r} reads weights from {location!r}; a listed file was expected")
-        # The fingerprint does not cover that file.
+        # The fingerprint does not cover weights of added graphs, so no other graph may read them.
         readers = manifest.added_weights.get(listed, (graph,))
         if graph not in readers:
             raise BundleCorrupt(
-                f"{name}: graph {graph!r} reads weights from {location!r}; those are of {' and '.join(readers)} alone"
+                f"{name}: graph {graph!r} reads weights from {location!r}; only {' and '.join(readers)} may read them"
             )

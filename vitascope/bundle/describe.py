@@ -21,12 +21,12 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         The manifest without hashes, and
 
         - ``contents``: by graph, bytes, opsets, operators with counts, parameters, and bytes of weights by dtype;
-        - ``parameters``: of all graphs; weights that several graphs share count once;
-        - ``fidelity``: by precision, the comparisons of the parity report; None for a report of another form;
+        - ``parameters``: number of parameters of all graphs; weights that several graphs share count once;
+        - ``fidelity``: summary of the parity report by precision; None if the report has an unknown format;
         - ``variant``: sentences that compare a variant with its source bundle;
-        - ``calibration_summary``: sentences on the data that probabilities were calibrated on;
+        - ``calibration_summary``: sentences on the data by which probabilities were calibrated;
         - ``reranking_summary``: sentences on the number of results that are reranked by default;
-        - ``signed_by``: ids of keys; the signatures are not verified.
+        - ``signed_by``: ids of the signing keys; the signatures are not verified.
 
     Raises:
         BundleCorrupt: A graph or the parity report cannot be read.
@@ -86,12 +86,12 @@ _PROBABILITIES = (
 
 
 def calibration_summary(manifest: Manifest) -> list[str]:
-    """Return a sentence, without a full stop, for each calibrated probability that the manifest documents.
+    """Return one sentence, without a full stop, for each calibrated probability that the manifest documents.
 
-    Numbers in the sentences are expected calibration errors, as fractions.
+    Errors in the sentences are expected calibration errors (ECE), from 0 to 1.
     """
     record = _mapping(manifest.extra.get("calibration"))
-    if not record and (origin := manifest.extra.get("variant_of")):  # early versions kept the calibration silently
+    if not record and (origin := manifest.extra.get("variant_of")):  # early versions did not record that it was kept
         record = {"kept": [kind.name for kind in _PROBABILITIES], "kept_of": origin}
     if not record:
         provenance = _mapping(manifest.extra.get("provenance"))
@@ -121,7 +121,7 @@ def _calibration_sentence(record: Mapping[str, Any], kind: _ProbabilityKind) -> 
 
 
 def reranking_summary(manifest: Manifest) -> str:
-    """Return a sentence or two, without the last full stop, on how many results searches rerank by default, and why."""
+    """Return one or two sentences, without the last full stop: how many results are reranked by default, and why."""
     by_pictures, sound = _picture_reranking(manifest), manifest.sound_reranking
     if sound is None:
         return by_pictures

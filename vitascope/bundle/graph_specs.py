@@ -1,9 +1,9 @@
-"""Inputs and outputs of the graphs of a bundle, as its manifest implies them.
+"""Types and shapes of the inputs and outputs of a bundle's graphs, derived from its manifest.
 
 Shape letters: B videos, texts or windows of sound, C clips, F frames, H height, W width (pixels), V visual tokens, K
 their width, S samples, T audio tokens or windows of a video, A width of audio tokens, L text tokens, D embedding dim,
-N answers, M tokens of an answer. Of a caption decoder: Y layers, H heads, d their width, T visual and audio tokens,
-P tokens so far, L new ones, N vocabulary.
+N answers, M tokens of an answer. For a caption decoder: Y layers, H heads, d their width, T visual and audio tokens,
+P tokens so far, L new tokens, N vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vitascope.bundle.manifest import CAPTION_GRAPHS, Manifest
 Array = NDArray[Any]
 
 _PATCHES = 4
-"""Patches of a random image along each side; plain noise becomes flat after a few strides of a network."""
+"""Uniform patches of a random image along each side. Noise alone would be averaged out by the strides of a network."""
 _CANDIDATES = 3
 """Free-form candidates per question, and tokens of each."""
 
@@ -40,22 +40,22 @@ ArraySpecs = dict[str, ArraySpec]
 ANSWER_IDS, ANSWER_MASK = "answer_ids", "answer_mask"
 """Inputs of an answer graph with free-form candidates: token ids and attention mask, each (B, N, M) int64."""
 SAMPLES, LENGTHS = "samples", "lengths"
-"""Inputs of an audio graph: windows of sound (B, S) float32, and the samples of each before its fill (B,) int64."""
+"""Inputs of an audio graph: windows of sound (B, S) float32, and their lengths in samples without fill (B,) int64."""
 AUDIO_TOKENS = "audio_tokens"
 """Output of an audio graph, and input of the match and answer graphs that read it, (B, T, A) float32."""
 WINDOWS, WINDOW_MASK, WINDOW_TEXT = "windows", "window_mask", "text"
 """Inputs of a moments graph: embeddings of the windows of a video (B, T, D) float32; 1 where there is a window (B, T)
 int64; the embedding of the text (B, D) float32."""
 SALIENCY, SPANS, SPAN_SCORES = "saliency", "spans", "span_scores"
-"""Outputs of a moments graph, all float32: probability that the text is true of each window (B, T); the span that each
-window proposes (B, T, 2), in windows from the beginning of the sequence; and the score of that span, 0 to 1, (B, T)."""
+"""Outputs of a moments graph, all float32: probability that the text describes each window (B, T); the span that each
+window proposes, start and end counted in windows (B, T, 2); and the score of that span, 0 to 1 (B, T)."""
 
 ENTAILMENT_LOGITS = "entailment_logits"
 """Output of an entailment graph: logits of entailed, neutral and contradicted (B, 3) float32."""
 HEAT_LOGITS, BOX = "heat_logits", "box"
-"""Outputs of a grounding graph, both float32: logits that the centre of what the text names is in each cell of a heat
-map (B, rows, columns); and the box that each visual token of the grid proposes (B, V, 4): left, top, right and bottom,
-fractions of the width and height of the picture."""
+"""Outputs of a grounding graph, both float32: for each cell of a heat map, the logit that it contains the centre of the
+object that the text names (B, rows, columns); and the box of that object (B, 4): left, top, right and bottom, as
+fractions of the picture's width and height."""
 VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK = "visual_keys", "visual_values", "visual_mask"
 """Outputs of a caption_prefill graph, and inputs of caption_step: keys and values of the visual and audio tokens in
 each layer (B, Y, H, T, d) float32; 1 where there is a token (B, T) int64."""
@@ -70,15 +70,14 @@ the logits of the token that comes next (B, N) float32."""
 def graph_spec(
     manifest: Manifest, graph: str, answers: int | None, length: int | None = None
 ) -> tuple[ArraySpecs, ArraySpecs]:
-    """Return the inputs and outputs that the manifest implies for a graph.
+    """Return the types and shapes of a graph's inputs and outputs, derived from the manifest.
 
     Args:
         manifest: Manifest of the bundle.
-        graph: "text", "video", "audio", "match", "answer", "moments", "caption_prefill", "caption_step" or
-            "grounding", whose part of the manifest must be set; or "entailment".
+        graph: Name of the graph. The field of the manifest that describes it must be set.
         answers: Number of answers N; None: dynamic.
-        length: Number of windows T of a moments graph, of audio tokens of caption_prefill where it is dynamic, or P + L
-            of the outputs of caption_step; None: dynamic.
+        length: Size of a dynamic dimension: windows T of a moments graph, audio tokens of caption_prefill, or P + L of
+            the outputs of caption_step. None: dynamic.
 
     Returns:
         (inputs, outputs), each by name.
@@ -128,7 +127,7 @@ def graph_spec(
 def _caption_spec(
     manifest: Manifest, graph: str, tokens: ArraySpecs, length: int | None
 ) -> tuple[ArraySpecs, ArraySpecs]:
-    """Return the inputs and outputs of a caption graph, of a model whose fused layers read ``tokens``."""
+    """Return the inputs and outputs of a caption graph; ``tokens``: visual and audio tokens that the decoder reads."""
     decoder = manifest.captions
     assert decoder is not None
     all_tokens = decoder.context_tokens or sum(spec.shape[1] or 0 for spec in tokens.values())
@@ -162,11 +161,12 @@ def random_inputs(
         vocabulary: Number of tokens of the tokenizer.
         rows: B.
         clips: C.
-        length: L, T of windows of a video, and P of a caption.
+        length: Size of other dynamic dimensions: L, T of windows of a video, and P of a caption.
 
     Returns:
-        Streams (B, C, F, H, W, 3) uint8; token ids (B, L) int64, with the largest of the vocabulary; masks (B, L) int64
-        with rows of several lengths; windows of sound (B, S) float32, full and short; others float32.
+        Streams (B, C, F, H, W, 3) uint8; token ids (B, L) int64, which include the largest id of the vocabulary; masks
+        (B, L) int64 with rows of different lengths; windows of sound (B, S) float32, full and partly filled; others
+        float32.
     """
     inputs: dict[str, Array] = {}
     for name, spec in specs.items():
@@ -194,7 +194,7 @@ def _random_ids(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: in
 
 
 def _mask(shape: tuple[int, ...]) -> Array:
-    """The first row is full, the last has two tokens."""
+    """Return a mask whose first row is full and whose last row has two tokens."""
     rows, length = shape[0], shape[-1]
     lengths = np.linspace(length, min(2, length), rows).astype(np.int64)
     mask = (np.arange(length) < lengths[:, None]).astype(np.int64)

@@ -65,14 +65,14 @@ GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
 }
 CAPTION_GRAPHS = ("caption_prefill", "caption_step")
 ADDED_GRAPHS = ("moments", *CAPTION_GRAPHS, "grounding", "entailment")
-"""Graphs that no embedding depends on, so that adding them needs no new index."""
+"""Graphs that do not affect embeddings: a bundle that adds them can use existing indexes."""
 PARTS: dict[str, tuple[str, ...]] = {
     "audio": ("audio",),
     "moments": ("moments",),
     "captions": CAPTION_GRAPHS,
     "grounding": ("grounding",),
 }
-"""Fields of a manifest that describe some graphs, and are null without them."""
+"""Manifest fields that are required with these graphs, and null without them."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 Resample = Literal["decoder", "bicubic", "bilinear", "lanczos"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -107,16 +107,18 @@ class FrameStream(OmitDefaultsModel):
     """decoder: bicubic, in the video decoder (fastest). Others: Pillow's filter of that name on the full frame, which
     antialiases as the image processors of public models do."""
     shortest_edge: Annotated[int | None, Field(ge=8, le=4096, description="pixels")] = None
-    """Length that the shorter edge is scaled to, before cropping with crop. Null: the smallest that covers the crop."""
+    """With crop: length that the shorter edge is scaled to before cropping; null: the smallest that covers the crop.
+    With corner: length that the shorter edge is scaled to."""
     margin: Literal["down", "even"] = "down"
-    """Rounding of an odd crop margin: down, or half to even."""
+    """Rounding of half a pixel when an odd margin is split into two: down, or to even."""
     longest_edge: Annotated[int | None, Field(ge=8, le=4096, description="pixels")] = None
     """With corner: maximum length of the longer edge; larger frames are scaled down."""
     multiple: Annotated[int, Field(ge=1, le=256, description="pixels")] = 1
     """With corner: both edges are rounded down to a multiple of this. With tiles: side of a tile."""
     shows: Literal["picture", "cover"] = "picture"
-    """picture: the frame's pixels. cover, with one pixel per `multiple`: with corner, white where the frame is; with
-    tiles, white for the last tile of each row of the frame, grey for its others, black for padding."""
+    """Content of the stream. picture: the pixels of the frame. cover: a mask of the picture, one pixel per `multiple`;
+    with corner, white where the frame is; with tiles, white for the last tile of each row of the frame, grey for its
+    other tiles, black for padding."""
     track: Annotated[int, Field(ge=0, le=15)] = 0
     """Video track of the file. 0: the main one, which players show; 1 and up: the others, in the order of the file."""
 
@@ -163,8 +165,8 @@ class FrameStream(OmitDefaultsModel):
 
 
 MirroredView = Annotated[float, Field(gt=0, le=1)]
-"""Second view of still pictures: this fraction of width and height around the middle, mirrored left to right. The
-embedding of such a picture is the normalized mean of those of both views."""
+"""Size of a second view of still pictures, as a fraction of width and height: a centre crop, mirrored left to right.
+The embedding of a still picture is the normalized mean of the embeddings of both views."""
 
 
 class AudioStream(OmitDefaultsModel):
@@ -176,14 +178,15 @@ class AudioStream(OmitDefaultsModel):
     sample_rate: Annotated[int, Field(ge=8000, le=192_000, description="Hz")]
     seconds: Annotated[float, Field(gt=0, le=120, description="length of a window")]
     fill: Literal["silence", "repeat"] = "silence"
-    """Content of a window after a shorter sound. silence: zeros; repeat: whole repetitions of it, then zeros."""
+    """How a window is filled after a sound that is shorter. silence: with zeros; repeat: with whole repetitions of the
+    sound, then zeros."""
     tokens: Annotated[int, Field(ge=0, le=4096)] = 0
     """Audio tokens of a window. 0: the graph has the embedding as its only output."""
     width: Annotated[int, Field(ge=0)] = 0
     """Values of a token."""
     fused: bool = False
-    """The graphs `match` and `answer` take `audio_tokens` (B, T, A) beside the visual tokens; either is 0 where a clip
-    has no sound, or no picture."""
+    """Whether the graphs `match` and `answer` take `audio_tokens` (B, T, A) in addition to the visual tokens. For a
+    clip without sound, the audio tokens are 0; without pictures, the visual tokens."""
 
     @model_validator(mode="after")
     def _validate_sizes(self) -> Self:
@@ -213,8 +216,8 @@ class Calibration(OmitDefaultsModel):
 
     match = sigmoid(match_scale * match_logit + match_bias)
     fused = sigmoid(fused_similarity * similarity + fused_match * match_logit + fused_bias)
-    relevance of a result that was not reranked = sigmoid(similarity_scale * similarity + similarity_bias), where
-    similarity is that of its pictures
+    relevance of a result that was not reranked = sigmoid(similarity_scale * similarity + similarity_bias), with the
+    similarity of its pictures
     """
 
     _omit_if_default: ClassVar[tuple[str, ...]] = ("similarity_scale", "similarity_bias")
@@ -227,7 +230,7 @@ class Calibration(OmitDefaultsModel):
     answer_temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divisor of answer logits before the softmax."""
     similarity_scale: float | None = None
-    """None, as is `similarity_bias`: not fitted; then results that were not reranked have no relevance."""
+    """None, together with `similarity_bias`: not fitted, so that results that were not reranked have no relevance."""
     similarity_bias: float | None = None
 
     @model_validator(mode="after")
@@ -247,7 +250,7 @@ class RerankingRecall(StrictModel):
 
     queries: Annotated[int, Field(ge=1)]
     recall: dict[Annotated[int, Field(ge=0, le=MAX_RERANK)], tuple[Percent, Percent, Percent]]
-    """R@1, R@5 and R@10 by number of reranked results; 0: by search alone."""
+    """R@1, R@5 and R@10 by number of reranked results; 0: without reranking."""
 
 
 class SoundReranking(StrictModel):
@@ -256,24 +259,24 @@ class SoundReranking(StrictModel):
     candidates: Annotated[int, Field(ge=0, le=MAX_RERANK)]
     match_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     measured: dict[str, RerankingRecall] = {}
-    """By validation split and what its captions need: `sound_scenes/val (both)`."""
+    """By validation split and the signals that its captions need, such as `sound_scenes/val (both)`."""
 
 
 class Reranking(OmitDefaultsModel):
-    """Number of search results that are reranked unless a request sets it, and the measurements it is chosen by."""
+    """Default number of search results to rerank, and the measurements by which it was chosen."""
 
     _omit_if_default: ClassVar[tuple[str, ...]] = ("sound",)
 
     candidates: Annotated[int, Field(ge=0, le=MAX_RERANK)]
-    """0: reranking was not found to help."""
+    """Default number of results to rerank. 0: reranking did not help on the validation splits."""
     measured: dict[str, RerankingRecall] = {}
     """By validation split."""
     sound: SoundReranking | None = None
-    """Null: clips with sound are reranked as others, by pictures."""
+    """Null: clips with sound are reranked by their pictures, like all others."""
 
 
 class Prompts(StrictModel):
-    """Texts that the model expects before others, by input type."""
+    """Prefixes that the model expects before texts, by input type."""
 
     query: Prompt = ""
     document: Prompt = ""
@@ -302,9 +305,9 @@ class Manifest(OmitDefaultsModel):
     architecture: str
     tasks: Annotated[list[Task], Field(min_length=1)]
     streams: list[FrameStream]
-    """Inputs of the `video` graph; empty without one, as are `visual_tokens` and `visual_width` 0."""
+    """Inputs of the `video` graph. Without that graph: empty, and `visual_tokens` and `visual_width` are 0."""
     mirrored_view: MirroredView | None = None
-    """Null: one view. Otherwise the runtime embeds still pictures twice."""
+    """Null: still pictures have one view. Otherwise the runtime embeds a second view of them, too."""
     audio: AudioStream | None = None
     """Input of the `audio` graph; null without one."""
     moments: MomentWindows | None = None
@@ -318,7 +321,7 @@ class Manifest(OmitDefaultsModel):
     vector_width: Annotated[int, Field(ge=0)]
     """Embedding dim. 0: the model has no embeddings, only visual tokens; it cannot fill a collection."""
     matryoshka_dimensions: list[Annotated[int, Field(ge=1)]] = []
-    """Numbers of first dimensions, below `vector_width` and descending, that are embeddings of their own once they are
+    """Lengths, below `vector_width` and descending, to which embeddings may be truncated; a truncated embedding is
     normalized again (Matryoshka representation learning, Kusupati et al., 2022)."""
     visual_tokens: Annotated[int, Field(ge=0)]
     visual_width: Annotated[int, Field(ge=0)]
@@ -329,19 +332,19 @@ class Manifest(OmitDefaultsModel):
     probability that a pair matches."""
     tokenizer: RelativePath = "tokenizer.json"
     prompts: Prompts = Prompts()
-    """Precede texts that are embedded; the runtime adds them. They count towards `text_length`."""
+    """Prefixes that the runtime adds to texts before it embeds them. They count towards `text_length`."""
     answers: RelativePath | None = None
     """Answer vocabulary: a JSON list of strings in the order of the answer logits."""
     answer_length: Annotated[int | None, Field(ge=3, le=256, description="tokens, special ones included")] = None
-    """Maximum tokens of a candidate, where the `answer` graph takes free-form candidates; `answers` is optional then.
-    Null: the graph scores the vocabulary `answers` only."""
+    """Maximum tokens of a candidate, if the `answer` graph takes free-form candidates; then `answers` is optional.
+    Null: the graph scores the answer vocabulary only."""
     model_card: RelativePath = "MODEL_CARD.md"
     parity_report: RelativePath = "parity.json"
     calibration: Calibration = Calibration()
     reranking: Reranking | None = None
     """Null: not measured; searches do not rerank by default."""
     languages: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]] | None = None
-    """Languages of texts that the model knows, as ISO 639 codes. Null: not stated; queries are not checked."""
+    """Languages that the model understands, as ISO 639 codes. Null: unknown, so that queries are not checked."""
     precision: str = "float32"
     training_data: list[str] = []
     metrics: dict[str, float] = {}
@@ -380,7 +383,7 @@ class Manifest(OmitDefaultsModel):
             )
         sound = self.sound_reranking
         if sound is not None and not (self.audio and self.audio.fused and "matching" in self.tasks):
-            raise ValueError("reranking.sound: null was expected, as matching does not read sound")
+            raise ValueError("reranking.sound: null was expected, as the graph 'match' does not read sound")
         if self.default_rerank and not {"retrieval", "matching"} <= set(self.tasks):
             raise ValueError(
                 f"reranking.candidates: {self.default_rerank}; 0 was expected, as tasks {self.tasks} do not have both "
@@ -390,7 +393,7 @@ class Manifest(OmitDefaultsModel):
         named += [self.answers] if self.answers else []
         named += self.added_weights
         if shared := sorted(name for name in self.added_weights if named.count(name) > 1):
-            raise ValueError(f"weights: {shared}; a file that the graphs of one task alone read was expected")
+            raise ValueError(f"weights: {shared}; a file that only the graphs of one task read was expected")
         unlisted = sorted(set(named) - set(self.files))
         if unlisted:
             raise ValueError(f"files: {unlisted} used but not listed with a SHA-256")
@@ -433,41 +436,44 @@ class Manifest(OmitDefaultsModel):
 
     @property
     def added_weights(self) -> dict[str, tuple[str, ...]]:
-        """Files with weights that may change without a new index, and the graphs that alone may read each."""
+        """Weights that may change without a new index: by file, the only graphs that may read it."""
         parts = {name: getattr(self, name) for name in PARTS}
         return {part.weights: PARTS[name] for name, part in parts.items() if getattr(part, "weights", None)}
 
     @property
     def default_rerank(self) -> int:
-        """Number of results that a search by a text reranks unless the request sets it."""
+        """Default number of results that a text search reranks."""
         return 0 if self.reranking is None else self.reranking.candidates
 
     @property
     def sound_reranking(self) -> SoundReranking | None:
-        """Reranking of searches by pictures and sound; None: as of others."""
+        """Reranking of searches by pictures and sound; None: the same as of other searches."""
         return None if self.reranking is None else self.reranking.sound
 
     @property
     def allowed_dimensions(self) -> list[int]:
-        """Dimensions that embeddings can have, largest first."""
+        """Lengths that embeddings may have, largest first."""
         return [self.vector_width, *self.matryoshka_dimensions]
 
     def check_dimensions(self, dimensions: int | None) -> int:
-        """Return the number of dimensions of embeddings; None: all. Raises InvalidInput if the model has no such."""
+        """Validate a number of dimensions of embeddings and return it; None gives all dimensions.
+
+        Raises InvalidInput if the model's embeddings cannot be truncated to it.
+        """
         if dimensions is None:
             return self.vector_width
         if dimensions not in self.allowed_dimensions:
             *others, last = map(str, self.allowed_dimensions)
             allowed = f"{', '.join(others)} or {last}" if others else last
-            raise InvalidInput(f"dimensions: {dimensions}; {allowed} was expected, as embeddings of {self.name} have")
+            raise InvalidInput(f"dimensions: {dimensions}; {allowed} was expected for embeddings of {self.name}")
         return dimensions
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what determines an embedding: files, graphs, streams, views, text length and prompts.
+        """Return the SHA-256 of all that affects embeddings: files, graphs, streams, views, text length and prompts.
 
-        Bundles with equal fingerprints may fill the same collection. The parity report, the model card and other `.md`
-        files are excluded, and so are `ADDED_GRAPHS` and the files of weights that they alone read: adding them needs
-        no new index.
+        Bundles with equal fingerprints may add videos to the same collection. Excluded are the parity report, the model
+        card and other `.md` files, and `ADDED_GRAPHS` with the weights that no other graph reads, as they do not affect
+        embeddings.
 
         Returns:
             64 hexadecimal digits.

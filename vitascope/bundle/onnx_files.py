@@ -1,7 +1,7 @@
 """Reader of ONNX files: operators, tensors and external data, without loading weights.
 
-The runtime verifies where a graph reads external weights before any library parses it, so the protobuf is read here
-field by field. Field numbers are those of onnx.proto.
+The runtime must know which external files a graph reads before a library parses it, so the protobuf is parsed here.
+Field numbers are from onnx.proto.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vitascope.errors import BundleCorrupt
 _MAX_DEPTH = 64
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LOCATION = b"location"
-"""Key of the entry of a tensor that names the file with its values."""
+"""Key in a tensor's external data; the value is the name of the file with its weights."""
 _Buffer = mmap.mmap | bytes
 
 # Message -> field number -> nested message, for the fields that lead to tensors.
@@ -50,10 +50,10 @@ class Tensor:
     """An initializer or constant of a graph.
 
     Attributes:
-        name: Its name, or the output of its Constant node.
-        dtype: NumPy's name, where it has one.
+        name: Name of the tensor; for an unnamed constant, the output of its node.
+        dtype: Type, by NumPy's name if it has one.
         shape: Dimensions.
-        location: File beside the graph with the values; None: in the graph itself.
+        location: External file with the values, relative to the graph; None: the values are in the graph itself.
         offset: First byte of the values in that file.
         length: Bytes of the values; None: to the end of the file.
     """
@@ -78,7 +78,7 @@ class Tensor:
 
     @property
     def signature(self) -> str:
-        """Type and shape, such as "float16 (2, 3)"."""
+        """Type and shape as text, such as "float16 (2, 3)"."""
         return f"{self.dtype} ({', '.join(map(str, self.shape))})"
 
 
@@ -90,9 +90,9 @@ class OnnxGraph:
         path: The file.
         ir_version: Version of the ONNX format.
         producer: Name and version of the exporter.
-        opsets: Version by domain; "" is ONNX's own.
-        operators: Count of each operator, including bodies of loops, branches and local functions; operators of other
-            domains as ``domain.Name``.
+        opsets: Operator set version by domain; "" is ONNX's own domain.
+        operators: Number of nodes by operator, including those in loops, branches and local functions; operators of
+            other domains as ``domain.Name``.
         tensors: Initializers and constants.
     """
 
@@ -105,7 +105,7 @@ class OnnxGraph:
 
 
 def external_files(path: Path) -> set[str]:
-    """Return the locations of external data that the graph refers to.
+    """Return the names of the external files that a graph reads, relative to it.
 
     Raises:
         BundleCorrupt: Not a readable ONNX graph.
@@ -151,7 +151,7 @@ def _locations(data: _Buffer, start: int, end: int, message: str, depth: int) ->
         if kind is None or item.wire_type != _BYTES:
             continue
         if kind == "Node" and data.find(_LOCATION, item.start, item.end) < 0:
-            continue  # most nodes, which are most of the fields of a graph
+            continue  # fast path: most nodes have no external data
         if kind != "Entry":
             yield from _locations(data, item.start, item.end, kind, depth + 1)
         elif (location := _location(data, item)) is not None:
@@ -216,7 +216,7 @@ class _GraphReader:
                 self._attribute(item, output, depth)
 
     def _attribute(self, attribute: _Field, output: str, depth: int) -> None:
-        """``output``: output of the node, which names a constant that has no name."""
+        """Read an attribute; ``output``: output of its node, the name of an unnamed constant."""
         for item in self._items(attribute):
             if item.number in (5, 10):
                 self.graph.tensors.append(self._tensor(item, output))
@@ -258,7 +258,7 @@ def _bits(dtype: str) -> int | None:
 
 
 class _Field(NamedTuple):
-    """One field of a protobuf message; ``value`` of a varint, else the content from ``start`` to ``end``."""
+    """One field of a protobuf message: ``value`` if it is a varint, otherwise its content from ``start`` to ``end``."""
 
     number: int
     wire_type: int
@@ -291,7 +291,7 @@ def _fields(data: _Buffer, start: int, end: int) -> Iterator[_Field]:
 
 
 def _numbers(data: _Buffer, item: _Field) -> list[int]:
-    """Return a repeated number, packed or not, as unsigned."""
+    """Return the values of a repeated integer field, packed or not, as unsigned numbers."""
     if item.wire_type == _VARINT:
         return [item.value]
     numbers, offset = [], item.start
@@ -306,8 +306,8 @@ def _text(data: _Buffer, item: _Field) -> str:
 
 
 def _varint(data: _Buffer, offset: int) -> tuple[int, int]:
-    """Return the number at ``offset`` and the offset after it."""
-    if (byte := data[offset]) < 0x80:  # most numbers
+    """Decode the variable-length integer at ``offset``; return it and the offset after it."""
+    if (byte := data[offset]) < 0x80:  # fast path: most numbers have one byte
         return byte, offset + 1
     value = 0
     for shift in range(0, 70, 7):

@@ -1,6 +1,7 @@
-"""The parity report of a bundle: its schema, its summary and its own bounds.
+"""Parity report of a bundle: schema, summary, and checks of its numbers against the bounds that it contains.
 
-`vitascope export` writes it; other exporters may add keys, which are ignored.
+It compares the exported graphs with the trained model. `vitascope export` writes it; keys that other exporters add are
+ignored.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ if TYPE_CHECKING:
     from vitascope.bundle.bundle import Bundle
 
 LIBRARY = "original library"
-"""Key of the bounds of public models at float32 on real inputs, compared with the model in its original library."""
+"""Key in ``tolerances``: bounds of public models at float32 on real inputs, compared with their original library."""
 
 
 class Bounds(BaseModel):
-    """Bounds at one precision; None: not bounded."""
+    """Bounds on the differences at one precision; None: no bound."""
 
     max_difference: float | None = None
     cosine: float | None = None
-    """Minimum."""
+    """Minimum cosine."""
     recall: float | None = None
-    """Maximum difference in points of Recall@1; 0: every query must agree."""
+    """Maximum difference of Recall@1 in percentage points; 0: every query must agree."""
     probability_difference: float | None = None
-    """Maximum, which replaces the first two for outputs that have a probability. The cosine of nearly equal or nearly
-    zero logits is meaningless, and a logit of 16 may differ by more than one of 0."""
+    """Maximum difference of probabilities. For outputs that are logits it replaces ``max_difference`` and ``cosine``:
+    the cosine of logits near zero is meaningless, and large logits may differ more than small ones."""
     random_factor: float = 1.0
-    """By which probabilities may differ more on random inputs. Of those no model is sure."""
+    """Factor of ``probability_difference`` on random inputs, for which models are uncertain."""
     class_difference: float | None = None
-    """Maximum difference of the probabilities of exclusive classes, two of which may be about as probable; None: as of
-    other probabilities."""
+    """Maximum difference of the probabilities of exclusive classes; None: ``probability_difference``. It may be larger,
+    as two classes may be almost equally probable."""
 
 
 class Output(BaseModel):
@@ -61,11 +62,11 @@ class Recall(BaseModel):
     corpus: str
     direction: str
     queries: int = 0
-    """0: not stated."""
+    """Number of queries; 0: unknown."""
     torch: float
     runtime: float
     disagreeing: int
-    """Queries that are right with one and wrong with the other, near ties aside."""
+    """Queries that only one of the two gets right, except near ties."""
 
 
 class SourceBundle(BaseModel, frozen=True):
@@ -88,23 +89,23 @@ class SourceBundle(BaseModel, frozen=True):
 
 
 class OutputComparison(BaseModel, frozen=True):
-    """Comparison of one output of a variant and its source on rows of one corpus; None: not measured.
+    """Comparison of one output of a variant with its source bundle on one corpus; None: not measured.
 
-    Each bundle runs all of its own graphs on its own visual tokens.
+    Each bundle's later graphs read the visual tokens of its own `video` graph.
     """
 
     graph: str
     output: str
     corpus: str
     rows: int
-    """Clips, captions, pairs of clip and caption, or questions."""
+    """Number of clips, captions, pairs of clip and caption, or questions."""
     cosine: float | None = None
-    """Mean over rows; None for outputs of one number per row."""
+    """Mean cosine over rows; None for outputs of one number per row."""
     least_cosine: float | None = None
     max_difference: float
     agreement: float | None = None
-    """Percent of rows with the same result: nearest caption of a clip, nearest clip of a caption, preferred caption of
-    a pair, best answer. None if the output selects nothing."""
+    """Percentage of rows with the same result: nearest caption of a clip, nearest clip of a caption, preferred caption
+    of a pair, or best answer. None if no result follows from the output."""
 
 
 class VariantComparison(BaseModel, frozen=True):
@@ -116,11 +117,11 @@ class VariantComparison(BaseModel, frozen=True):
     unchanged: list[str] = []
     """Graphs that are identical in both."""
     lost: float | None = None
-    """Largest accuracy loss on any validation split, in points; None without a budget."""
+    """Largest accuracy loss on any validation split, in percentage points; None without a budget."""
     budget: float | None = None
-    """Maximum loss in points; None: not bounded."""
+    """Allowed accuracy loss in percentage points; None: no bound."""
     report: Any = None
-    """The source's own parity report: its difference from the trained model. None if it has none."""
+    """Parity report of the source bundle, which compares it with the trained model. None if it has none."""
 
 
 class ParityReport(BaseModel):
@@ -130,12 +131,12 @@ class ParityReport(BaseModel):
     outputs: list[Output] = []
     recall: list[Recall] = []
     variant: VariantComparison | None = Field(None, alias="beside")
-    """For variants."""
+    """Comparison with the source bundle; only variants have one."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Lowest cosine and largest differences of all outputs compared at one precision."""
+    """Summary at one precision: lowest cosine and largest differences over all outputs."""
 
     precision: str
     comparisons: int
@@ -145,7 +146,7 @@ class Fidelity:
 
 
 def read_report(path: Path) -> ParityReport | None:
-    """Read a parity report; None if it has another form.
+    """Read a parity report; None if its format is unknown.
 
     Raises:
         BundleCorrupt: The file is not JSON.
@@ -178,8 +179,7 @@ def fidelity(report: ParityReport) -> list[Fidelity]:
 
 
 def describe_variant(variant: VariantComparison) -> list[str]:
-    """Return sentences that compare a variant with its source: one per output over all corpora, then the source's own
-    fidelity."""
+    """Return sentences that compare a variant with its source bundle: one per output, then the source's fidelity."""
     source = variant.of.full_label()
     if variant.outputs:
         corpora = ", ".join(dict.fromkeys(output.corpus for output in variant.outputs))
@@ -226,7 +226,7 @@ def _format_fidelity(item: Fidelity) -> str:
 
 
 def _source_report(variant: VariantComparison) -> ParityReport | None:
-    """Return the source's report; None if it has none, or one of another form."""
+    """Return the source's report; None if it has none, or if the format is unknown."""
     try:
         return None if variant.report is None else ParityReport.model_validate(variant.report)
     except ValidationError:
@@ -234,21 +234,21 @@ def _source_report(variant: VariantComparison) -> ParityReport | None:
 
 
 def recall_limit(bound: float, queries: int) -> float:
-    """Return how many points Recall@1 may differ; 0: no query may disagree.
+    """Return the allowed difference of Recall@1 in percentage points; 0: no query may disagree.
 
-    A single query of a small corpus may be more than the bound.
+    At least one query may differ unless the bound is 0, even if it exceeds the bound in a small corpus.
 
     Args:
-        bound: Points, of the report's tolerances.
-        queries: Number of queries; 0: not stated.
+        bound: Maximum difference in percentage points, from the report's tolerances.
+        queries: Number of queries; 0: unknown.
     """
     return max(bound, 100.0 / queries) if bound and queries else bound
 
 
 def bound_violations(report: ParityReport) -> Iterator[str]:
-    """Yield one sentence per number beyond its bound; NaN violates every bound.
+    """Yield one sentence for each number that exceeds its bound; NaN exceeds every bound.
 
-    A variant is bounded by the points that it may lose. The report of its source is checked as well.
+    The bound of a variant is its accuracy budget. The report of its source is checked, too.
     """
     if report.variant is not None:
         yield from _variant_violations(report.variant)
@@ -259,7 +259,7 @@ def bound_violations(report: ParityReport) -> Iterator[str]:
 
 
 def recall_violations(recall: Recall, bounds: Bounds) -> Iterator[str]:
-    """Yield a sentence if Recall@1 differs by more than its bound, or, at 0, if any query disagrees."""
+    """Yield a sentence if Recall@1 differs by more than its bound; if the bound is 0, if any query disagrees."""
     if bounds.recall is None:
         return
     limit = recall_limit(bounds.recall, recall.queries)
@@ -272,7 +272,7 @@ def recall_violations(recall: Recall, bounds: Bounds) -> Iterator[str]:
 
 
 def output_violations(output: Output, bounds: Bounds) -> Iterator[str]:
-    """Yield a sentence for each difference of an output that is beyond its bound; NaN is beyond every bound."""
+    """Yield a sentence for each difference of an output that exceeds its bound; NaN exceeds every bound."""
     label = f"{output.graph}: output {output.output!r} on {output.inputs} inputs at {output.precision}"
     difference, limit = output.probability_difference, bounds.probability_difference
     if difference is not None and limit is not None:

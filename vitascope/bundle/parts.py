@@ -1,4 +1,4 @@
-"""Parts of a manifest that only some bundles have, and the base of all its models."""
+"""Optional parts of a manifest, and the base classes of all manifest models."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class StrictModel(BaseModel):
 
 
 class OmitDefaultsModel(StrictModel):
-    """Model that does not serialize the fields in ``_omit_if_default`` while they have their defaults.
+    """Model that omits the fields in ``_omit_if_default`` from its serialization if they have their default values.
 
-    These fields were added after the first bundles. Without them a manifest keeps its fingerprint, and earlier versions
-    can read it.
+    These fields were added after the first bundles. Omitting their defaults keeps the fingerprints of older bundles,
+    and lets earlier versions read new ones.
     """
 
     _omit_if_default: ClassVar[tuple[str, ...]] = ()
@@ -40,11 +40,11 @@ class OmitDefaultsModel(StrictModel):
 
 
 class MomentWindows(StrictModel):
-    """The input of the graph `moments`: embeddings of consecutive windows of a video, each embedded as a clip."""
+    """Windows of a video that the graph `moments` reads: each is embedded like a clip."""
 
     window_seconds: Annotated[float, Field(gt=0, le=600, description="length of a window")] = 1.0
     max_windows: Annotated[int, Field(ge=2, le=4096)] = 256
-    """Windows of one sequence; the runtime splits longer videos into sequences that overlap."""
+    """Maximum windows per run; the runtime splits longer videos into overlapping sequences."""
 
 
 class CaptionDecoder(OmitDefaultsModel):
@@ -57,16 +57,16 @@ class CaptionDecoder(OmitDefaultsModel):
     head_width: Annotated[int, Field(ge=1, le=4096)]
     vocabulary: Annotated[int, Field(ge=2, description="tokens that have logits")]
     start_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=64)]
-    """Tokens that every caption starts with, and that are no part of its text."""
+    """Tokens with which the decoder starts every caption. They are not part of the text."""
     end_id: Annotated[int, Field(ge=0)]
     """Token after which a caption is complete."""
-    max_tokens: Annotated[int, Field(ge=2, le=4096, description="of a caption, with `end_id`")] = 40
+    max_tokens: Annotated[int, Field(ge=2, le=4096, description="tokens of a caption, including `end_id`")] = 40
     context_tokens: Annotated[int | None, Field(ge=1)] = None
-    """Visual and audio tokens of a clip that captions read. Null: all that the graph `caption_prefill` gets."""
+    """Number of visual and audio tokens of a clip that the decoder reads. Null: all inputs of `caption_prefill`."""
     dynamic_audio: bool = False
-    """Whether the graphs take any number of audio tokens up to that of the audio stream. False: always all of them."""
+    """Whether the graphs accept fewer audio tokens than the audio stream has. False: they always take all of them."""
     weights: RelativePath | None = None
-    """File with weights that these graphs alone read; it may change without a new index. Null: there is none."""
+    """File with weights that only these graphs read; changing it needs no new index. Null: there is none."""
 
     @model_validator(mode="after")
     def _validate_ids(self) -> Self:
@@ -76,12 +76,12 @@ class CaptionDecoder(OmitDefaultsModel):
 
 
 class GroundingGrid(OmitDefaultsModel):
-    """The heat map of the graph `grounding`, which has several cells for each visual token of a grid."""
+    """Size of the heat map that the graph `grounding` returns: a grid of visual tokens with several cells each."""
 
     _omit_if_default: ClassVar[tuple[str, ...]] = ("weights",)
 
-    rows: Annotated[int, Field(ge=1, le=256, description="of visual tokens")]
-    columns: Annotated[int, Field(ge=1, le=256, description="of visual tokens")]
-    cells: Annotated[int, Field(ge=1, le=64, description="of the heat map along each side of a token")]
+    rows: Annotated[int, Field(ge=1, le=256, description="rows of visual tokens")]
+    columns: Annotated[int, Field(ge=1, le=256, description="columns of visual tokens")]
+    cells: Annotated[int, Field(ge=1, le=64, description="cells of the heat map along each side of a token")]
     weights: RelativePath | None = None
-    """File with weights that the graph alone reads; it may change without a new index. Null: there is none."""
+    """File with weights that only this graph reads; changing it needs no new index. Null: there is none."""

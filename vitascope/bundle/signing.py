@@ -1,9 +1,9 @@
-"""Ed25519 signatures of manifests, in minisign's formats of keys and signatures.
+"""Ed25519 signatures of manifests, in minisign's file formats:
 
 public key: "Ed", key id (8 bytes), key (32)
-secret key: "Ed", two zeros (no password), "B2", 48 bytes for passwords, key id (8), seed (32), public key (32), and the
-BLAKE2b-256 of "Ed" and these three, or zeros
-signature file: four lines per signature:
+secret key: "Ed", two zero bytes (no password), "B2", 48 bytes for password fields, key id (8), seed (32), public key
+(32), and a checksum: BLAKE2b-256 of "Ed", key id, seed and public key, or zeros
+signature file, four lines per signature:
 
     untrusted comment: ANYTHING
     base64 of "ED", key id (8 bytes), signature (64) of the BLAKE2b-512 of the manifest
@@ -56,7 +56,7 @@ class PublicKey:
 
     @property
     def serialized(self) -> str:
-        """The key as one line of base64, as `minisign -P` takes it."""
+        """The key as one line of base64, the argument of `minisign -P`."""
         return base64.b64encode(_KEY_ALGORITHM + self.key_id + self.key_bytes).decode()
 
 
@@ -73,11 +73,11 @@ class Signature:
     """Signature of a manifest.
 
     Attributes:
-        key_id: Id of the key that claims to have signed, 8 bytes.
-        signature: 64 bytes, of the manifest's BLAKE2b-512.
-        comment: Trusted comment: covered by ``comment_signature``.
-        comment_signature: 64 bytes, of ``signature`` and ``comment``.
-        untrusted_comment: First line; not signed.
+        key_id: Id of the signing key, as claimed by the file, 8 bytes.
+        signature: Signature of the manifest's BLAKE2b-512, 64 bytes.
+        comment: Trusted comment, which ``comment_signature`` covers.
+        comment_signature: Signature of ``signature`` and ``comment``, 64 bytes.
+        untrusted_comment: Comment on the first line, which no signature covers.
     """
 
     key_id: bytes
@@ -99,7 +99,7 @@ class Signature:
         return f"{_COMMENT}{self.untrusted_comment}\n{first}\n{_TRUSTED_COMMENT}{self.comment}\n{second}\n"
 
     def is_valid(self, manifest: bytes, key: PublicKey) -> bool:
-        """Return whether ``key`` signed this manifest and this comment."""
+        """Return whether this is a valid signature, by ``key``, of ``manifest`` (bytes) and of the comment."""
         return (
             self.key_id == key.key_id
             and _is_valid(key.key_bytes, _digest(manifest), self.signature)
@@ -116,10 +116,10 @@ def generate_key() -> SecretKey:
 
 
 def write_key(key: SecretKey, secret: Path, public: Path) -> None:
-    """Write a key pair to two new files; the secret key is readable by its owner only.
+    """Write a key pair to two new files; only the owner can read the secret key.
 
     Raises:
-        InvalidInput: A file exists or cannot be written; neither is left behind then.
+        InvalidInput: A file exists or cannot be written; then no new file remains.
     """
     body = key.public.key_id + key.seed + key.public.key_bytes
     checksum = hashlib.blake2b(_KEY_ALGORITHM + body, digest_size=32).digest()
@@ -138,7 +138,8 @@ def read_secret_key(path: Path) -> SecretKey:
     """Read a secret key without password.
 
     Raises:
-        InvalidInput: Not such a key, damaged, or readable by other users. The message never contains key material.
+        InvalidInput: The file is not a secret key, has a password, is damaged, or other users can read it. The message
+            never contains key material.
     """
     content = _read_key_file(path, "a secret key")
     if os.name == "posix" and (mode := path.stat().st_mode & 0o777) & _GROUP_AND_OTHERS:
@@ -168,10 +169,10 @@ def read_public_key(path: Path) -> PublicKey:
 
 
 def read_public_keys(paths: Iterable[Path]) -> tuple[PublicKey, ...]:
-    """Read public keys from files, and from all `*.pub` in folders.
+    """Read public keys from files, and from all `*.pub` files in folders; duplicates are removed.
 
     Raises:
-        InvalidInput: A file is not a public key, or a folder has none.
+        InvalidInput: A file is not a public key, or a folder contains none.
     """
     keys: list[PublicKey] = []
     for path in paths:
@@ -186,9 +187,9 @@ def sign(manifest: bytes, key: SecretKey, comment: str | None = None) -> Signatu
     """Sign a manifest.
 
     Args:
-        manifest: Its bytes.
+        manifest: Content of the manifest.
         key: Secret key.
-        comment: Signed comment, one line; by default the time and the file name.
+        comment: Signed comment, one line; None: the time and the file name.
 
     Raises:
         InvalidInput: The comment has several lines or is too long.
@@ -246,10 +247,15 @@ def add_signature(folder: Path, signature: Signature) -> None:
 
 
 def require_trusted(folder: Path, manifest: bytes, trusted: Sequence[PublicKey]) -> Signature:
-    """Return the signature of a manifest by one of the trusted keys.
+    """Return the first valid signature of a manifest by one of the trusted keys.
+
+    Args:
+        folder: Folder of the bundle.
+        manifest: Content of the manifest.
+        trusted: Trusted public keys.
 
     Raises:
-        BundleUntrusted: There is none.
+        BundleUntrusted: No trusted key has signed the manifest, or the signature file is malformed.
     """
     signatures = read_signatures(folder)
     names = ", ".join(key.key_id_hex for key in trusted) or "none"
@@ -269,7 +275,7 @@ def require_trusted(folder: Path, manifest: bytes, trusted: Sequence[PublicKey])
 
 
 def _parse_signature(lines: Sequence[str], first: int) -> Signature:
-    """``first``: number of lines of the file before these."""
+    """Parse four lines; ``first``: number of lines of the file before them."""
     untrusted, signature_line, trusted, comment_line = lines
     signature, comment_signature = _decode_base64(signature_line), _decode_base64(comment_line)
     if not untrusted.startswith(_COMMENT) or not trusted.startswith(_TRUSTED_COMMENT):

@@ -35,9 +35,9 @@ class Verification:
 
     Attributes:
         passed: Number of passed checks by part.
-        problems: (part, file, message).
-        notes: (file, message); not problems.
-        signatures: For each, ``key`` (id), ``comment`` and ``valid``, which is None if the key was not given.
+        problems: (part, file, message) of each failed check.
+        notes: (file, message) of observations that are not problems.
+        signatures: For each signature ``key`` (id), ``comment`` and ``valid``: None if its public key is unknown.
         manifest: The manifest, if it is valid.
     """
 
@@ -49,7 +49,7 @@ class Verification:
 
     @contextmanager
     def checking(self, part: Part, file: str) -> Iterator[None]:
-        """Record the block as passed, or its error as a problem; BundleNotFound propagates."""
+        """Run the block as one check: record that it passed, or its error as a problem; BundleNotFound propagates."""
         before = len(self.problems)
         try:
             yield
@@ -64,24 +64,27 @@ class Verification:
 
     @property
     def damaged_files(self) -> set[str]:
-        """Files that must not be parsed."""
+        """Files with problems, which must not be parsed."""
         return {file for part, file, _ in self.problems if part in _PARTS_BEFORE_RUNS}
 
 
 def verify(
     folder: Path, keys: Sequence[PublicKey] | None = None, *, threads: int = 0, device: Device = "auto"
 ) -> Verification:
-    """Check everything in a bundle. Damaged files are not parsed.
+    """Check all files, signatures, graphs and reports of a bundle. Damaged files are not parsed.
 
     Args:
         folder: Folder of the bundle.
-        keys: Keys, one of which must have signed; without a valid signature nothing else is checked. None: no signature
-            is required.
+        keys: Public keys, one of which must have signed the manifest; otherwise nothing else is checked. None: no
+            signature is required.
         threads: Threads of test runs; 0: one per core.
         device: Device of test runs.
 
     Raises:
         BundleNotFound: No bundle at ``folder``.
+
+    Returns:
+        The result of all checks; other errors are problems in it.
     """
     report = Verification()
     with report.checking("manifest", MANIFEST_NAME):
@@ -169,7 +172,7 @@ def _check_parity(report: Verification, folder: Path, manifest: Manifest) -> Non
     with report.checking("parity", name):
         parity = read_report(folder / name)
         if parity is None:
-            report.notes.append((name, "a report of another form, so its bounds were not checked"))
+            report.notes.append((name, "its format is unknown, so its bounds were not checked"))
             return
         for sentence in bound_violations(parity):
             report.add_problem("parity", name, sentence)

@@ -55,7 +55,7 @@ def test_a_manifest_that_differs_from_its_checksum_is_rejected(folder: Path) -> 
     Bundle.open(folder)
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace("0.05", "0.06"))
-    with pytest.raises(BundleCorrupt, match=r"manifest\.json: its SHA-256 is [0-9a-f]{64}; .*sha256 has another"):
+    with pytest.raises(BundleCorrupt, match=r"manifest\.json: its SHA-256 is [0-9a-f]{64}; .*sha256 lists another one"):
         Bundle.open(folder)
     (folder / "manifest.json.sha256").unlink()  # as in bundles of early versions
     assert Bundle.open(folder).manifest.temperature == 0.06
@@ -287,11 +287,11 @@ def test_what_the_fingerprint_leaves_out_is_read_by_caption_graphs_alone(tmp_pat
     for file, reason in (
         (
             "weights.bin",
-            r"text\.onnx: .* reads weights from 'weights.bin'; those are of caption_prefill and caption_step",
+            r"text\.onnx: .* reads weights from 'weights.bin'; only caption_prefill and caption_step may read",
         ),
         (
             "tokenizer.json",
-            r"weights: \['tokenizer.json'\]; a file that the graphs of one task alone read was expected",
+            r"weights: \['tokenizer.json'\]; a file that only the graphs of one task read was expected",
         ),
     ):
         write_manifest(folder, {**manifest, "captions": {**manifest["captions"], "weights": file}})
@@ -385,7 +385,9 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
 def test_reranking_by_sound_needs_a_match_that_reads_it(folder: Path, tmp_path: Path) -> None:
     by_sound: dict[str, Any] = {"candidates": 20, "match_weight": 0.5}
     write_manifest(folder, {**manifest_of(folder), "reranking": {"candidates": 0, "sound": by_sound}})
-    with pytest.raises(BundleCorrupt, match=r"reranking\.sound: null was expected, as matching does not read sound"):
+    with pytest.raises(
+        BundleCorrupt, match=r"reranking\.sound: null was expected, as the graph .match. does not read sound"
+    ):
         Bundle.open(folder)
     tasks, recall = ("retrieval", "audio_retrieval", "matching"), {"0": [60, 90, 95], "20": [80, 98, 99]}
     by_sound["measured"] = {"scenes/val (both)": {"queries": 200, "recall": recall}}
