@@ -1,4 +1,4 @@
-"""Search results in notebooks: a strip of thumbnails with titles, times and scores.
+"""Search results in notebooks, as a row of thumbnails with titles, times and scores.
 
     from vitascope import Client
     from vitascope.integrations.notebook import strip
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from vitascope.client.response_types import SearchResponse, SearchResult
 
 MAX_CONCURRENT = 8
-"""Concurrent downloads of an `AsyncClient`."""
+"""Maximum concurrent downloads of `strip_async`."""
 THUMBNAIL_SIZE = 200
-"""Maximum width and height in pixels."""
+"""Maximum width and height of a thumbnail in pixels."""
 
 
 class Strip:
-    """Search results and their thumbnails (JPEG), None if the video or its file is missing."""
+    """Search results and their thumbnails (JPEG bytes). A thumbnail is None if the video or its file is missing."""
 
     def __init__(self, results: list[SearchResult], thumbnails: list[bytes | None]) -> None:
         self.results = results
@@ -51,7 +51,15 @@ class Strip:
 
 
 def strip(client: Client, response: SearchResponse | Iterable[SearchResult]) -> Strip:
-    """Return the results of ``search`` or ``iter_search_results`` with thumbnails. Raises as ``get_thumbnail``."""
+    """Download the thumbnails of search results, for display in a notebook.
+
+    Args:
+        client: client of the service.
+        response: response of ``search``, or results of ``iter_search_results``.
+
+    Raises:
+        VitascopeError: a download failed, except of a missing video or file.
+    """
     results = _results(response)
     thumbnails: list[bytes | None] = []
     for result in results:
@@ -63,7 +71,7 @@ def strip(client: Client, response: SearchResponse | Iterable[SearchResult]) -> 
 
 
 async def strip_async(client: AsyncClient, response: SearchResponse | Iterable[SearchResult]) -> Strip:
-    """Return the results with thumbnails, which are downloaded concurrently; see `strip`."""
+    """Download the thumbnails of search results concurrently; see `strip`."""
     results = _results(response)
     thumbnails: list[bytes | None] = [None] * len(results)
     limiter = anyio.CapacityLimiter(MAX_CONCURRENT)

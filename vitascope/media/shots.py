@@ -1,13 +1,14 @@
-"""Shot detection: hard cuts, fades and dissolves, found in small frames.
+"""Shot detection in downscaled frames: hard cuts, fades and dissolves.
 
-Hard cuts follow PySceneDetect's AdaptiveDetector (https://www.scenedetect.com/docs/latest/api/detectors.html): the
-change of hue, saturation and value from frame to frame, relative to the changes around it, so that a pan or fast action
-is no cut. Unlike there, hue is circular and counts only as far as both pixels have colour, saturation only as far as
-they are not dark; and a change that is undone at once, such as a flash, is no cut.
+Hard cuts are detected like in PySceneDetect's AdaptiveDetector
+(https://www.scenedetect.com/docs/latest/api/detectors.html): a cut is a change of hue, saturation and value that is
+large relative to the changes around it, so that pans and fast action are not cuts. There are three differences. Hue is
+circular and weighted by the saturation of both pixels. Saturation has less weight in dark pixels. A change that is
+undone at once, such as a flash, is not a cut.
 
-A fade passes through frames of one colour. In a dissolve every frame is a mixture of the frames before and after it;
-since two scenes have little in common, the mixture has less contrast in its details. Motion gives frames that no
-mixture explains, and a change of light leaves the scene the same.
+A fade passes through frames of a single colour. In a dissolve, each frame is a mixture of the last frame before it and
+the first frame after it; as the two scenes have little in common, the mixture has less detail. Motion produces frames
+that are no such mixture, and a change of light keeps the scene.
 """
 
 from __future__ import annotations
@@ -29,59 +30,60 @@ from vitascope.media.frame import Pixels, size_within
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 _SIDE = 96
-"""Longer side in pixels of the frames that are compared; averaging removes noise."""
+"""Longer side in pixels of the compared frames; downscaling removes noise."""
 _TRANSIENT_SECONDS = 0.2
-"""Longest duration of a flash or fault, which is neither a shot nor a fade."""
+"""Maximum duration of a flash or defect, which is neither a shot nor a fade."""
 _TIME_TOLERANCE = 0.0005
-"""Seconds; the starts of frames are rounded."""
+"""Tolerance in seconds, as the start times of frames are rounded."""
 
 # Edited videos
 _MAX_MEAN_SHOT = 30.0
-"""Seconds; a video whose shots last longer on average is not edited."""
+"""Maximum average duration, in seconds, of the shots of an edited video."""
 _KEY_FRAME_INTERVAL = 4.0
-"""Seconds between the key frames that are compared before every frame is decoded."""
+"""Seconds between the key frames by which a video is checked before all frames are decoded."""
 
 # Hard cuts. Changes are from 0 to 255.
 _ADAPTIVE_RATIO = 3.0
-"""A cut changes the frame at least this many times as much as the frames around it change."""
+"""Minimum change at a cut, as a multiple of the average change of the frames around it."""
 _MIN_CHANGE = 15.0
-"""A cut changes the frame at least this much."""
+"""Minimum change at a cut."""
 _NEIGHBORS = 2
-"""Frames on either side that a change is compared with."""
+"""Number of frames on each side with which a change is compared."""
 _DARK_VALUE = 48.0
-"""Below this value, the saturation of a pixel counts less and less."""
+"""HSV value (brightness) below which the saturation of a pixel has less weight."""
 
 # Fades
 _FADE_REACH = 1.0
-"""Seconds before and after frames of one colour within which a fade shows a scene."""
+"""Maximum seconds between the frames of a single colour and the scenes before and after a fade."""
 _FLAT_CONTRAST, _SCENE_CONTRAST = 5.0, 15.0
-"""Standard deviation, of 255: below the first a frame is of one colour, from the second it shows a scene."""
+"""Standard deviations of pixels, 0 to 255: below the first, a frame is of a single colour; from the second on, it shows
+a scene."""
 
 # Dissolves
 _STEP = 0.1
-"""Seconds between the frames that are compared."""
+"""Seconds between compared frames."""
 _LAGS = (4, 8, 12, 16, 24)
-"""Lengths of dissolves in steps; multiples of 4."""
+"""Possible lengths of dissolves, in steps; multiples of 4."""
 _BLOCK = 4
-"""Side of the blocks of pixels that are averaged: small motion vanishes."""
+"""Side in pixels of the blocks that are averaged, so that small motion has no effect."""
 _MIN_DISSOLVE_CHANGE = 15.0
-"""Mean difference, of 255, of the frames before and after a dissolve."""
+"""Minimum mean difference, 0 to 255, of the frames before and after a dissolve."""
 _MIN_PROMINENCE = 1.5
-"""The change of a dissolve over the change in the same time before or after it."""
+"""Minimum ratio of the change in a dissolve to the smaller one of the changes just before and after it."""
 _SAME_SCENE_CORRELATION = 0.5
-"""From this correlation two frames show the same scene in another light."""
+"""Minimum correlation of two frames that show the same scene in different light."""
 _MAX_RESIDUAL = 0.4
-"""Distance of a frame from a mixture of two others, as a fraction of their distance."""
+"""Maximum distance of a frame from a mixture of two others, as a fraction of their distance."""
 _MAX_DETAIL_RATIO = 1.35
-"""Detail of the middle frame over that of a mixture of unrelated frames; for one scene it would be up to 2."""
+"""Maximum ratio of the middle frame's detail to that of a mixture of unrelated frames; in a single scene, up to 2."""
 _MAX_MIDPOINT_OFFSET = 0.12
-"""Distance of the middle frame's mixture from one half."""
+"""Maximum deviation of the middle frame's mixing weight from one half."""
 
 Floats = NDArray[np.float32]
 
 
 class Transition(NamedTuple):
-    """A fade or dissolve from ``start`` to ``end``; the next shot begins at ``boundary``. Seconds."""
+    """A fade or dissolve from ``start`` to ``end``. The next shot begins at ``boundary``. All are seconds."""
 
     start: float
     boundary: float
@@ -95,13 +97,19 @@ def shot_starts(
     threads: int = DECODING_THREADS,
     only_if_edited: bool = False,
 ) -> list[float]:
-    """Return the times (s) at which the shots of a file begin, ascending from 0, decoding every frame once.
+    """Detect the shots of a file; return their start times in seconds, ascending from 0.
 
-    A fade or dissolve is one boundary, halfway. Raises media errors as ``all_frames``.
+    Every frame is decoded once. A fade or dissolve gives one boundary, in its middle.
 
     Args:
-        only_if_edited: return [0.0] for a video whose shots last longer than ``_MAX_MEAN_SHOT`` on average. Where its
-            key frames show that already, no other frame is decoded.
+        source: the media file.
+        limits: limits of decoding.
+        threads: decoding threads.
+        only_if_edited: return [0.0] for a video that is not edited, whose shots last longer than ``_MAX_MEAN_SHOT`` on
+            average. If key frames are enough to decide this, other frames are not decoded.
+
+    Raises:
+        MediaError: the file cannot be decoded, or exceeds the limits.
     """
     if only_if_edited and not _may_be_edited(source, limits, threads):
         return [0.0]
@@ -115,7 +123,7 @@ def shot_starts(
         gradual.add_frame(second, pixels)
         current = hue_saturation_value(pixels)
         seconds.append(second)
-        if recent and recent[-1].shape != current.shape:  # the size of frames changes
+        if recent and recent[-1].shape != current.shape:  # the frame size changed
             recent.clear()
             changes.append(255.0)
         else:
@@ -136,7 +144,10 @@ def shot_starts(
 
 
 def _may_be_edited(source: MediaSource, limits: MediaLimits, threads: int) -> bool:
-    """Return whether key frames are few, or show other scenes at least half as often as those of an edited video."""
+    """Return whether key frames change scene often enough for an edited video, or are too few to decide.
+
+    The required rate of changes is half of that of an edited video.
+    """
     count = changes = 0
     second, before = 0.0, None
     for second, frame in all_frames(source, limits, threads=threads, key_frame_interval=_KEY_FRAME_INTERVAL):
@@ -149,7 +160,12 @@ def _may_be_edited(source: MediaSource, limits: MediaLimits, threads: int) -> bo
 
 
 def transient_changes(changes: Sequence[float], recent: Sequence[Floats]) -> set[int]:
-    """Return the indices of the changes that the last of the ``recent`` frames (ascending) undoes."""
+    """Return the indices of changes that the last frame undoes: it resembles the frame before them, as after a flash.
+
+    Args:
+        changes: change of each frame from the previous one.
+        recent: the last frames, ascending.
+    """
     undone: set[int] = set()
     for back in range(2, len(recent)):
         indices = range(len(changes) - back, len(changes))
@@ -160,7 +176,7 @@ def transient_changes(changes: Sequence[float], recent: Sequence[Floats]) -> set
 
 
 def cut_indices(changes: Sequence[float]) -> list[int]:
-    """Return the indices of the frames that begin a shot. ``changes``: of each frame from the previous, 0 to 255."""
+    """Return the indices of frames after a cut. ``changes``: change of each frame from the previous one, 0 to 255."""
     if len(changes) < 2:
         return []
     change = np.asarray(changes, np.float64)
@@ -174,7 +190,7 @@ def cut_indices(changes: Sequence[float]) -> list[int]:
 
 
 def frame_distance(before: Floats, after: Floats) -> float:
-    """Return how much two frames (3, H, W) of hue, saturation and value differ, 0 to 255."""
+    """Return the difference, 0 to 255, of two frames (3, H, W) of hue, saturation and value."""
     hue = np.abs(after[0] - before[0])
     hue = np.minimum(hue, 180.0 - hue) * (np.minimum(after[1], before[1]) / 255.0)
     saturation = np.abs(after[1] - before[1]) * np.minimum(np.minimum(after[2], before[2]) / _DARK_VALUE, 1.0)
@@ -198,7 +214,7 @@ def hue_saturation_value(rgb: Pixels) -> Floats:
 
 
 class GradualChanges:
-    """Detector of fades and dissolves; takes the frames of a video in order."""
+    """Detector of fades and dissolves. The frames of a video are added in order."""
 
     def __init__(self) -> None:
         self._seconds = array("d")
@@ -206,14 +222,14 @@ class GradualChanges:
         self._dissolves = _DissolveDetector()
 
     def add_frame(self, second: float, pixels: Pixels) -> None:
-        """Add the next frame, small and (H, W, 3), which begins at ``second``."""
+        """Add the next frame, which begins at ``second``. ``pixels``: the downscaled frame (H, W, 3)."""
         features = _frame_features(second, pixels)
         self._seconds.append(second)
         self._contrasts.append(features.contrast)
         self._dissolves.add_frame(features)
 
     def transitions(self) -> list[Transition]:
-        """Return the transitions so far, in order, without overlaps: fades, and the strongest dissolves elsewhere."""
+        """Return the transitions so far, in order: fades, and the strongest dissolves that do not overlap others."""
         transitions = fades(self._seconds, self._contrasts)
         for dissolve in self._dissolves.strongest_first():
             if all(dissolve.end <= other.start or other.end <= dissolve.start for other in transitions):
@@ -222,11 +238,11 @@ class GradualChanges:
 
 
 def fades(seconds: Sequence[float], contrasts: Sequence[float]) -> list[Transition]:
-    """Return the fades through one colour.
+    """Detect fades through a single colour.
 
     Args:
-        seconds: Start of each frame.
-        contrasts: Standard deviation within each frame, 0 to 255.
+        seconds: start time of each frame.
+        contrasts: standard deviation of the pixels of each frame, 0 to 255.
     """
     transitions = []
     for is_flat, group in groupby(range(len(contrasts)), lambda index: contrasts[index] < _FLAT_CONTRAST):
@@ -247,17 +263,17 @@ def fades(seconds: Sequence[float], contrasts: Sequence[float]) -> list[Transiti
 
 
 def _half_contrast_index(scene: Sequence[int], contrasts: Sequence[float]) -> int:
-    """The first of the frames with half of their maximal contrast."""
+    """Return the index of the first frame with at least half of the maximum contrast."""
     maximum = max(contrasts[index] for index in scene)
     return next(index for index in scene if contrasts[index] >= maximum / 2)
 
 
 class _FrameFeatures(NamedTuple):
-    """A small frame and what is measured in it."""
+    """A downscaled frame and its features."""
 
     second: float
     pixels: Floats
-    """Flat, 0 to 255."""
+    """Flattened, 0 to 255."""
     contrast: float
     normalized: Floats
     """``pixels`` without the mean of each colour, divided by the norm."""
@@ -266,7 +282,10 @@ class _FrameFeatures(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """A possible dissolve: its change over the root of its length, its lag and the index of its last frame."""
+    """A possible dissolve.
+
+    ``strength`` is its change divided by the square root of its length; ``last`` is the index of its last frame.
+    """
 
     strength: float
     transition: Transition
@@ -275,12 +294,12 @@ class _Candidate(NamedTuple):
 
 
 class _DissolveDetector:
-    """Compares frames ``_STEP`` apart with those ``_LAGS`` steps before them."""
+    """Detector of dissolves: compares frames, ``_STEP`` apart, with those ``_LAGS`` steps before them."""
 
     def __init__(self) -> None:
         self._recent: deque[_FrameFeatures] = deque(maxlen=max(_LAGS) + 1)
         self._changes = {lag: array("d") for lag in _LAGS}
-        """By lag: the change of each frame from the one so many steps before; 0 if there is none."""
+        """By lag: the change of each frame from the frame that many steps before; 0 if there is none."""
         self._candidates: list[_Candidate] = []
 
     def add_frame(self, frame: _FrameFeatures) -> None:
@@ -305,7 +324,7 @@ class _DissolveDetector:
         return [candidate.transition for candidate in candidates if self._is_prominent(candidate)]
 
     def _is_prominent(self, candidate: _Candidate) -> bool:
-        """Return whether less changes in the same time before or after it, unlike in a long camera movement."""
+        """Return whether the change is smaller before or after it, unlike in a long camera movement."""
         changes, lag, last = self._changes[candidate.lag], candidate.lag, candidate.last
         before = changes[last - lag] if last >= lag else 0.0
         after = changes[last + lag] if last + lag < len(changes) else 0.0
@@ -313,7 +332,7 @@ class _DissolveDetector:
 
 
 def _is_cross_fade(before: _FrameFeatures, between: Sequence[_FrameFeatures], after: _FrameFeatures) -> bool:
-    """Return whether the three frames between are mixtures of two unrelated frames, with ever more of the later one."""
+    """Return whether three frames are mixtures of two unrelated frames, each with a larger share of ``after``."""
     if min(before.contrast, after.contrast) < _FLAT_CONTRAST:
         return False
     if float(before.normalized @ after.normalized) > _SAME_SCENE_CORRELATION:
@@ -333,7 +352,7 @@ def _is_cross_fade(before: _FrameFeatures, between: Sequence[_FrameFeatures], af
 
 
 def _frame_features(second: float, pixels: Pixels) -> _FrameFeatures:
-    """Measure a frame (H, W, 3) averaged over blocks; partial blocks at the edges are ignored."""
+    """Compute the features of a frame (H, W, 3) averaged over blocks; incomplete blocks at the edges are ignored."""
     block = min(_BLOCK, *pixels.shape[:2])
     height, width = pixels.shape[0] // block, pixels.shape[1] // block
     rows = pixels[: height * block, : width * block].reshape(height, block, -1).mean(axis=1, dtype=np.float32)

@@ -1,9 +1,9 @@
-"""Subtitles as timed cues of plain text: SubRip (.srt) and WebVTT (.vtt) files, and text streams of containers.
+"""Parser of subtitles: SubRip (.srt) and WebVTT (.vtt) files, and text streams of containers.
 
-A cue is a line of two times, `00:00:01,000 --> 00:00:02,500` (comma or dot, hours optional), and the lines of text
-after it; a line above it may name or number it. A WebVTT file begins with WEBVTT, times may be followed by settings,
-and the blocks NOTE, STYLE and REGION are not shown. Text is plain: without tags (<i>, <v Name>, {\\an8}), entities
-unescaped, on one line.
+A cue is a line of two times, `00:00:01,000 --> 00:00:02,500` (comma or dot, hours optional), followed by lines of text;
+a line above it may contain its name or number. A WebVTT file begins with WEBVTT, times may be followed by settings, and
+the blocks NOTE, STYLE and REGION are ignored. The text of a cue is returned on one line, without tags (<i>, <v Name>,
+{\\an8}) and with entities unescaped.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".srt", ".vtt")
 MAX_BYTES = 8 * 1024**2
-"""Largest subtitle file; those of a film have about 0.1 MB."""
+"""Maximum bytes of a subtitle file; subtitles of a film have about 0.1 MB."""
 
 _MAX_LINE = 10_000
-"""Characters: longer lines are not speech, and slow for the patterns below."""
+"""Maximum characters of a line. Longer lines are not speech, and would slow down the patterns below."""
 _ARROW = "-->"
 _TIME = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]\d)[.,](\d{3})", re.ASCII)
 # Possessive, so that a line of blanks is scanned once.
@@ -44,13 +44,13 @@ _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}")
 _UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 _TEXT_CODECS = frozenset({"subrip", "mov_text", "webvtt", "ass", "ssa", "text"})
-"""FFmpeg converts all of them to ASS; other codecs are pictures."""
+"""Text codecs, which FFmpeg converts to ASS; subtitles of other codecs are pictures."""
 _ASS_FIELDS = 9
-"""Fields of a decoded event; the last is the text and may contain commas."""
+"""Number of fields of an ASS event; the last one is the text and may contain commas."""
 _ASS_BLOCK = re.compile(r"(\{[^{}]*\})")
-"""Overrides of the style, or a comment."""
+"""Style overrides or a comment, in braces."""
 _ASS_DRAWING = re.compile(r"\\p(\d+)", re.ASCII)
-"""Scale of a drawing; 0 ends it."""
+"""Tag that starts a drawing, with its scale; 0 ends the drawing."""
 MAX_CUES = 100_000
 
 
@@ -73,17 +73,18 @@ class _RawCue:
 
 
 def parse_subtitles(text: str, name: str, *, vtt: bool) -> list[Cue]:
-    """Parse the cues with text, in order of time.
+    """Parse the content of a subtitle file; return the cues that have text, in order of time.
 
-    Automatic captions show each line twice: a line that the previous cue shows already is omitted unless there is a
-    pause between the two, and a cue of which nothing remains prolongs the previous one.
+    Automatic captions repeat each line in the next cue. A line that is also in the previous cue is omitted unless there
+    is a pause between the two; if no line remains, the previous cue is extended instead.
 
     Args:
-        text: Content of the file.
-        name: Name of the file, for errors.
-        vtt: WebVTT, otherwise SubRip.
+        text: content of the file.
+        name: name of the file, for errors.
+        vtt: whether the file is WebVTT; otherwise SubRip.
 
-    Raises SubtitlesCorrupt with the name, the line and the invalid time.
+    Raises:
+        SubtitlesCorrupt: a time, the header or a line is invalid; the message has the name and the line number.
     """
     # Not splitlines(), which also splits at characters that may occur in speech.
     lines = re.split(r"\r\n|\n|\r", text)
@@ -97,7 +98,7 @@ def parse_subtitles(text: str, name: str, *, vtt: bool) -> list[Cue]:
 
 
 def read_subtitles(source: MediaSource) -> tuple[list[Cue], str]:
-    """Read the cues of an .srt or .vtt file, and the encoding that was detected.
+    """Read an .srt or .vtt file; return its cues and the detected encoding.
 
     Raises SubtitlesCorrupt with the name of the file and the invalid line.
     """
@@ -107,9 +108,9 @@ def read_subtitles(source: MediaSource) -> tuple[list[Cue], str]:
 
 
 def read_text(source: MediaSource) -> tuple[str, str]:
-    """Read a subtitle file, and the encoding that was detected.
+    """Read a subtitle file; return its text and the detected encoding.
 
-    The encoding is UTF-8, UTF-16 with a byte-order mark or recognised by its NUL bytes, or else Windows-1252.
+    The encoding is UTF-8; UTF-16, detected by its byte order mark or its NUL bytes; otherwise Windows-1252.
 
     Raises SubtitlesCorrupt with the name of the file.
     """
@@ -124,7 +125,7 @@ def read_text(source: MediaSource) -> tuple[str, str]:
 
 
 def plain_text(line: str) -> str:
-    """Return a line without tags and position marks, with entities unescaped and single spaces."""
+    """Return a line without tags, with entities unescaped and runs of white space replaced by single spaces."""
     return " ".join(html.unescape(_TAG.sub("", line)).split())
 
 
@@ -136,12 +137,12 @@ def _decode(name: str, data: bytes) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         if encoding != "utf-8-sig":
             raise SubtitlesCorrupt(f"{name}: not {encoding} at byte {error.start}: {error.reason}") from None
-    # Some editors add a UTF-8 mark to text in other encodings.
+    # Some editors add a UTF-8 byte order mark to text in other encodings.
     return data.removeprefix(b"\xef\xbb\xbf").decode("windows-1252", "replace"), "windows-1252"
 
 
 def _unmarked_utf16(head: bytes) -> str | None:
-    """Detect UTF-16 without a mark: nearly every second byte is NUL, of which other text has none."""
+    """Detect UTF-16 without a byte order mark: about every second byte is NUL, which other text does not contain."""
     for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[0::2])):
         if len(zeros) > 8 and zeros.count(0) > len(zeros) / 2:
             return encoding
@@ -172,7 +173,7 @@ def _parse_cues(name: str, lines: Sequence[str], vtt: bool) -> list[_RawCue]:
         elif _BROKEN_ARROW.match(line):
             raise SubtitlesCorrupt(f"{name}:{index + 1}: time: {line[:60]!r}; START --> END was expected")
         elif cues:
-            # Also after a blank line, which some editors write within a cue.
+            # Also after a blank line, as some editors write blank lines within a cue.
             cues[-1].lines.append(line)
         elif not vtt and not _is_first_cue_name(lines, index):
             raise SubtitlesCorrupt(f"{name}:{index + 1}: time: {line[:60]!r}; START --> END was expected")
@@ -225,15 +226,15 @@ class SubtitleStreamInfo:
     """A text subtitle stream of a container."""
 
     index: int
-    """Among all streams of the container."""
+    """Index among all streams of the container."""
     language: str
-    """ISO 639-2; "" if not stated."""
+    """ISO 639-2 code; "" if unknown."""
     forced: bool
-    """True for a stream of foreign dialogue and on-screen text alone."""
+    """Whether the stream contains only translations of foreign dialogue and on-screen text."""
 
 
 def subtitle_streams(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[SubtitleStreamInfo]:
-    """List the text subtitle streams of a file; none for a picture. Raises media errors."""
+    """List the text subtitle streams of a file; empty for a picture. Raises media errors."""
     with open_source(source) as file:
         file_format = sniff(file, limits)
         if file_format.demuxer is None:
@@ -251,9 +252,16 @@ def subtitle_streams(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) 
 
 
 def stream_cues(source: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
-    """Read the cues with text of the subtitle stream at ``index``, in order of time.
+    """Read a subtitle stream; return its cues that have text, in order of time.
 
-    Raises SubtitlesCorrupt if it cannot be read or has more than ``MAX_CUES``, and media errors.
+    Args:
+        source: the media file.
+        index: index among all streams of the container.
+        limits: limits of decoding.
+
+    Raises:
+        SubtitlesCorrupt: the stream cannot be read, or has more than ``MAX_CUES`` cues.
+        MediaError: the file cannot be read.
     """
     with open_source(source) as file:
         file_format = sniff(file, limits)
@@ -275,7 +283,7 @@ def _codec(stream: SubtitleStream) -> str | None:
 
 
 def _origin(container: InputContainer) -> Fraction:
-    """Return time 0 of a file, with or without pictures, in seconds on the clock of its streams."""
+    """Return the stream time, in seconds, that corresponds to time 0 of the file."""
     if videos := video_streams(container):
         return origin_of(container, videos[0])
     audio = main_audio_stream(container)
@@ -305,7 +313,7 @@ def _decode_cues(file: MediaFile, container: InputContainer, stream: SubtitleStr
 
 
 def _ass_text(event: bytes, is_ass: bool) -> str:
-    """Return the text of a decoded event; ``is_ass``: of a stream that was ASS in the file, too."""
+    """Return the text of a decoded ASS event. ``is_ass``: whether the stream is also ASS in the file."""
     fields = event.decode("utf-8", "replace").split(",", _ASS_FIELDS - 1)
     text = fields[-1] if len(fields) == _ASS_FIELDS else ""
     if is_ass:  # in other formats braces may be text
@@ -316,7 +324,7 @@ def _ass_text(event: bytes, is_ass: bool) -> str:
 
 
 def _without_blocks(text: str) -> str:
-    """Return the text of an ASS event without blocks in braces, and without the drawings from {\\p1} to {\\p0}."""
+    """Remove blocks in braces, and drawings from {\\p1} to {\\p0}, from the text of an ASS event."""
     parts: list[str] = []
     is_drawing = False
     for number, part in enumerate(_ASS_BLOCK.split(text)):

@@ -1,4 +1,4 @@
-"""Graphs on a server of the Open Inference Protocol: address of the server, names of the graphs."""
+"""Inference on a server with the Open Inference Protocol (KServe, Triton): server address and model names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _EXPECTED = f"{ONNXRUNTIME}, or {PREFIX} and the URL of a server such as {PREFIX
 
 
 def server_url(engine: str) -> str | None:
-    """Parse ``kserve:URL`` or ``URL`` into a URL without a trailing slash; returns None for ``onnxruntime``.
+    """Return the server's URL, without a trailing slash, of ``kserve:URL`` or ``URL``; None for ``onnxruntime``.
 
-    Raises InvalidInput, also for a URL with credentials, which the message does not repeat.
+    Raises InvalidInput for anything else, and for a URL with credentials, which the message does not repeat.
     """
     if engine == ONNXRUNTIME:
         return None
@@ -38,5 +38,5 @@ def server_url(engine: str) -> str | None:
 
 
 def served_name(manifest: Manifest, graph: str) -> str:
-    """Return a server's name for a graph of a bundle; unique for every version of the bundle."""
+    """Return the model name of a bundle's graph on a server. It is unique for each version of the bundle."""
     return f"{manifest.name}-{manifest.fingerprint()[:12]}-{graph}"

@@ -1,7 +1,7 @@
-"""Engine that runs a graph on a server of the Open Inference Protocol (Triton, MLServer, KServe, OpenVINO).
+"""Engine that runs a graph on a server with the Open Inference Protocol (Triton, MLServer, KServe, OpenVINO).
 
-A server that states no fingerprint is checked by its outputs for two fixed rows. Shape letters: B videos, C clips,
-F frames, H height, W width, V visual tokens.
+The server's model must be the bundle's graph: its fingerprint is compared or, if the server provides none, its outputs
+for two fixed rows.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ FINGERPRINT = "vitascope_fingerprint"
 MAX_REQUEST_BYTES = 32 * 2**20
 """Bytes of tensors in one request: half of Triton's default limit."""
 _JSON_BYTES_PER_BYTE = 4
-"""Maximum JSON size of one byte of a frame."""
+"""Maximum bytes of JSON for one byte of a frame, such as `255,`."""
 
 MIN_COSINE = 0.999
-"""Lowest cosine of each row of an output, as for weights of reduced precision at export."""
+"""Minimum cosine of each row of an output with the local one; the same bound as for reduced precision at export."""
 MAX_LOGIT_ERROR = 0.05
-"""Absolute error of an output of one number per row; relative where its magnitude is above 1."""
+"""Maximum error of an output of one number per row: absolute, but relative for values above 1."""
 _LENGTH = 24
-"""Tokens of a text, and windows of a video, that outputs are compared for."""
+"""Length of the inputs, in text tokens or windows of a video, with which outputs are compared."""
 
 
 class KServeEngine:
-    """One graph on a server; thread-safe."""
+    """One graph that runs on a server. Thread-safe."""
 
     def __init__(
         self,
@@ -49,9 +49,11 @@ class KServeEngine:
         """Create an engine.
 
         Args:
-            specs: inputs and outputs, from the manifest.
+            server: client of the server.
+            model: name of the model on the server.
+            specs: types and shapes of (inputs, outputs), from the manifest.
             max_batch: maximum batch size of the server; 0: unlimited.
-            columns: inputs (B,) that the server takes as (B, 1).
+            columns: inputs of shape (B,) that the server expects as (B, 1).
         """
         self.server = server
         self.model = model
@@ -61,7 +63,10 @@ class KServeEngine:
         self._columns = columns
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return all outputs by name, splitting large batches. Raises EngineError and EngineUnavailable."""
+        """Run the graph and return all outputs by name. Large batches are split.
+
+        Raises EngineError, and EngineUnavailable if the server does not respond.
+        """
         rows = len(next(iter(inputs.values())))
         batch_size = self._batch_size(rows, sum(array.nbytes for array in inputs.values()))
         parts = [
@@ -76,7 +81,7 @@ class KServeEngine:
         return {name: self._squeeze_scalar(name, array) for name, array in results.items()}
 
     def _squeeze_scalar(self, name: str, array: Array) -> Array:
-        """Return (B, 1) as (B,): Triton has no tensors with a batch axis only."""
+        """Reshape (B, 1) to (B,) if the graph has such an output: Triton has no tensors with only a batch axis."""
         return array.reshape(-1) if len(self.outputs[name].shape) == 1 and array.shape[1:] == (1,) else array
 
     def _batch_size(self, rows: int, size: int) -> int:
@@ -91,13 +96,16 @@ def open_at_server(
     graph: str,
     specs: tuple[Mapping[str, ArraySpec], Mapping[str, ArraySpec]],
 ) -> KServeEngine:
-    """Open a graph of `bundle` at a server, after checking its inputs, its outputs and that it is the bundle's.
+    """Open a graph of ``bundle`` on a server, after checking that the server's model is this graph.
 
-    The server states the bundle's fingerprint by ``FINGERPRINT`` in the model's configuration or as its version. If it
-    states none, the outputs of two rows are compared with those of this process.
+    The bundle's fingerprint is the parameter ``FINGERPRINT`` of the model's configuration, or the model's version. If
+    the server provides none, the outputs for two rows are compared with those of this process.
 
     Args:
-        specs: inputs and outputs, from the manifest.
+        server: client of the server.
+        bundle: bundle of the graph.
+        graph: name of the graph.
+        specs: types and shapes of (inputs, outputs), from the manifest.
 
     Raises:
         EngineError: the graph does not fit the manifest or belongs to another bundle.
@@ -110,7 +118,7 @@ def open_at_server(
     except EngineUnavailable:
         raise
     except EngineError as error:
-        # It may appear later: servers can respond before they have loaded their models.
+        # Unavailable, as the model may appear later: servers can respond before they have loaded their models.
         raise EngineUnavailable(f"{error}; `vitascope triton` writes it for Triton") from error
     inputs = _check_specs(label, "inputs", metadata, specs[0])
     _check_specs(label, "outputs", metadata, specs[1])
@@ -138,9 +146,9 @@ def open_at_server(
 def _check_specs(
     label: str, kind: str, metadata: Mapping[str, Any], expected: Mapping[str, ArraySpec]
 ) -> dict[str, ArraySpec]:
-    """Return the server's inputs or outputs.
+    """Compare the server's inputs or outputs with the manifest's, and return the server's.
 
-    Inputs must equal the manifest's; further outputs are allowed. A free size at the server fits any size.
+    Inputs must be the same; further outputs are allowed. A dynamic size on the server matches any size.
     """
     try:
         actual = {str(tensor["name"]): parse_spec(tensor) for tensor in metadata.get(kind) or ()}
@@ -159,7 +167,7 @@ def _fits(actual: ArraySpec, expected: ArraySpec) -> bool:
     if len(expected.shape) == 1 and shape[1:] == (1,):
         shape = shape[:1]
     sizes = zip(shape, expected.shape, strict=False)
-    # A size that is free in the manifest must be free at the server: batches vary.
+    # A dynamic size of the manifest must be dynamic on the server, too: batches vary.
     return (
         actual.dtype == expected.dtype
         and len(shape) == len(expected.shape)
@@ -168,7 +176,7 @@ def _fits(actual: ArraySpec, expected: ArraySpec) -> bool:
 
 
 def _fingerprints(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[str]:
-    """Return the fingerprints that a server states: of its configuration, and versions that have their form."""
+    """Return the fingerprints in a model's configuration and among its versions."""
     parameters = config.get("parameters")
     parameter = parameters.get(FINGERPRINT) if isinstance(parameters, dict) else None
     configured = parameter.get("string_value") if isinstance(parameter, dict) else parameter
@@ -182,7 +190,7 @@ def _positive_int(value: object) -> int:
 
 
 class OutputDifference(NamedTuple):
-    """Difference of one output of one graph; the cosine is the minimum over rows, or of all logits together."""
+    """Difference of one output of one graph. ``cosine``: minimum over rows; for logits, of the whole batch."""
 
     graph: str
     output: str
@@ -191,12 +199,16 @@ class OutputDifference(NamedTuple):
 
 
 def check_server(bundle: Bundle, engine: str) -> list[OutputDifference]:
-    """Compare every output of every graph at a server, all but those of captions, with ONNX Runtime in this process.
+    """Compare all outputs of all graphs on a server, except caption graphs, with ONNX Runtime in this process.
+
+    Args:
+        bundle: bundle of the graphs.
+        engine: address of the server, such as ``kserve:http://triton:8000``.
 
     Raises:
-        InvalidInput: `engine` is not a server's address.
-        EngineUnavailable: the server does not respond.
-        EngineError: a graph is missing, does not fit the manifest, belongs to another bundle, or differs too much.
+        InvalidInput: ``engine`` is not the address of a server.
+        EngineUnavailable: the server does not respond, or a graph is missing.
+        EngineError: a graph does not match the manifest, belongs to another bundle, or differs too much.
     """
     url = server_url(engine)
     if url is None:
@@ -215,14 +227,14 @@ def check_server(bundle: Bundle, engine: str) -> list[OutputDifference]:
 
 
 def compare_outputs(bundle: Bundle, graph: str, engine: Engine) -> list[OutputDifference]:
-    """Compare the outputs of `engine` with those of the bundle's graph, which is loaded for it.
+    """Compare the outputs of ``engine`` for random inputs with those of the bundle's graph in this process.
 
     Raises TaskMissing, BundleCorrupt, and EngineError if an output differs too much.
     """
     path = bundle.graph_path(graph)
     if path is None:
         raise TaskMissing(
-            f"{bundle.manifest.name}: no graph {graph!r}; one of {sorted(bundle.manifest.graphs)} expected"
+            f"{bundle.manifest.name}: no graph {graph!r}; one of {sorted(bundle.manifest.graphs)} was expected"
         )
     vocabulary, length = bundle.tokenizer().vocabulary_size, min(_LENGTH, bundle.manifest.text_length)
     inputs = random_inputs(bundle.graph_spec(graph)[0], np.random.default_rng(0), vocabulary, rows=2, length=length)
@@ -238,7 +250,7 @@ def _compare(graph: str, output: str, local: Array, remote: Array) -> OutputDiff
     a, b = (x.astype(np.float64).reshape(1 if is_logit else len(x), -1) for x in (local, remote))
     cosine = float(np.where((a == b).all(axis=1), 1.0, row_cosines(a, b)).min())  # equal rows of zeros have no cosine
     difference = OutputDifference(graph, output, cosine, float(np.abs(a - b).max()))
-    # Written so that NaN fails.
+    # `not all(... <= ...)` instead of `any(... > ...)`, so that NaN fails.
     if is_logit and not np.all(np.abs(a - b) <= MAX_LOGIT_ERROR * np.maximum(1.0, np.abs(a))):
         raise EngineError(
             f"{where} differs by {difference.max_difference:.3g}; at most {MAX_LOGIT_ERROR:g} was expected"

@@ -1,4 +1,4 @@
-"""HTTP client of a server of the Open Inference Protocol (version 2): metadata, readiness, inference, tensors."""
+"""HTTP client of a server with the Open Inference Protocol, version 2: metadata, readiness, inference, tensors."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
 from vitascope.integrations.kserve import TOKEN_VARIABLE
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-"""Header of messages with binary tensors: length of the JSON before them, in bytes."""
+"""Header of messages with binary tensors: length in bytes of the JSON that precedes them."""
 BINARY = "binary_tensor_data"
-"""Name of the extension for binary tensors."""
+"""Name of the protocol extension for binary tensors."""
 
 _DTYPE_OF = {
     "BOOL": "bool",
@@ -50,7 +50,7 @@ JSON = dict[str, Any]
 
 
 class InferenceServer:
-    """One server; thread-safe, with a shared connection pool.
+    """Client of one server. Thread-safe; all threads share a connection pool.
 
     Methods raise EngineUnavailable if the server does not respond in time after retries, and EngineError if it rejects
     the request or sends an invalid response; both name the server and the model.
@@ -60,7 +60,7 @@ class InferenceServer:
         """Create a client without connecting.
 
         Args:
-            url: of `server_url`.
+            url: URL of the server, as ``server_url`` returns it.
             seconds: timeout of one inference request.
         """
         self.url = url
@@ -76,7 +76,7 @@ class InferenceServer:
 
     @cached_property
     def supports_binary(self) -> bool:
-        """Return whether tensors can be sent and received as bytes instead of JSON."""
+        """Whether tensors can be sent and received as bytes instead of JSON."""
         return BINARY in (self._get("").get("extensions") or ())
 
     def metadata(self, model: str) -> JSON:
@@ -84,7 +84,7 @@ class InferenceServer:
         return self._get(f"/models/{model}", model)
 
     def config(self, model: str) -> JSON:
-        """Return the configuration of a model; empty for servers without this extension (Triton has it)."""
+        """Return the configuration of a model; empty if the server has no such extension (Triton has)."""
         try:
             return self._get(f"/models/{model}/config", model)
         except EngineUnavailable:
@@ -93,7 +93,16 @@ class InferenceServer:
             return {}
 
     def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run a model and return these outputs by name."""
+        """Run a model.
+
+        Args:
+            model: name of the model.
+            inputs: inputs by name.
+            outputs: names of the outputs to return.
+
+        Returns:
+            Outputs by name.
+        """
         headers, body = encode_request(inputs, outputs, binary=self.supports_binary)
         response = self._send(
             model, lambda: self._http.post(f"{self.url}/v2/models/{model}/infer", content=body, headers=headers)
@@ -109,7 +118,7 @@ class InferenceServer:
             raise EngineError(f"{self._label(model)}: the response cannot be read: {error}") from error
 
     def check_ready(self, models: Sequence[str]) -> None:
-        """Raise EngineUnavailable unless the server and these models are ready; checked at most once a second."""
+        """Raise EngineUnavailable unless the server and these models are ready. Results are cached for a second."""
         with self._ready_lock:
             checked_at, error = self._last_check
             if time.monotonic() - checked_at > READY_CACHE_SECONDS:
@@ -173,7 +182,7 @@ def _describe_error(error: httpx.HTTPError) -> str:
 
 
 def _describe_response(response: httpx.Response) -> str:
-    """Return the status and the error message, in the protocol's format or another one."""
+    """Return the status and the error message; its JSON need not have the protocol's format."""
     try:
         content = response.json()
         message = str(content.get("error") or content) if isinstance(content, dict) else str(content)
@@ -186,7 +195,13 @@ def _describe_response(response: httpx.Response) -> str:
 def encode_request(
     inputs: Mapping[str, Array], outputs: Sequence[str], *, binary: bool
 ) -> tuple[dict[str, str], bytes]:
-    """Return (headers, body) of an inference request; `binary` needs a server with the extension ``BINARY``."""
+    """Return (headers, body) of an inference request.
+
+    Args:
+        inputs: inputs by name.
+        outputs: names of the outputs to request.
+        binary: send and request bytes instead of JSON; requires a server with the extension ``BINARY``.
+    """
     arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
     tensors: list[dict[str, Any]] = [
         {"name": name, "shape": array.shape, "datatype": _NAME_OF[array.dtype.name]} for name, array in arrays.items()
@@ -206,10 +221,11 @@ def encode_request(
 
 
 def decode_response(body: bytes, header_length: str | None) -> dict[str, Array]:
-    """Return the tensors of an inference response by name, writable.
+    """Decode the tensors of an inference response; return writable arrays by name.
 
     Args:
-        header_length: value of the header ``HEADER_LENGTH``.
+        body: body of the response.
+        header_length: value of the header ``HEADER_LENGTH``; None without it.
 
     Raises ValueError for a malformed response.
     """
@@ -233,7 +249,7 @@ def decode_response(body: bytes, header_length: str | None) -> dict[str, Array]:
 
 
 def parse_spec(tensor: Mapping[str, Any]) -> ArraySpec:
-    """Parse an input or output of a model's metadata. Raises ValueError."""
+    """Parse type and shape of an input or output in a model's metadata. Raises ValueError."""
     try:
         shape = tuple(None if size < 0 else int(size) for size in tensor["shape"])
         return ArraySpec(_DTYPE_OF.get(tensor["datatype"], str(tensor["datatype"])), shape)

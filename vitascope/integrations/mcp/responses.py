@@ -1,6 +1,6 @@
-"""Responses of tools, validated from the JSON of the HTTP API, with a text version for assistants that read only text.
+"""Responses of the MCP tools: JSON of the HTTP API, validated, and a text version for assistants that read only text.
 
-Fields that a language model has no use for are omitted, since it pays for each token.
+Fields that are useless to a language model are omitted, as each token costs money and time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pydantic import AfterValidator, AliasPath, BaseModel, Field, ValidationInfo
 from vitascope.text_format import MAX_MATCHES, format_score, format_signals, format_span, format_time
 
 MAX_TEXT_CHARS = 500
-"""Length of the speech of a clip: a search may return fifty clips with up to 10,000 characters each."""
+"""Maximum characters of a clip's speech: a search may return fifty clips with up to 10,000 characters each."""
 SCORE_DECIMALS = 4
 _MISLEADING_CHARS = re.compile(r"[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Line ends and changes of text direction that JSON does not escape."""
+"""Control characters, line ends and changes of text direction that JSON does not escape."""
 
 
 def _shorten(text: str) -> str:
@@ -26,7 +26,7 @@ def _shorten(text: str) -> str:
 
 
 def _absolute_url(path: str, info: ValidationInfo) -> str:
-    """Prepend the URL of the service, which the validation context contains."""
+    """Prepend the URL of the service, from the validation context, to ``path``."""
     return f"{info.context['url']}{path}" if info.context else path
 
 
@@ -61,7 +61,7 @@ class ToolResponse(BaseModel):
     """Structured response of a tool."""
 
     def to_text(self) -> str:
-        """Return the response as text. Content of videos is quoted, on one line."""
+        """Return the response as text. Each text from a video is quoted on one line."""
         raise NotImplementedError
 
 
@@ -376,7 +376,7 @@ class FrameImage(ToolResponse):
 
 
 def _format_span(start: float, end: float) -> str:
-    """Format a span for people, and in the seconds that tools accept."""
+    """Format a span for people and, in parentheses, in seconds as tools accept it."""
     return f"{format_span(start, end)} ({start:g} to {end:g} s)" if end > start else "(image)"
 
 
@@ -394,7 +394,7 @@ def _words(spoken: str, shown: str, caption: str) -> str:
 
 
 def _quote(content: object) -> str:
-    """Return JSON on one line, so that a title cannot imitate a line of the response."""
+    """Return ``content`` as JSON on one line, so that a title cannot imitate a line of the response."""
     return _MISLEADING_CHARS.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(content, ensure_ascii=False))
 
 

@@ -1,4 +1,4 @@
-"""The MCP server: tools, a resource per collection, and transports (standard input and output, HTTP)."""
+"""MCP server: tools, one resource per collection, and the transports (standard input and output, HTTP)."""
 
 from __future__ import annotations
 
@@ -56,28 +56,33 @@ READ_ONLY = types.ToolAnnotations(
 )
 URI_PREFIX = "vitascope://collections/"
 RESOURCE_VIDEOS = 100
-"""Videos in the resource of a collection."""
+"""Maximum number of videos that the resource of a collection lists."""
 RETRIES = RetryConfig(max_attempts=3, max_elapsed=10.0)
-"""Shorter than the default: a user waits for the assistant."""
+"""Fewer and shorter than the client's default, as a user waits for the assistant."""
 PATH = "/mcp"
 SHUTDOWN_SECONDS = 5
-"""Time for running calls to finish when the server stops."""
+"""Seconds that running calls have to finish when the server stops."""
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 DEFECT_MESSAGE = "the tool failed unexpectedly; the log of `vitascope mcp` says more"
 
 
 class _JsonSchema(GenerateJsonSchema):
-    """JSON schemas without titles of fields, which repeat the names; a language model pays for each token."""
+    """Generator of JSON schemas without field titles: they repeat the names and would cost tokens."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def make_server(url: str, version: str) -> Server[AsyncClient]:
-    """Return a server for the service at ``url``, with the API key of the environment; it can run once.
+    """Create an MCP server for the service at ``url``. It can run only once.
 
-    Raises InvalidInput for a key that cannot be sent in a header.
+    Args:
+        url: URL of the service; the API key is VITASCOPE_API_KEY.
+        version: version that the MCP server reports.
+
+    Raises:
+        InvalidInput: the API key cannot be sent in a header.
     """
     client = AsyncClient(url, retries=RETRIES)
     tools = [_to_mcp_tool(name, tool) for name, tool in TOOLS.items()]
@@ -161,7 +166,7 @@ def _error_result(message: str) -> types.CallToolResult:
 
 
 def _format_validation_error(error: ValidationError) -> str:
-    """Return each wrong argument with what was expected, on one line."""
+    """Describe each invalid argument and its expected value, on one line."""
     return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
 
 
@@ -176,7 +181,7 @@ def _to_resource(collection: Any) -> types.Resource:
 
 
 def _collection_name_from_uri(uri: str) -> str:
-    """Return the name of the collection of a resource. Raises InvalidInput."""
+    """Return the collection name in a resource URI. Raises InvalidInput."""
     if not uri.startswith(URI_PREFIX):
         raise InvalidInput(f"uri: {uri!r}; {URI_PREFIX}NAME was expected")
     return unquote(uri.removeprefix(URI_PREFIX))
@@ -198,14 +203,16 @@ async def _serve_stdio(server: Server[Any]) -> None:
 
 
 def serve_http(server: Server[Any], address: str, allowed_hosts: Sequence[str] = ()) -> None:
-    """Serve at ``address`` until SIGINT or SIGTERM.
+    """Serve over HTTP at ``address`` until SIGINT or SIGTERM.
 
-    If other machines can reach the address, requests must carry this process's API key.
+    If other machines can reach the address, requests must send this process's API key as a bearer token.
 
     Args:
         server: the server.
-        address: HOST:PORT; port 0 chooses a free one.
-        allowed_hosts: accepted Host headers, besides HOST and those of this machine (protects against DNS rebinding).
+        address: HOST:PORT; port 0 chooses a free port.
+        allowed_hosts: further host names that are accepted in the Host header, besides HOST and loopback names. Others
+            are rejected against DNS rebinding.
+
     Raises:
         InvalidInput: the address cannot be used, or needs an API key and there is none.
     """
@@ -260,7 +267,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _require_bearer_key(key: str, app: ASGIApp) -> ASGIApp:
-    """Return ``app`` behind bearer authentication."""
+    """Wrap ``app`` so that requests need ``key`` as a bearer token."""
     expected = f"Bearer {key}".encode()
 
     async def authenticated(scope: Scope, receive: Receive, send: Send) -> None:

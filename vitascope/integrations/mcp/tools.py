@@ -1,7 +1,7 @@
-"""The tools: arguments, descriptions for language models, and implementations on the client.
+"""MCP tools: arguments, descriptions for language models, and implementations with the Python client.
 
-Each tool is a function of the client and its arguments. The decorator takes name, description and JSON schemas from the
-function. The SDK's own decorators are not used: they accept unknown arguments and prefix error messages.
+Each tool is a function of the client and its arguments; the decorator ``tool`` takes name, description and JSON schemas
+from it. The SDK's own decorators are not used: they accept unknown arguments and prefix error messages.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ R = TypeVar("R", bound=ToolResponse)
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool; ``run(client, arguments)`` raises the errors of the client."""
+    """An MCP tool. ``run(client, arguments)`` executes it and raises the errors of the client."""
 
     title: str
     description: str
@@ -267,7 +267,7 @@ async def find_similar(client: AsyncClient, arguments: FindSimilarArguments) -> 
     excluded. There is always a nearest one: judge by similarity, and look with show_moment.
     """
     query = [{"kind": "clip", "value": arguments.clip_id, "signal": arguments.signal}]
-    # Its sound would also be compared with pictures, and the other way round.
+    # Search only this signal: otherwise its sound would be compared with pictures, too, and its pictures with sound.
     options = {**arguments.options(), "signals": None if arguments.signal is None else [arguments.signal]}
     return _parse(client, SearchResponse, await client.search(arguments.collection, query=query, **options))
 

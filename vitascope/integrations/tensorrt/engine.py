@@ -1,4 +1,4 @@
-"""Engine that runs a graph by TensorRT, and the build of its plan."""
+"""Engine that runs a graph with TensorRT, and the function that builds its plan."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ from vitascope.integrations.tensorrt.profiles import WORKSPACE_BYTES, Profile, p
 _log = logging.getLogger("vitascope.tensorrt")
 
 _EXTERNAL_BYTES = 1024
-"""Weights of this size are stored outside the graph's file during a build, as protobuf is limited to 2 GiB."""
+"""During a build, weights of at least this size are stored outside the ONNX file, as protobuf is limited to 2 GiB."""
 
 
 class TensorRTEngine:
-    """A graph on the first GPU; thread-safe, one run at a time."""
+    """One graph on the first GPU. Thread-safe; runs are executed one at a time."""
 
     def __init__(self, bundle: Bundle, graph: str, path: Path) -> None:
-        """Load the engine of a graph, building it if needed, which takes minutes.
+        """Load the engine of a graph. If it is not cached, it is built, which takes minutes.
 
         Args:
-            path: file of the graph.
+            bundle: bundle of the graph.
+            graph: name of the graph.
+            path: ONNX file of the graph.
 
         Raises:
-            EngineError: a library, driver or version does not fit, or TensorRT cannot build the graph.
+            EngineError: a library, the driver or a version is not supported, or TensorRT cannot build the graph.
             BundleCorrupt: the graph cannot be read.
         """
         library = load_library()
@@ -58,7 +60,10 @@ class TensorRTEngine:
         self._lock = threading.Lock()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return all outputs by name. Batches larger than a profile allows are split."""
+        """Run the graph and return all outputs by name. Batches larger than the profiles allow are split.
+
+        Raises EngineError for inputs that the engine does not accept, or if the run fails.
+        """
         self._check(inputs)
         rows = len(next(iter(inputs.values())))
         batch_size = self._batch_size(inputs, rows)
@@ -87,7 +92,7 @@ class TensorRTEngine:
             )
 
     def _batch_size(self, inputs: Mapping[str, Array], rows: int) -> int:
-        """Return how many rows run at once: all, or the maximum of the profiles that allow the other sizes."""
+        """Return the number of rows per run: at most the largest batch of the profiles that allow the other sizes."""
         tails = {name: array.shape[1:] for name, array in inputs.items()}
         fitting = [
             min(profile[name].max[0] for name in tails)
@@ -215,10 +220,13 @@ def _shapes(inputs: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
 
 
 def build_plan(library: Library, graph: Path, profiles: Sequence[Profile], timing_cache: Path) -> bytes:
-    """Build the plan of an ONNX file for these profiles, with the types of the graph.
+    """Build the plan of an ONNX file, with the types of the graph.
 
     Args:
-        timing_cache: file of TensorRT's timing cache, read and updated.
+        library: TensorRT and the GPU.
+        graph: ONNX file.
+        profiles: ranges of input shapes that the engine must support.
+        timing_cache: file of TensorRT's timing cache, which is read and updated.
 
     Raises EngineError with TensorRT's message.
     """
@@ -257,10 +265,10 @@ def _add_profile(builder: Any, config: Any, profile: Profile, name: str) -> None
 
 
 def _load_timing_cache(config: Any, path: Path) -> None:
-    """Load the timing cache; TensorRT rejects one of another version or GPU, which is replaced."""
+    """Load the timing cache; start an empty one if TensorRT rejects it, as for another version or GPU."""
     content = path.read_bytes() if path.is_file() else b""
     if content and config.set_timing_cache(config.create_timing_cache(content), False):
         return
     if content:
-        _log.warning("%s: replaced, as it is of another GPU or version", path.name)
+        _log.warning("%s: replaced, as it was made for another GPU or version of TensorRT", path.name)
     config.set_timing_cache(config.create_timing_cache(b""), False)

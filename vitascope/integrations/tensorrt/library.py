@@ -35,7 +35,7 @@ class Library:
 
 
 def load_library() -> Library:
-    """Load TensorRT for the first GPU. Raises EngineError naming the library, driver or version that does not fit."""
+    """Load TensorRT for the first GPU. Raises EngineError that names the missing or unsupported library or driver."""
     gpu = first_gpu()
     trt: Any = _import("tensorrt", "TensorRT's Python package")
     version = str(getattr(trt, "__version__", "unknown"))
@@ -83,7 +83,7 @@ def _logger(trt: Any) -> Any:
 
 
 def check(cuda: Any, operation: str, status: Any) -> None:
-    """Raise EngineError naming the operation unless `status` is success."""
+    """Raise EngineError that names the operation unless ``status`` is success."""
     if int(status) == 0:
         return
     _, message = cuda.cudaGetErrorString(status)
@@ -92,7 +92,7 @@ def check(cuda: Any, operation: str, status: Any) -> None:
 
 
 class CudaStream:
-    """A non-blocking stream, whose operations run in order."""
+    """CUDA stream: its operations run in order, asynchronously to the caller."""
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
@@ -105,12 +105,12 @@ class CudaStream:
         return int(self._stream)
 
     def to_gpu(self, address: int, array: Array) -> None:
-        """Copy a contiguous array, which must not change until ``wait`` returns."""
+        """Start copying a contiguous array to the GPU; it must not change until ``wait`` returns."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._copy(address, array.ctypes.data, array.nbytes, kind)
 
     def from_gpu(self, array: Array, address: int) -> None:
-        """Copy to a contiguous array, which is complete when ``wait`` returns."""
+        """Start copying from the GPU to a contiguous array; it is complete when ``wait`` returns."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(array.ctypes.data, address, array.nbytes, kind)
 
@@ -125,7 +125,7 @@ class CudaStream:
 
 
 class DeviceBuffer:
-    """GPU memory that grows to the largest requested size; freed with the object."""
+    """GPU memory that grows to the largest requested size. It is freed with the object."""
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
@@ -134,7 +134,7 @@ class DeviceBuffer:
         self._free: Any = None
 
     def reserve(self, size: int) -> int:
-        """Return the address of at least `size` bytes. Earlier content is lost; the buffer must not be in use."""
+        """Return the address of at least ``size`` bytes. The content is lost, so the buffer must not be in use."""
         if size > self._bytes or not self._address:
             self.free()
             status, address = self._cuda.cudaMalloc(max(size, 1))

@@ -1,9 +1,9 @@
-"""Rewrite a bundle's graph to the operators and types that TensorRT supports, with the same results.
+"""Rewrite a bundle's graph to operators and types that TensorRT supports. Results stay the same.
 
-* Weights stored in int8 or float16 are rebuilt here instead of by nodes of the graph: TensorRT requires constant
-  weights of convolutions and supports int8 for quantized tensors only.
-* An int8 embedding table becomes float16, which represents the same integers.
-* Pixels are cast to float at the input, as uint8 is supported for inputs and outputs only.
+* Weights stored in int8 or float16 are converted to float here, not by nodes of the graph: TensorRT requires the
+  weights of convolutions to be constants, and supports int8 only in quantized tensors.
+* An int8 embedding table becomes float16, which represents these integers exactly.
+* uint8 inputs (pixels) are cast to float at once, as TensorRT supports uint8 only for inputs and outputs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 REVISION = 1
-"""Version of these rewrites: engines built with another one are stale."""
+"""Version of these rewrites. Increment it when they change, so that cached engines are rebuilt."""
 _FOLDABLE = ("Cast", "Mul", "Transpose")
 
 
 def prepare_for_tensorrt(path: Path) -> Any:
-    """Load the graph at `path` as an onnx.ModelProto with its weights inside, rewritten for TensorRT.
+    """Load the graph at ``path`` and rewrite it for TensorRT; return an onnx.ModelProto that contains its weights.
 
-    Raises BundleCorrupt if it cannot be read.
+    Raises BundleCorrupt if the graph cannot be read.
     """
     import onnx
 
@@ -39,7 +39,7 @@ def prepare_for_tensorrt(path: Path) -> Any:
 
 
 def _fold_constants(model: Any) -> None:
-    """Compute nodes that depend on initializers only, and remove unread initializers."""
+    """Replace nodes that depend only on initializers by their results, and remove unused initializers."""
     from onnx import numpy_helper
 
     graph = model.graph
@@ -83,7 +83,7 @@ def _compute(node: Any, arrays: list[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _cast_int8_embeddings(model: Any) -> None:
-    """Convert int8 initializers that are gathered and then cast to float16."""
+    """Convert int8 initializers to float16 if they are only gathered and then cast (embedding tables)."""
     from onnx import TensorProto, numpy_helper
 
     readers: dict[str, list[Any]] = {}
@@ -100,7 +100,7 @@ def _cast_int8_embeddings(model: Any) -> None:
 
 
 def _cast_uint8_inputs(model: Any) -> None:
-    """Add a Cast after each uint8 input that its consumers read instead."""
+    """Insert a Cast to float after each uint8 input; its consumers read the result."""
     from onnx import TensorProto, helper
 
     graph = model.graph
@@ -119,7 +119,7 @@ def _cast_uint8_inputs(model: Any) -> None:
 
 
 def _replace(field: Any, items: list[Any]) -> None:
-    # `del` empties the originals.
+    # Copied first, as `del` clears the original messages.
     copies = [type(item).FromString(item.SerializeToString()) for item in items]
     del field[:]
     field.extend(copies)

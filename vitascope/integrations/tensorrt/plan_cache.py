@@ -24,11 +24,11 @@ _log = logging.getLogger("vitascope.tensorrt")
 
 _MAGIC = b"vitascope plan 1\n"
 Key = Mapping[str, Any]
-"""Source and target of a plan, as JSON values."""
+"""Properties of a plan, as JSON values: graph, profiles, GPU, version. A plan with other values is stale."""
 
 
 def engine_cache() -> Path:
-    """Return VITASCOPE_ENGINE_CACHE, or the user's cache folder."""
+    """Return the folder in VITASCOPE_ENGINE_CACHE; if unset, `vitascope` in the user's cache folder."""
     configured = os.environ.get("VITASCOPE_ENGINE_CACHE")
     return (
         Path(configured)
@@ -44,12 +44,12 @@ def cache_key(gpu_name: str, capability: tuple[int, int], version: str) -> str:
 
 
 class PlanFile:
-    """One cached plan. Processes that need it wait for the one that builds it."""
+    """One cached plan. A lock lets only one process build it; the others wait."""
 
     def __init__(self, path: Path, key: Key) -> None:
         """Create the folder. Raises EngineError if that fails, or if another user can write to it."""
         self.path = path
-        self.key: dict[str, Any] = json.loads(json.dumps(key))  # as it will be read back
+        self.key: dict[str, Any] = json.loads(json.dumps(key))  # in the form in which it is read back
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             _check_private(path.parent)
@@ -57,7 +57,10 @@ class PlanFile:
             raise EngineError(f"{path.parent}: cannot be used as an engine cache: {error.strerror}") from error
 
     def read(self, *, log: bool = True) -> bytes | None:
-        """Return the plan; None if it is missing, stale or damaged, which is logged if `log`."""
+        """Return the plan; None if it is missing, stale or damaged. ``log``: log that it is stale or damaged.
+
+        Raises EngineError if the file cannot be read.
+        """
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -75,7 +78,7 @@ class PlanFile:
         write_file(self.path, _MAGIC + header + b"\n" + plan)
 
     def get(self, build: Callable[[], bytes]) -> bytes:
-        """Return the plan, building it if there is none for this key. Raises EngineError, and the errors of `build`."""
+        """Return the cached plan; build and store it if necessary. Raises EngineError, and the errors of ``build``."""
         plan = self.read()
         if plan is not None:
             return plan

@@ -1,4 +1,5 @@
-"""TensorRT's optimization profiles of a graph, from the bundle's manifest, and options of ONNX Runtime's provider.
+"""Optimization profiles (ranges of input shapes) of a bundle's graphs, for TensorRT and ONNX Runtime's TensorRT
+provider.
 
 Shape letters: B videos or texts, C clips, F frames, H height, W width, L text tokens, V visual tokens, K their width.
 """
@@ -17,10 +18,10 @@ Shape = tuple[int, ...]
 MAX_BATCH = 32
 """Maximum B of one run; larger batches are split."""
 MAX_CLIPS = 8
-"""Maximum C of a video, in batches of at most ``MAX_MULTI_CLIP_BATCH``."""
+"""Maximum C. Batches of videos with several clips have at most ``MAX_MULTI_CLIP_BATCH`` videos."""
 MAX_MULTI_CLIP_BATCH = 4
 TYPICAL_LENGTH = 16
-"""Tokens of a search or a question."""
+"""Typical number of tokens of a search or question, for which engines are optimized."""
 
 
 WORKSPACE_BYTES = 2 * 2**30
@@ -28,7 +29,7 @@ WORKSPACE_BYTES = 2 * 2**30
 
 
 class Range(NamedTuple):
-    """Minimum, optimum and maximum shape of one input, by TensorRT's names."""
+    """Minimum, optimal and maximum shape of one input, with TensorRT's names."""
 
     min: Shape
     opt: Shape
@@ -41,13 +42,13 @@ class Range(NamedTuple):
 
 
 Profile = Mapping[str, Range]
-"""Range by input."""
+"""Range of shapes by input name."""
 
 
 def profiles_of(manifest: Manifest, graph: str) -> list[Profile]:
-    """Return the profiles of a graph, smallest shapes first: single rows, as in a search, and batches.
+    """Return the profiles of a graph, smallest shapes first: one for single rows, as in a search, and one for batches.
 
-    ``video`` has another one for videos of several clips.
+    The graph ``video`` has a third one for videos with several clips.
     """
     if graph == "video":
         single = (1, 1)
@@ -83,7 +84,7 @@ def profile_for(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int
 
 
 def _video(manifest: Manifest, minimum: Shape, optimum: Shape, maximum: Shape) -> Profile:
-    """Profile of the streams for these (B, C)."""
+    """Return the profile of the frame streams. Arguments are (B, C)."""
     return {
         s.name: Range(*((*size, s.frames, s.height, s.width, 3) for size in (minimum, optimum, maximum)))
         for s in manifest.streams
@@ -103,7 +104,7 @@ def _texts(manifest: Manifest, graph: str, batch: int, max_batch: int, length: i
 
 
 def _windows(manifest: Manifest, batch: int, max_batch: int, most: int) -> Profile:
-    """Profile of a moments graph for sequences of up to ``most`` windows, of which long videos have as many."""
+    """Return the profile of a moments graph for up to ``most`` windows, the number in sequences of long videos."""
     rows, width = ((1, 1), (batch, most), (max_batch, most)), manifest.vector_width
     return {
         WINDOWS: Range(*((*size, width) for size in rows)),
@@ -113,9 +114,9 @@ def _windows(manifest: Manifest, batch: int, max_batch: int, most: int) -> Profi
 
 
 def provider_options(manifest: Manifest, graph: str) -> dict[str, str]:
-    """Return options of the TensorrtExecutionProvider for a graph.
+    """Return the options of ONNX Runtime's TensorrtExecutionProvider for a graph.
 
-    It stores built engines in a folder of `engine_cache()`, by graph, version and GPU.
+    The provider caches engines in the folder `onnxruntime` of `engine_cache()`.
     """
     folder = engine_cache() / "onnxruntime"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

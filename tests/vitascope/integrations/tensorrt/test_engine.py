@@ -220,7 +220,7 @@ def test_the_timing_cache_is_shared_by_builds(
     timings.write_bytes(json.dumps([{"version": "9", "card": "another"}, ["x"]]).encode())
     engine_of(small_bundle, "answer")
     assert json.loads(timings.read_bytes())[1] == ["answer"]
-    assert "replaced, as it is of another GPU or version" in caplog.text
+    assert "replaced, as it was made for another GPU or version" in caplog.text
 
 
 def test_a_cache_folder_writable_by_others_is_rejected(machine: TensorRT, plan: Path, small_bundle: Path) -> None:
