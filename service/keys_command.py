@@ -1,4 +1,4 @@
-"""`vitascope keys`: manage API keys, in a data folder or through a service. A running service uses changes at once."""
+"""`vitascope keys`: manage API keys in a data folder or through a service. Changes take effect at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class LocalKeys:
-    """API keys in a data folder, with the methods that the client has for those of a service."""
+    """API keys in a data folder, with the same methods as the client of a service."""
 
     def __init__(self, data: Path) -> None:
         from service.http.api_keys import KeyStore

@@ -34,8 +34,8 @@ def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then finish the requests in progress.
 
     Raises:
-        InvalidInput: Without authentication on an address that other machines reach, without any key, or if the
-            address cannot be used.
+        InvalidInput: Authentication is off and other machines can reach the address, no API key exists, or the address
+            cannot be used.
         BundleError: The bundle cannot be opened.
         StorageError: The data folder cannot be opened.
     """
@@ -53,7 +53,7 @@ def serve(settings: Settings) -> None:
             raise InvalidInput(NO_KEYS)
         server = Server(create_app(settings, service), service, settings)
         if threading.current_thread() is threading.main_thread():
-            # For signals before uvicorn handles them, and after its exit, when it raises them again.
+            # Handles signals before uvicorn does, and after its exit, when uvicorn raises them again.
             signal.signal(signal.SIGTERM, lambda number, frame: setattr(server, "should_exit", True))
         freeze_gc()
         note = "" if service.auth.requires_keys else " without authentication"
@@ -64,10 +64,10 @@ def serve(settings: Settings) -> None:
 
 
 def limit_arenas() -> None:
-    """Let threads share ``MAX_ARENAS`` malloc arenas; to be called before there are many threads.
+    """Limit glibc's malloc to ``MAX_ARENAS`` arenas, to save memory. Call this before other threads are started.
 
-    glibc creates up to eight arenas per core, and an arena keeps its largest size, so that memory would grow with the
-    number of threads. Other C libraries lack this option.
+    By default glibc creates up to eight arenas per core, and an arena never shrinks, so that memory would grow with the
+    number of threads. Other C libraries do not have this option.
     """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(M_ARENA_MAX, MAX_ARENAS)
@@ -76,15 +76,15 @@ def limit_arenas() -> None:
 def freeze_gc() -> None:
     """Exclude existing objects from garbage collection.
 
-    More than 100,000 objects (routes, schemas, modules) exist as long as the process; a full collection of them would
-    stop all threads for 70 ms.
+    More than 100,000 objects (routes, schemas, modules) exist until the process ends. Collecting them again and again
+    would stop all threads for 70 ms each time.
     """
     gc.collect()
     gc.freeze()
 
 
 def raise_file_limit() -> None:
-    """Raise the limit on open files to the hard limit, as the usual 1024 are few for connections."""
+    """Raise the limit on open files to the hard limit: the usual 1024 are too few for many connections."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
@@ -93,7 +93,8 @@ def raise_file_limit() -> None:
 def main() -> int:
     """Serve with settings from the environment.
 
-    Returns the exit status: 0 after SIGTERM, 2 if the service cannot start.
+    Returns:
+        Exit status: 0 after SIGTERM, 130 after SIGINT, 2 if the service cannot start.
     """
     try:
         serve(read_settings())
@@ -106,9 +107,9 @@ def main() -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises InvalidInput."""
+    """Return a socket that listens on an address; port 0 chooses a free port. Raises InvalidInput."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only if the protocol is given; without it, every response is delayed by 40 ms.
+    # asyncio sets TCP_NODELAY only on sockets created with IPPROTO_TCP; without it, responses are delayed by 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Serialization of records of the index as JSON schemas, with the URLs of their media."""
+"""Conversion of index records to response schemas. It adds the URLs of media files and thumbnails."""
 
 from __future__ import annotations
 
@@ -20,18 +20,27 @@ from vitascope.client import response_types
 
 
 def serialize_collection(collection: Collection, model_loaded: bool, default_rerank: int) -> schemas.Collection:
-    """Serialize a collection. Raises StorageError."""
+    """Serialize a collection.
+
+    Args:
+        collection: the collection.
+        model_loaded: whether the model of the collection is loaded.
+        default_rerank: default number of results to rerank.
+
+    Raises:
+        StorageError: the collection cannot be read.
+    """
     service_fields = {"model_loaded": model_loaded, "default_rerank": default_rerank}
     return schemas.Collection.model_validate({**collection_dict(collection), **service_fields})
 
 
 def serialize_facets(facets: Facets) -> schemas.Facets:
-    """Serialize the facets of a collection."""
+    """Serialize facets: the filters of a collection and their numbers of videos."""
     return schemas.Facets.model_validate(asdict(facets))
 
 
 def serialize_videos(collection: Collection, videos: Sequence[Video]) -> list[schemas.Video]:
-    """Serialize videos of the collection."""
+    """Serialize videos of ``collection``."""
     return [
         schemas.Video.model_validate(_with_video_urls(collection.name, video, fields))
         for video, fields in zip(videos, video_dicts(collection, videos), strict=True)
@@ -39,7 +48,7 @@ def serialize_videos(collection: Collection, videos: Sequence[Video]) -> list[sc
 
 
 def serialize_video(collection: Collection, video: Video) -> schemas.Video:
-    """Serialize a video of the collection."""
+    """Serialize a video of ``collection``."""
     return serialize_videos(collection, [video])[0]
 
 
@@ -91,13 +100,13 @@ def _clip_urls(collection: str, video: Video, clip: Clip | Hit) -> dict[str, str
 
 
 def media_url(collection: str, video: Video, start: float = 0.0, end: float = 0.0) -> str:
-    """Return the URL of the file; with a span, it is played from start to end (a media fragment)."""
+    """Return the URL of a video's file; with a span in seconds, a media fragment (`#t=START,END`) that plays it."""
     fragment = f"#t={start:.6g},{end:.6g}" if end > start else ""
     return f"{_video_url(collection, video)}/media{fragment}"
 
 
 def thumbnail_url(collection: str, video: Video, start: float, end: float) -> str:
-    """Return the URL of the frame in the middle of a span."""
+    """Return the URL of the thumbnail of a span: the frame in its middle."""
     return f"{_video_url(collection, video)}/thumbnail?t={(start + end) / 2:.6g}"
 
 

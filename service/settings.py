@@ -1,4 +1,4 @@
-"""Settings of the service. Each is the environment variable ``VITASCOPE_<NAME>``; lists are written as JSON."""
+"""Settings of the service, read from environment variables ``VITASCOPE_<NAME>``. Lists are written as JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from vitascope.network import is_loopback
 from vitascope.sandbox.recognition import RecognitionKind
 
 FORM_OVERHEAD = 512 * 1024
-"""Bytes that the boundaries of a form may have."""
+"""Bytes that are allowed for the part boundaries and headers of a multipart form."""
 
 RENAMED = {
     "answer_idle_seconds": "write_timeout",
@@ -75,7 +75,7 @@ RENAMED = {
     "workers": "request_threads",
     "writers": "write_threads",
 }
-"""Settings of version 0.2 and their successors: a variable that is set and ignored would go unnoticed."""
+"""Names of settings in version 0.2 and their new names. Old variables are errors, as they would be silently ignored."""
 
 
 class Settings(
@@ -91,7 +91,7 @@ class Settings(
     RecognitionSettings,
     MonitoringSettings,
 ):
-    """All settings of the service. Sizes in bytes, times in seconds."""
+    """All settings of the service. Sizes are bytes, times are seconds."""
 
     @model_validator(mode="after")
     def _has_one_admin_key(self) -> Self:
@@ -185,11 +185,11 @@ class Settings(
         return ListLimits(self.max_list_rows, self.max_list_columns, cell, self.max_list_bytes, expansion)
 
     def access_policy(self) -> AccessPolicy:
-        """Return what indexing jobs may read."""
+        """Return the policy for the files and URLs that indexing jobs may read."""
         return AccessPolicy(tuple(self.roots()), tuple(self.allowed_urls), public_urls=self.url_fetch == "on")
 
     def url_policy(self) -> UrlPolicy:
-        """Return which public URLs may be fetched."""
+        """Return the policy for downloads from public URLs."""
         return UrlPolicy(
             schemes=frozenset(self.url_fetch_schemes),
             ports=frozenset(self.url_fetch_ports),
@@ -201,7 +201,7 @@ class Settings(
         )
 
     def webhook_policy(self) -> UrlPolicy:
-        """Return where webhook messages may be sent."""
+        """Return the policy for the URLs of webhooks."""
         return UrlPolicy(
             schemes=frozenset(self.webhook_schemes),
             ports=frozenset(self.webhook_ports),
@@ -212,12 +212,12 @@ class Settings(
         )
 
     def roots(self) -> list[Path]:
-        """Return the folders that jobs may index; relative paths are below the first."""
+        """Return the folders that jobs may index. Relative paths are resolved in the first one."""
         is_unrestricted = self.allow_unauthenticated and not self.allowed_roots
         return [self.data_dir / "incoming", *([Path("/")] if is_unrestricted else self.allowed_roots)]
 
     def serve_command(self, root: Path) -> str:
-        """Return the command that serves as these settings do, and allows the folder ``root``, too."""
+        """Return the command line that starts a service with these settings, and with ``root`` as an allowed folder."""
         defaults = Settings.model_fields
         words = ["vitascope", "serve", *(["--no-keys"] if self.allow_unauthenticated else [])]
         for option, name in (("--host", "host"), ("--port", "port"), ("--data", "data_dir"), ("--bundle", "bundle")):
@@ -228,13 +228,13 @@ class Settings(
         return shlex.join(words)
 
     def bundle_folders(self) -> list[Path]:
-        """Return the folders that bundles may be added from; relative paths are below the first."""
+        """Return the folders from which bundles may be added. Relative paths are resolved in the first one."""
         return [*([] if self.bundles_root is None else [self.bundles_root]), self.bundle, *self.bundles]
 
     def read_trusted_keys(self) -> tuple[PublicKey, ...] | None:
-        """Read the keys of which one must have signed a bundle; None if signatures are not required.
+        """Read the public keys, one of which must have signed each bundle; None if no signature is required.
 
-        Raises InvalidInput.
+        Raises InvalidInput if a file is not a public key.
         """
         return read_public_keys(self.trusted_keys) if self.require_signature else None
 
@@ -247,7 +247,7 @@ class Settings(
             )
 
     def admin_digest(self) -> bytes | None:
-        """Return the SHA-256 of the admin key; None without one. Raises InvalidInput for an invalid file."""
+        """Return the SHA-256 of the admin key, or None if there is none. Raises InvalidInput for an invalid file."""
         if self.admin_key_file is not None:
             try:
                 return admin_key_digest(self.admin_key_file.read_text("utf-8").strip())
@@ -257,11 +257,11 @@ class Settings(
 
     @staticmethod
     def body_limit_setting(content_type: str) -> str:
-        """Return the environment variable that sets the largest size of a request body."""
+        """Return the environment variable that limits request bodies of this content type."""
         return f"VITASCOPE_MAX_{'VIDEO' if content_type.startswith('multipart/') else 'BODY'}_BYTES"
 
     def body_limit(self, content_type: str) -> int:
-        """Return the largest size of a request body in bytes."""
+        """Return the maximum size in bytes of a request body with this content type."""
         is_form = content_type.startswith("multipart/")
         return self.max_video_bytes + self.max_form_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
 
@@ -270,7 +270,10 @@ LIST_EXPECTED = 'a JSON list such as ["/videos"] or [443] was expected'
 
 
 def read_settings(**overrides: object) -> Settings:
-    """Return the settings by ``overrides``, the environment and the defaults. Raises InvalidInput naming each key."""
+    """Read the settings from the environment; ``overrides`` take precedence.
+
+    Raises InvalidInput that names each invalid setting.
+    """
     for old, new in RENAMED.items():
         if (variable := f"VITASCOPE_{old.upper()}") in os.environ:
             raise InvalidInput(f"{variable}: renamed in version 0.3.0; VITASCOPE_{new.upper()} was expected")
@@ -286,9 +289,9 @@ def read_settings(**overrides: object) -> Settings:
 
 
 def _describe(error: ErrorDetails) -> str:
-    """Return the name of an invalid setting, its value unless that may be a secret, and what was expected."""
+    """Return the name of an invalid setting, its value unless it may be a secret, and the expected value."""
     name = ".".join(map(str, error["loc"]))
-    if not name:  # of several settings together, whose input is all of them
+    if not name:  # a check of several settings; its input, all settings, is not shown
         return error["msg"]
     if error["type"] in ("list_type", "set_type"):
         return f"VITASCOPE_{name.upper()}: {error['input']!r}: {LIST_EXPECTED}"

@@ -1,4 +1,4 @@
-"""Optional packages and the extras that install them."""
+"""Optional packages, and the extras (`pip install 'vitascope[…]'`) that install them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _PACKAGES_BY_EXTRA = {
     "speech": "sherpa_onnx pocketsphinx",
 }
 EXTRA_BY_PACKAGE = {package: extra for extra, names in _PACKAGES_BY_EXTRA.items() for package in names.split()}
-"""The extra of `pyproject.toml` by import name."""
+"""Name of the extra by import name of the package."""
 
 
 def missing_package_message(package: str, feature: str) -> str:
-    """Return the message for a missing optional package.
+    """Return the error message for a missing optional package.
 
     Args:
-        package: import name, a key of `EXTRA_BY_PACKAGE`.
-        feature: the subject of the sentence, such as "Milvus" or "`vitascope mcp`".
+        package: import name of the package, a key of `EXTRA_BY_PACKAGE`.
+        feature: what needs the package, such as "Milvus" or "`vitascope mcp`".
     """
     extra = EXTRA_BY_PACKAGE[package]
     extras = "cpu,train,pretrained" if extra in ("train", "pretrained") else extra

@@ -1,4 +1,4 @@
-"""Exclusive locks between processes, by flock(2): the kernel releases the lock of a process that dies."""
+"""Exclusive file locks between processes, with flock(2): the kernel releases the locks of a process that dies."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 @contextmanager
 def file_lock(path: Path, give_up: Callable[[], bool] = lambda: True, *, poll_seconds: float = 0.05) -> Iterator[bool]:
-    """Hold the exclusive lock of a file, which is created if missing and never deleted.
+    """Hold an exclusive lock on a file. The file is created if missing, and never deleted.
 
-    Two threads of one process exclude each other, too.
+    The lock also excludes other threads of this process.
 
     Args:
         path: the lock file.
-        give_up: returns whether to stop waiting for another holder; by default at once.
-        poll_seconds: between two attempts.
+        give_up: called after each failed attempt; returns whether to stop waiting. Default: stop after the first one.
+        poll_seconds: seconds between two attempts.
 
     Yields:
         Whether the lock is held; False after ``give_up`` returned True.
@@ -37,7 +37,7 @@ def file_lock(path: Path, give_up: Callable[[], bool] = lambda: True, *, poll_se
 
 
 def try_lock(descriptor: int) -> bool:
-    """Try to lock an open file until it is closed; return whether that succeeded."""
+    """Try to lock an open file, without waiting; return whether this succeeded. Closing the file releases the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

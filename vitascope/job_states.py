@@ -1,4 +1,4 @@
-"""States of indexing jobs and their files, the same in catalogue, HTTP interface and client."""
+"""States of indexing jobs and their files, shared by the catalogue, the HTTP API and the client."""
 
 from typing import Literal, get_args
 
@@ -8,5 +8,5 @@ ItemState = Literal["queued", "running", "succeeded", "refreshed", "failed", "sk
 JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 ITEM_STATES: tuple[ItemState, ...] = get_args(ItemState)
 FINAL_JOB_STATES: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
-"""A job in one of these states changes only when it is retried."""
+"""Final states of a job. Only a retry changes them."""
 FAILED_ITEM_STATES: tuple[ItemState, ...] = ("failed", "quarantined")

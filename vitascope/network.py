@@ -1,4 +1,4 @@
-"""Checks of network addresses and URLs."""
+"""Functions that check network addresses and parse URLs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_url(url: str) -> httpx.URL:
-    """Parse a URL. Raises ValueError for a malformed one, also where only the resolver would refuse its host."""
+    """Parse a URL. Raises ValueError if it is malformed or its host cannot be encoded for name resolution (IDNA)."""
     import httpx
 
     try:

@@ -1,4 +1,4 @@
-"""Headers of tar archives in which damage is an error."""
+"""Tar headers that report damage as an error."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Self
 
 
 class CheckedTarInfo(TarInfo):
-    """A header for `tarinfo` of `tarfile.open`: one that is damaged or cut raises ReadError.
+    """Header class for the argument `tarinfo` of `tarfile.open`: a damaged or truncated header raises ReadError.
 
-    By default it ends the archive, and all members behind it are lost. An archive may still lack the blocks of zeros
-    that mark its end, after a whole member.
+    The standard class treats such a header as the end of the archive, so that later members are silently lost. An
+    archive without the zero blocks that mark its end is still accepted.
     """
 
     @classmethod

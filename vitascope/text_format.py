@@ -1,4 +1,4 @@
-"""Text for people: times, scores and signals of results, and strings that are safe to print."""
+"""Text formatting: times, scores and signals of search results, and escapes for terminals."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_MATCHES = 3
-"""Words of a result that are shown beside the signal that matches them."""
+"""Maximum number of matching words that are shown for a signal."""
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _ESCAPES |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def format_time(seconds: float) -> str:
-    """Format seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
+    """Format seconds as ``m:ss``, or as ``h:mm:ss`` if they are an hour or more."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def format_tenths(seconds: float) -> str:
-    """Format seconds as ``format_time`` does, with tenths."""
+    """Format seconds as ``m:ss.t`` or ``h:mm:ss.t``, with tenths."""
     tenths = round(seconds * 10)
     return f"{format_time(tenths // 10)}.{tenths % 10}"
 
@@ -40,11 +40,11 @@ def quote(text: str) -> str:
 
 
 def format_signals(signals: Mapping[str, Mapping[str, Any]], quote_text: Callable[[str], str] = quote) -> str:
-    """Format why a clip was returned: by signal, words that match and their times, or the rank.
+    """Format the reasons why a clip was returned: for each signal, the matching words with their times, or the rank.
 
     Args:
         signals: rank, score and matches by signal, as in search results.
-        quote_text: puts a text in quotation marks.
+        quote_text: function that puts a text in quotation marks.
     """
     reasons = []
     for signal, score in signals.items():
@@ -57,5 +57,5 @@ def format_signals(signals: Mapping[str, Mapping[str, Any]], quote_text: Callabl
 
 
 def escape_controls(text: str) -> str:
-    r"""Return ``text`` with control characters, except newline and tab, and changes of direction as ``\x1b``."""
+    r"""Escape control characters, except newline and tab, and changes of text direction, such as ESC as ``\x1b``."""
     return text.translate(_ESCAPES)

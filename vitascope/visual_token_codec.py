@@ -1,8 +1,8 @@
 """Encoding of visual and audio tokens as bytes, for storage with a clip.
 
-``float16``: little-endian values. ``int8``: a float16 scale per token, then integers from -127 to 127; a value is its
-integer times the scale of its token. int8 takes half the bytes, with an error of at most half a scale, 1/254 of the
-token's largest absolute value.
+``float16``: little-endian values. ``int8``: one float16 scale per token, followed by integers from -127 to 127; a value
+is its integer times the scale of its token. int8 takes half the bytes; its error is at most half a scale, which is
+1/254 of the token's largest absolute value.
 
 Shape letters: V tokens, K their width.
 """
@@ -24,7 +24,7 @@ _MIN_SCALE = np.float16(2**-24)
 
 
 def check_encoding(name: str) -> TokenEncoding:
-    """Return ``name`` as an encoding. Raises InvalidInput if it is unknown."""
+    """Validate the name of an encoding and return it. Raises InvalidInput if it is unknown."""
     for encoding in ENCODINGS:
         if name == encoding:
             return encoding
@@ -38,7 +38,7 @@ def encoded_bytes(encoding: TokenEncoding, shape: tuple[int, int]) -> int:
 
 
 def encode_tokens(tokens: NDArray[np.floating], encoding: TokenEncoding) -> bytes:
-    """Encode tokens (V, K), which must be finite as float16."""
+    """Encode tokens (V, K). Their values must be finite in float16."""
     if encoding == "float16":
         return bytes(tokens.astype("<f2").tobytes())
     values = tokens.astype(np.float32)
@@ -51,7 +51,7 @@ def encode_tokens(tokens: NDArray[np.floating], encoding: TokenEncoding) -> byte
 
 
 def check_stored(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int]) -> None:
-    """Validate encoded tokens of ``shape`` (V, K). Raises InvalidInput for another length, or values not finite."""
+    """Validate encoded tokens of ``shape`` (V, K). Raises InvalidInput for a wrong length or non-finite values."""
     if len(stored) != encoded_bytes(encoding, shape):
         raise InvalidInput(
             f"tokens: {len(stored)} bytes; {encoded_bytes(encoding, shape)} were expected, "
@@ -63,7 +63,7 @@ def check_stored(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int])
 
 
 def decode_tokens(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Decode tokens to (V, K) float32. Raises InvalidInput as ``check_stored``."""
+    """Decode tokens to (V, K) float32. Raises InvalidInput for a wrong length or non-finite values."""
     check_stored(stored, encoding, shape)
     if encoding == "float16":
         return np.frombuffer(stored, "<f2").reshape(shape).astype(np.float32)

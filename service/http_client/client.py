@@ -1,4 +1,4 @@
-"""HTTP client that connects to checked addresses only, within deadlines."""
+"""HTTP client for user-supplied URLs: it connects only to allowed addresses (SSRF-safe), within deadlines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 USER_AGENT = "vitascope"
 _POLL_SECONDS = 0.25
-"""Seconds between two checks whether a waiting request was cancelled."""
+"""Seconds between two checks for cancellation of a waiting request."""
 
 Resolve = Callable[[str], Sequence[Address]]
 """Function that resolves a host name to addresses. Raises OSError if there are none."""
@@ -42,10 +42,16 @@ class Cancelled(FetchInterrupted):
 
 
 class Deadline:
-    """Time limits of one request, redirects included. ``remaining`` is called before everything that may wait."""
+    """Time limits of one request, including redirects. Call ``remaining`` before each operation that may wait."""
 
     def __init__(self, name: str, total_seconds: float, is_cancelled: Callable[[], bool]) -> None:
-        """``name`` of the request, for messages."""
+        """Start the time limit of the whole request.
+
+        Args:
+            name: name of the request, for messages.
+            total_seconds: time limit of the whole request.
+            is_cancelled: returns whether the caller has cancelled the request.
+        """
         self._name = name
         self._end = time.monotonic() + total_seconds
         self._total_seconds = total_seconds
@@ -53,12 +59,12 @@ class Deadline:
         self.start_phase("the request", total_seconds)
 
     def start_phase(self, phase: str, seconds: float) -> None:
-        """Allow ``seconds`` from now on, or what is left of the total."""
+        """Start a phase with its own time limit: ``seconds``, or the rest of the total if that is less."""
         self._phase, self._phase_seconds = phase, seconds
         self._phase_end = time.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Return the remaining seconds, more than 0. Raises UrlFailed after the deadline, and Cancelled."""
+        """Return the remaining seconds, more than 0. Raises UrlFailed after the deadline, Cancelled if cancelled."""
         if self._is_cancelled():
             raise Cancelled(self._name)
         now = time.monotonic()
@@ -69,18 +75,18 @@ class Deadline:
         return min(self._end, self._phase_end) - now
 
     def poll_seconds(self) -> float:
-        """Return ``remaining``, but at most the time to the next check for cancellation."""
+        """Return ``remaining``, but at most the interval of checks for cancellation."""
         return min(self.remaining(), _POLL_SECONDS)
 
 
 def resolve_name(host: str) -> Sequence[Address]:
-    """Return the addresses of a name by the system's resolver. Raises OSError."""
+    """Resolve a host name to addresses with the system's resolver. Raises OSError."""
     entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(ip_address(entry[4][0]) for entry in entries))
 
 
 def _resolve_within(host: str, resolve: Resolve, deadline: Deadline) -> Sequence[Address]:
-    """Resolve in a thread, as the system's resolver has no timeout; empty for an unknown name."""
+    """Resolve a name in a thread, as the system's resolver has no timeout; return an empty list for an unknown name."""
     addresses: list[Address] = []
     is_done = threading.Event()
 
@@ -88,7 +94,7 @@ def _resolve_within(host: str, resolve: Resolve, deadline: Deadline) -> Sequence
         try:
             addresses.extend(resolve(host))
         except (OSError, UnicodeError):
-            pass  # unknown; which error says so depends on the system
+            pass  # unknown name; the error depends on the system
         finally:
             is_done.set()
 
@@ -99,7 +105,7 @@ def _resolve_within(host: str, resolve: Resolve, deadline: Deadline) -> Sequence
 
 
 def is_own_address(address: Address) -> bool:
-    """Return whether an address belongs to this machine. Sends nothing: the kernel looks up the route."""
+    """Return whether an address belongs to this machine. Nothing is sent: the kernel only looks up the route."""
     family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -111,17 +117,17 @@ def is_own_address(address: Address) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PostResponse:
-    """Status and headers of a response, names in lower case, the last value of repeated ones."""
+    """Status and headers of a response. Header names are in lower case; a repeated header has its last value."""
 
     status: int
     headers: Mapping[str, str]
 
 
 class SafeClient:
-    """Requests URLs that a policy allows, without cookies, credentials or proxies of the environment.
+    """HTTP client for URLs that a policy allows. It ignores cookies, and credentials and proxies in the environment.
 
-    Thread-safe and blocking. ``resolve``, ``address_filter`` and ``tls`` are for tests, which have no public address to
-    connect to; no setting changes them.
+    Thread-safe and blocking. ``resolve``, ``address_filter`` and ``tls`` are for tests, which cannot connect to public
+    addresses; no setting changes them.
     """
 
     def __init__(
@@ -138,20 +144,20 @@ class SafeClient:
         self._tls = httpx.create_ssl_context() if tls is None else tls
 
     def check(self, url: str) -> None:
-        """Raise InvalidInput or UrlRefused for a URL that the policy forbids. Nothing is resolved or sent."""
+        """Validate a URL without resolving or requesting it. Raises InvalidInput, and UrlRefused if it is forbidden."""
         parse_url(url, self.policy)
 
     def fetch(self, url: str, file: BinaryIO, is_cancelled: Callable[[], bool] = lambda: False) -> None:
-        """GET a URL and write the body to a file. After an error the file's content is undefined.
+        """Download a URL to a file. After an error, the content of the file is undefined.
 
         Args:
             url: The URL.
-            file: Receives at most ``max_bytes``.
-            is_cancelled: Polled while the request waits.
+            file: File to which the body is written, at most ``max_bytes`` of the policy.
+            is_cancelled: Returns whether to cancel the request; called repeatedly while the request waits.
 
         Raises:
             InvalidInput, UrlRefused: The URL, or a redirect, is malformed or forbidden.
-            UrlFailed: It could not be fetched.
+            UrlFailed: The download failed.
             Cancelled: ``is_cancelled`` returned true.
             OSError: The file could not be written.
         """
@@ -172,9 +178,18 @@ class SafeClient:
     def post(
         self, url: str, body: bytes, headers: Mapping[str, str], is_cancelled: Callable[[], bool] = lambda: False
     ) -> PostResponse:
-        """POST a body and return the response's status and headers. No redirect is followed, and no body read.
+        """Send a POST request; return status and headers of the response. Redirects are not followed.
 
-        Raises as ``fetch`` does.
+        Args:
+            url: The URL.
+            body: Body of the request.
+            headers: Headers of the request.
+            is_cancelled: Returns whether to cancel the request; called repeatedly while the request waits.
+
+        Raises:
+            InvalidInput, UrlRefused: The URL is malformed or forbidden.
+            UrlFailed: The request failed.
+            Cancelled: ``is_cancelled`` returned true.
         """
         target = parse_url(url, self.policy)
         deadline = Deadline(target.origin, self.policy.total_timeout, is_cancelled)
@@ -185,7 +200,7 @@ class SafeClient:
     def _request(
         self, method: str, target: ParsedUrl, headers: Mapping[str, str], body: bytes, deadline: Deadline
     ) -> Iterator[httpcore.Response]:
-        """Yield the response, its body not yet read, on a connection of its own."""
+        """Send a request on a new connection; yield the response before its body is read."""
         deadline.start_phase("connecting", self.policy.connect_timeout)
         network = _PinnedBackend(self._addresses(target, deadline), deadline)
         origin = httpcore.Origin(target.scheme.encode(), target.host.encode(), target.port)
@@ -215,9 +230,9 @@ class SafeClient:
                 response.close()
 
     def _addresses(self, target: ParsedUrl, deadline: Deadline) -> list[Address]:
-        """Return the target's addresses, all allowed. Raises UrlRefused, and UrlFailed if there are none.
+        """Return the addresses of the target. Raises UrlRefused if one is forbidden, UrlFailed if there are none.
 
-        The message names no address, and is the same for unknown names, so that names of this network stay unknown.
+        Both have the same message, without addresses, so that users cannot probe for host names in this network.
         """
         if target.address is not None:
             addresses: Sequence[Address] = [target.address]
@@ -270,7 +285,7 @@ class SafeClient:
 
 
 class _PinnedBackend(httpcore.NetworkBackend):
-    """Connects to the first reachable of ``addresses``, whatever the host name."""
+    """Network backend that ignores the host name and connects to the first of ``addresses`` that is reachable."""
 
     def __init__(self, addresses: Sequence[Address], deadline: Deadline) -> None:
         self._addresses = addresses
@@ -289,7 +304,7 @@ class _PinnedBackend(httpcore.NetworkBackend):
             family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
             connection = socket.socket(family, socket.SOCK_STREAM)
             try:
-                # An equal share of the time for each, so that an unreachable address leaves some to the next.
+                # The remaining time is divided among the remaining addresses, as the first may be unreachable.
                 seconds = self._deadline.remaining() / (len(self._addresses) - index)
                 self._connect(connection, (str(address), port), seconds)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -303,7 +318,7 @@ class _PinnedBackend(httpcore.NetworkBackend):
         raise httpcore.ConnectError(str(failure))
 
     def _connect(self, connection: socket.socket, address: tuple[str, int], seconds: float) -> None:
-        """Connect within some seconds, unless the deadline is cancelled. Raises OSError and as the deadline does."""
+        """Connect within ``seconds``. Raises OSError, and UrlFailed and Cancelled by the deadline."""
         end = time.monotonic() + seconds
         connection.setblocking(False)
         error = connection.connect_ex(address)
@@ -320,14 +335,14 @@ class _PinnedBackend(httpcore.NetworkBackend):
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
     ) -> httpcore.NetworkStream:
-        raise httpcore.ConnectError("Unix sockets are not connected to")
+        raise httpcore.ConnectError("Unix sockets are not supported")
 
     def sleep(self, seconds: float) -> None:
         time.sleep(min(seconds, self._deadline.remaining()))
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection whose waits are bounded by the deadline; httpcore's own timeouts are not used."""
+    """Connection whose operations end at the deadline; httpcore's timeouts are ignored."""
 
     def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self._connection = connection
@@ -361,7 +376,7 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
-            # An unannounced end may be the work of an attacker: a body without a length must not pass as complete.
+            # The connection must be closed by TLS: otherwise an attacker could truncate a body without a length.
             secured = ssl_context.wrap_socket(
                 self._connection,
                 server_hostname=server_hostname,
@@ -375,7 +390,7 @@ class _Stream(httpcore.NetworkStream):
                     return _Stream(secured, self._deadline)
                 except TimeoutError:
                     continue
-        except OSError as error:  # including certificates of another name
+        except OSError as error:  # including invalid certificates
             self.close()
             raise httpcore.ConnectError(str(error)) from error
         except BaseException:

@@ -1,4 +1,4 @@
-"""Policy for URLs and addresses of outgoing requests."""
+"""URL policy: which URLs and network addresses outgoing requests may use."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Network = IPv4Network | IPv6Network
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _FORBIDDEN_CHARACTERS = re.compile(r"[\s\\\x00-\x20\x7f-\x9f]")
-"""Some parsers drop these or treat them as '/'."""
+"""Characters that some URL parsers drop or treat as '/'."""
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)+{_LABEL}")
 _NUMERIC_LABEL = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)")
-"""Resolvers read a host with such a last label as an IPv4 address: 127.1, 0x7f.1, 2130706433."""
+"""Last label of a host that resolvers parse as an IPv4 address: 127.1, 0x7f.1, 2130706433."""
 
-# ``ipaddress.is_global`` is not enough: it ignores IPv4 addresses embedded in IPv6 ones (NAT64, 6to4 and Teredo lead
-# wherever the inner address does), and treats multicast and a cloud's own services as global. These are the IANA
-# special-purpose registries (RFC 6890) and everything else that is not plainly public.
+# ``ipaddress.is_global`` is not enough: it ignores IPv4 addresses embedded in IPv6 addresses (NAT64, 6to4 and Teredo
+# connect to the embedded address), and it treats multicast and internal services of clouds as global. Blocked are the
+# IANA special-purpose registries (RFC 6890) and all other networks that are not clearly public.
 _BLOCKED_V4 = [
     (IPv4Network(network), reason)
     for network, reason in (
@@ -64,9 +64,9 @@ _BLOCKED_V6 = [
     )
 ]
 _NAT64 = IPv6Network("64:ff9b::/96")
-"""A network without IPv4 reaches the IPv4 address in the last four bytes by it; that address is checked instead."""
+"""Prefix of IPv6 addresses that translate to the IPv4 address in their last four bytes, which is checked instead."""
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
-"""Third quarter of an address whose last quarter is an IPv4 address to tunnel to, below any prefix."""
+"""Third group of 32 bits of an ISATAP address, which tunnels to the IPv4 address in its last 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +76,15 @@ class UrlPolicy:
     Attributes:
         schemes: Allowed schemes.
         ports: Allowed ports.
-        hosts: Allowed names, such as ``media.example`` or ``*.media.example`` (subdomains only); empty for any.
-        blocked_networks: Networks that are blocked in addition to those that are not public.
-        allowed_networks: Networks that are allowed although they are not public.
-        max_redirects: Redirects that are followed, each checked like the first URL.
-        max_bytes: Size of a response body.
-        connect_timeout: For name resolution, connection and TLS.
-        response_timeout: From then to the end of the response headers.
-        read_timeout: Without a byte of the body.
-        total_timeout: For the whole request, redirects included.
+        hosts: Allowed host names, such as ``media.example`` or ``*.media.example`` (subdomains only); empty: any.
+        blocked_networks: Networks that are blocked in addition to all non-public ones.
+        allowed_networks: Non-public networks that are allowed.
+        max_redirects: Maximum number of redirects. Each target is checked like the first URL.
+        max_bytes: Maximum size of a response body.
+        connect_timeout: Limit for name resolution, connection and TLS handshake.
+        response_timeout: Limit from then until the response headers are complete.
+        read_timeout: Maximum pause while the body is received.
+        total_timeout: Limit for the whole request, including redirects.
     """
 
     schemes: frozenset[str] = frozenset({"https"})
@@ -106,12 +106,18 @@ class UrlPolicy:
         return any(host.endswith(name[1:]) if name.startswith("*.") else host == name for name in self.hosts)
 
     def block_reason(self, address: Address) -> str | None:
-        """Return why connections to an address are blocked; None for an allowed one."""
+        """Return why connections to an address are blocked; None if they are allowed."""
         return block_reason(address, self.blocked_networks, self.allowed_networks)
 
 
 def block_reason(address: Address, blocked: Sequence[Network] = (), allowed: Sequence[Network] = ()) -> str | None:
-    """Return why an address is blocked: it is not public and not in ``allowed``, or in ``blocked``. None otherwise."""
+    """Return why connections to an address are blocked; None if they are allowed.
+
+    Args:
+        address: The address.
+        blocked: Networks that are blocked in addition to all non-public ones.
+        allowed: Non-public networks that are allowed.
+    """
     if isinstance(address, IPv6Address) and address in _NAT64:
         address = IPv4Address(int(address) & 0xFFFF_FFFF)
     if any(address in network for network in blocked):
@@ -129,14 +135,14 @@ def block_reason(address: Address, blocked: Sequence[Network] = (), allowed: Seq
 
 @dataclass(frozen=True, slots=True)
 class ParsedUrl:
-    """Parts of a URL, of which the request is made, so that no other parser can read it differently.
+    """Parts of a checked URL. Requests are built from them, as another parser might split the URL differently.
 
     Attributes:
         scheme: ``http`` or ``https``.
-        host: Lower case, without brackets.
-        port: The port, also where it is the scheme's default.
-        path: With the query, percent-encoded ASCII.
-        address: The host, if it is an address.
+        host: Host name or address in lower case, without brackets.
+        port: Port; the default port of the scheme if the URL has none.
+        path: Path and query, as percent-encoded ASCII.
+        address: The host as an address; None if it is a name.
     """
 
     scheme: str
@@ -153,7 +159,7 @@ class ParsedUrl:
 
     @property
     def origin(self) -> str:
-        """The part that messages and logs may name: paths and queries may hold secrets."""
+        """Scheme, host and port, for messages and logs: paths and queries may contain secrets."""
         return f"{self.scheme}://{self.authority}"
 
     @property
@@ -162,11 +168,15 @@ class ParsedUrl:
 
 
 def parse_url(url: str, policy: UrlPolicy) -> ParsedUrl:
-    """Parse a URL that the policy allows. Names are not resolved.
+    """Parse a URL and check it against the policy. Names are not resolved.
+
+    Args:
+        url: The URL.
+        policy: The policy.
 
     Raises:
-        InvalidInput: It is malformed.
-        UrlRefused: The policy forbids it.
+        InvalidInput: The URL is malformed.
+        UrlRefused: The policy forbids the URL.
     """
     if not 1 <= len(url) <= MAX_URL_LENGTH:
         raise InvalidInput(f"url: {len(url)} characters; 1 to {MAX_URL_LENGTH} were expected")
@@ -177,7 +187,7 @@ def parse_url(url: str, policy: UrlPolicy) -> ParsedUrl:
         stated_port = parts.port
     except ValueError as error:
         raise InvalidInput(
-            f"url: {url[:200]!r}: {error}; such as https://media.example/film.mp4 was expected"
+            f"url: {url[:200]!r}: {error}; a URL such as https://media.example/film.mp4 was expected"
         ) from error
     if parts.scheme not in policy.schemes or parts.scheme not in _DEFAULT_PORTS:
         raise UrlRefused(f"url: scheme {parts.scheme!r}; {' or '.join(sorted(policy.schemes))} was expected")
@@ -196,7 +206,17 @@ def parse_url(url: str, policy: UrlPolicy) -> ParsedUrl:
 
 
 def parse_redirect(url: ParsedUrl, location: str, policy: UrlPolicy) -> ParsedUrl:
-    """Parse the target of a redirect. Raises as ``parse_url``, and UrlRefused for one from https to http."""
+    """Parse the target of a redirect and check it against the policy.
+
+    Args:
+        url: The URL that redirects.
+        location: Value of the Location header.
+        policy: The policy.
+
+    Raises:
+        InvalidInput: The target is malformed.
+        UrlRefused: The policy forbids the target, or it leads from https to http.
+    """
     try:
         joined = urljoin(url.url, location)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""Primitives that differ between the two clients.
+"""Functions that differ between the asynchronous and the blocking client.
 
-The generator of `_sync` removes the suffix ``_async``: where the asynchronous client calls ``sleep_async``, the
-generated one calls ``sleep``.
+The package `_sync` is generated from `_async` by removing the suffix ``_async``: a call of ``sleep_async`` becomes a
+call of ``sleep``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 CLEANUP_SECONDS = 10.0
-"""Limit for requests that clean up after a cancelled call."""
+"""Time limit of requests that clean up after a cancelled call."""
 
 
 async def sleep_async(seconds: float) -> None:

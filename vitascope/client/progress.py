@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 UploadProgress = bool | Callable[[int, int], None]
-"""True draws a bar; a function is called with the bytes sent and the total."""
+"""True draws a progress bar; a function is called with the number of bytes sent and in total."""
 
 
 @contextmanager
 def upload_progress(name: str, progress: UploadProgress) -> Iterator[Callable[[int, int], None]]:
-    """Yield the callback (bytes sent, total) for an upload of the file ``name``."""
+    """Yield the function to call with (bytes sent, total bytes) during the upload of the file ``name``."""
     if not isinstance(progress, bool):
         yield progress
     elif not progress:
@@ -39,7 +39,7 @@ def upload_progress(name: str, progress: UploadProgress) -> Iterator[Callable[[i
 
 @contextmanager
 def job_progress(job_id: str, progress: bool) -> Iterator[Callable[[Job], None]]:
-    """Yield the callback for changes of a job."""
+    """Yield the function to call with each new state of a job."""
     if not progress:
         yield lambda job: None
         return
@@ -61,7 +61,7 @@ def job_progress(job_id: str, progress: bool) -> Iterator[Callable[[Job], None]]
 
 @contextmanager
 def operation_progress(operation_id: str, progress: bool) -> Iterator[Callable[[Operation], None]]:
-    """Yield the callback for changes of an operation."""
+    """Yield the function to call with each new state of an operation."""
     if not progress:
         yield lambda operation: None
         return
@@ -83,7 +83,7 @@ _line_count = 0
 def _line(name: str) -> Iterator[Callable[[str, float, float | None, str], None]]:
     """Yield a function that updates a line: description, completed, total, amount as text.
 
-    Concurrent lines share one display: two displays would overwrite each other.
+    Concurrent lines share one display, as two displays would overwrite each other.
     """
     global _display, _line_count
     with _lock:

@@ -23,8 +23,8 @@ T = TypeVar("T")
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
 RetryPolicy = Literal["always", "if_refused", "never"]
-"""Failures of a request that may be retried. always: the request is idempotent. if_refused: only if the response says
-that it was not executed. never: only if it was not sent, or was rate limited.
+"""Which failures of a request are retried. always: all temporary ones, as the request is idempotent. if_refused: only
+if the response says that the request was not executed. never: only if the request was not sent or was rate limited.
 """
 
 NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
@@ -68,7 +68,13 @@ class RetryConfig:
 
 
 def retry_policy(method: str, headers: Mapping[str, str] | None, is_read_only: bool) -> RetryPolicy:
-    """Return the policy of a request; ``is_read_only``: a POST without side effects."""
+    """Return the retry policy of a request.
+
+    Args:
+        method: HTTP method.
+        headers: headers of the request.
+        is_read_only: whether a POST request has no side effects.
+    """
     if is_read_only or method in ("GET", "PATCH") or IDEMPOTENCY_KEY in (headers or {}):
         return "always"
     # A repeated DELETE whose first response was lost would fail with 404.
@@ -76,9 +82,9 @@ def retry_policy(method: str, headers: Mapping[str, str] | None, is_read_only: b
 
 
 async def retry_async(send: Callable[[], Awaitable[T]], config: RetryConfig, policy: RetryPolicy) -> T:
-    """Call ``send`` until it succeeds or may not be retried, then raise its last error.
+    """Call ``send`` until it succeeds or its error may not be retried; then raise that error.
 
-    ``send`` raises httpx.HTTPError; for an error response httpx.HTTPStatusError.
+    ``send`` must raise httpx.HTTPStatusError for an error response; other retried errors are httpx.HTTPError.
     """
     started_at = time.monotonic()
     for attempt in count(1):
@@ -109,7 +115,7 @@ def retry(send: Callable[[], T], config: RetryConfig, policy: RetryPolicy) -> T:
 def _next_delay(
     error: httpx.HTTPError, config: RetryConfig, policy: RetryPolicy, attempt: int, started_at: float
 ) -> float | None:
-    """Return the delay before the next attempt; None if there is none."""
+    """Return the delay in seconds before the next attempt; None if the request is not retried."""
     delay = config.delay_after(attempt, _retry_after(error))
     remaining = started_at + config.max_elapsed - time.monotonic()
     if attempt >= config.max_attempts or delay > remaining or not _may_retry(error, policy):
@@ -133,7 +139,7 @@ def _may_retry(error: httpx.HTTPError, policy: RetryPolicy) -> bool:
 
 
 def _code_of(response: httpx.Response) -> object:
-    """Return the code of a problem; None for other responses."""
+    """Return the field ``code`` of a problem document; None for other responses."""
     try:
         problem = response.json()
     except ValueError:

@@ -1,7 +1,7 @@
 """Parser for server-sent events (`text/event-stream`), as the HTML standard defines them.
 
-httpx-sse was considered. It has no limit on the size of an event, does not remove a byte order mark, and returns
-comments after an ``id`` as empty events.
+httpx-sse is not used: it has no limit on the size of an event, does not remove a byte order mark, and returns comments
+after an ``id`` as empty events.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import cast
 from vitascope.client.api import JobEvent, ServiceError
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-"""Size of an event with its line ends. Job events have a few kilobytes."""
+"""Maximum size of an event, including line ends. Job events have a few kilobytes."""
 
 
 class EventStreamParser:
-    """Incremental parser of one stream."""
+    """Incremental parser of one event stream."""
 
     def __init__(self) -> None:
         self._line = bytearray()
@@ -27,9 +27,9 @@ class EventStreamParser:
         self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[JobEvent]:
-        """Return the events that end in ``chunk``, the next bytes of the stream.
+        """Parse the next bytes of the stream; return the events that they complete.
 
-        Raises ServiceError for an event that is too large or malformed.
+        Raises ServiceError if an event is too large or malformed.
         """
         if not chunk:
             return []

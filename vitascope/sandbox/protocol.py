@@ -21,7 +21,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class ProtocolError(Exception):
-    """A message that is not well formed or not a valid response to its request."""
+    """A message is malformed, or is not a valid response to its request."""
 
 
 def send(channel: socket.socket, header: Header, blobs: Sequence[Buffer] = (), descriptor: int | None = None) -> None:
@@ -29,9 +29,9 @@ def send(channel: socket.socket, header: Header, blobs: Sequence[Buffer] = (), d
 
     Args:
         channel: Socket to send on.
-        header: JSON values, in which frozensets become lists and dataclasses become objects.
-        blobs: Raw data; their sizes are added to the header.
-        descriptor: File descriptor to pass along.
+        header: JSON values; frozensets are converted to lists, dataclasses to objects.
+        blobs: Binary data; the sizes are added to the header.
+        descriptor: File descriptor to pass to the receiver.
     """
     views = [memoryview(blob).cast("B") for blob in blobs]
     encoded = json.dumps({**header, "blobs": [view.nbytes for view in views]}, default=_to_json).encode()
@@ -48,7 +48,7 @@ def receive_header(channel: socket.socket, max_bytes: int, poll: Callable[[], No
     Args:
         channel: Socket with a timeout.
         max_bytes: Largest header to accept.
-        poll: Called repeatedly while waiting; raises to stop.
+        poll: Called repeatedly while waiting; it stops the wait by raising an exception.
 
     Raises:
         ProtocolError: The message is malformed.
@@ -61,7 +61,7 @@ def receive_header(channel: socket.socket, max_bytes: int, poll: Callable[[], No
 
 
 def receive_request(channel: socket.socket) -> tuple[Header, int | None]:
-    """Receive a request and the descriptor that accompanies it, which the caller must close.
+    """Receive a request and its file descriptor, if any. The caller must close the descriptor.
 
     Waits without a timeout. Raises ProtocolError, EOFError and OSError.
     """
@@ -75,7 +75,13 @@ def receive_request(channel: socket.socket) -> tuple[Header, int | None]:
 
 
 def receive_into(channel: socket.socket, target: memoryview, poll: Callable[[], None]) -> None:
-    """Fill ``target``, calling ``poll`` repeatedly, which raises to stop. Raises EOFError and OSError."""
+    """Receive data until ``target`` is full. Raises EOFError, OSError, and the exceptions of ``poll``.
+
+    Args:
+        channel: Socket with a timeout, or without one.
+        target: Buffer to fill.
+        poll: Called before each attempt to receive; it stops the wait by raising an exception.
+    """
     while target:
         poll()
         try:

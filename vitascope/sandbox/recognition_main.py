@@ -1,4 +1,4 @@
-"""``python -m vitascope.sandbox.recognition_main``: a confined process that recognises speech or screen text."""
+"""``python -m vitascope.sandbox.recognition_main``: sandboxed process that recognises speech or text on screen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitascope.sandbox.worker_main import load_decoders, serve
 
 
 def main() -> None:
-    """Load the engine that the setup names, and serve requests until the other end closes the socket."""
+    """Load the recognition engine of the setup, and serve requests until the other end closes the socket."""
     engine: Any = None
 
     def load(setup: Header) -> Header:

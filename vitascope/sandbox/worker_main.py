@@ -1,9 +1,9 @@
-"""``python -m vitascope.sandbox.worker_main``: a confined process that decodes one file at a time.
+"""``python -m vitascope.sandbox.worker_main``: sandboxed process that decodes one file at a time.
 
-``serve`` is the loop of every confined process; ``vitascope.sandbox.recognition_main`` is another one.
+``serve`` is the main loop of all sandboxed processes, also of ``vitascope.sandbox.recognition_main``.
 
-Standard input is the socket for requests and responses. The process confines itself before it loads any decoder, and
-opens no media file: the descriptor of each file accompanies the request.
+Standard input is the socket for requests and responses. The process confines itself before it loads a decoder. It opens
+no media files: it receives an open file descriptor with each request.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from vitascope.sandbox.isolation import confine, limit_cpu_seconds, limit_resour
 from vitascope.sandbox.protocol import Buffer, Header, ProtocolError, receive_request, send
 
 INTERNAL_ERROR = "internal_error"
-"""Error code of a response for an exception that is a defect."""
+"""Error code in the response for an unexpected exception (a bug)."""
 OUT_OF_MEMORY = "media_too_large"
 _MAX_MESSAGE = 2000
 
 
 Execute = Callable[[Header, MediaFile, Callable[[float], None]], tuple[Any, list[Buffer]]]
-"""Runs the request of a header on a file, reporting the share that is done, 0 to 1; returns the value and blobs of the
-response.
+"""Function (header, file, on_progress) that executes a request on a file. It calls ``on_progress`` with the completed
+fraction, 0 to 1, and returns the value and blobs of the response.
 """
 
 
@@ -42,9 +42,10 @@ def serve(load: Callable[[Header], Header], execute: Execute) -> None:
     """Confine this process and serve requests until the other end closes the socket.
 
     Args:
-        load: Loads, confined, what requests need, before memory is limited. Receives the setup of the process; returns
-            what it has loaded. A VitascopeError is reported to the other end, which then starts no further process.
-        execute: Runs a request.
+        load: Loads libraries and models, after the process is confined and before its memory is limited. Its argument
+            is the setup of the process; it returns what is reported as loaded. A VitascopeError is reported to the
+            other end, which then starts no more processes.
+        execute: Executes a request.
     """
     channel = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
@@ -74,7 +75,7 @@ def serve(load: Callable[[Header], Header], execute: Execute) -> None:
 
 
 def load_decoders() -> None:
-    """Import everything that decodes. Raises what keeps the decoders from working."""
+    """Import all decoders. Raises an exception if they do not work."""
     import av
     from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
