@@ -1,4 +1,4 @@
-"""``python -m tests.service.altered_service NAME [ARGUMENT]``: the service, altered for tests that stop or kill it."""
+"""``python -m tests.service.altered_service NAME [ARGUMENT]``: the service with delays or faults that tests need."""
 
 from __future__ import annotations
 

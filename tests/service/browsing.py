@@ -1,4 +1,4 @@
-"""The page in a browser, in tests: fixtures, screen reader output, toasts, and all views in turn."""
+"""Helpers for tests of the page in a browser: fixtures, screen reader output, toasts, and a tour of all views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile requests from a seed: examples of the OpenAPI document, with parts that break parsers."""
+"""Generator of hostile requests from a seed: examples of the OpenAPI document with parts that break parsers."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def test_search_videos_is_paginated(assistant: Assistant, films: str) -> None:
     assert len({(entry["video_id"], entry["start"]) for entry in page["results"] + again["results"]}) == 4
 
 
-def test_search_says_which_spoken_words_match(assistant: Assistant, films: str) -> None:
+def test_search_lists_the_spoken_words_that_match(assistant: Assistant, films: str) -> None:
     search = {"collection": films, "text": "train station", "limit": 1, "signals": ["visual", "speech"]}
     page, text = assistant.call("search_videos", **search)
     best = page["results"][0]

@@ -372,7 +372,7 @@ def test_captions_have_scores_by_word_and_questions_may_have_no_confident_answer
     expect(page.locator("#answers .not-confident")).to_have_text("The model knows none of these answers: “wombat”.")
 
 
-def test_a_query_may_have_further_sentences(page: Page, palette: str) -> None:
+def test_a_query_may_have_additional_sentences(page: Page, palette: str) -> None:
     page.goto(f"/?collection={palette}&q=a+red+thing")
     titles = page.locator("#results .title")
     expect(titles.first).to_have_text("red")

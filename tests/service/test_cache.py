@@ -70,7 +70,7 @@ class Creator:
 
 
 def cache_of(entries: int, observer: RecordingObserver | None = None) -> Cache[Named, str]:
-    """A cache for that many values of 100 bytes."""
+    """Return a cache with room for ``entries`` values of 100 bytes."""
     return Cache("test", entries * (ENTRY_BYTES + 100), lambda key, value: 100, observer or RecordingObserver())
 
 
@@ -253,7 +253,7 @@ def test_a_repeated_search_runs_no_graph(caching: Running) -> None:
 
 
 def test_concurrent_requests_with_the_same_text_run_it_once(caching: Running) -> None:
-    """Also where one caches in a thread, a search, and the other on the event loop."""
+    """Also if one request runs in a thread (a search) and the other on the event loop."""
     changes = MetricChanges(caching)
     with blocked_graph(caching, "text") as (rows, go), ThreadPoolExecutor(3) as threads:
         first = threads.submit(embed, caching, ["sent twice"])

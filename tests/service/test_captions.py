@@ -181,7 +181,7 @@ def test_invalid_requests_are_rejected(captioning: Running, fields: JSON, code: 
     assert word in problem_of(caption(captioning, **fields), 422, code)["detail"]
 
 
-def test_a_model_without_the_task_says_so_before_it_decodes(running: Running) -> None:
+def test_a_model_without_the_task_is_rejected_before_decoding(running: Running) -> None:
     response = running.client.post("/v1/captions", files={"file": ("no.mp4", b"no video")})
     detail = problem_of(response, 409, "task_missing")["detail"]
     assert "no captioning; the bundle's tasks are" in detail

@@ -1,4 +1,4 @@
-"""Commands have the same JSON, text and exit status in a data folder and through a service."""
+"""Commands give the same JSON, text and exit status in a data folder and through a service."""
 
 from __future__ import annotations
 

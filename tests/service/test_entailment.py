@@ -1,4 +1,4 @@
-"""Classes of sentences over HTTP, in the clients, in the command, for assistants and on the page."""
+"""Visual entailment over HTTP, in the clients, in the command, for assistants and on the page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLIP = {"collection": "films", "video_id": "1"}
 
 @pytest.fixture(scope="module")
 def classifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service with the task; a film of two seconds of red and two of blue; requests have at most five sentences."""
+    """A service with the task entailment, a limit of five sentences, and a film: two seconds of red, two of blue."""
     bundle = make_small_bundle(tmp_path_factory.mktemp("bundle"), tasks=("retrieval", "matching", "entailment"))
     frames = [solid(COLORS[name], 64, 48) for name in ("red", "blue") for _ in range(10)]
     film = write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, rate=5)

@@ -189,7 +189,7 @@ def test_requests_of_another_or_malformed_origin_change_nothing(running: Running
     assert running.client.get("/v1/collections/stolen").status_code == 404
 
 
-def test_the_own_page_may_write_and_no_other_origin_may_read(running: Running) -> None:
+def test_the_service_page_may_write_and_other_origins_may_not_read(running: Running) -> None:
     own = {"origin": str(running.client.base_url).rstrip("/")}
     capitals = {"host": "Search.Example:8000", "origin": "http://search.example:8000"}
     for name, headers in (("own", own), ("capitals", capitals)):

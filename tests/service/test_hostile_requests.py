@@ -342,7 +342,7 @@ def request_of(path: str, status: int, **values: object) -> tuple[str, str, byte
     return path, JSON_TYPE, json.dumps(values).encode(), status
 
 
-def test_after_a_request_nothing_of_its_body_is_reachable(running: Running, palette: str) -> None:
+def test_the_body_of_a_request_is_released_after_it(running: Running, palette: str) -> None:
     """All requests are sent first, since looking at every object takes seconds. Built here: constants are reachable."""
 
     def send_all() -> None:

@@ -91,7 +91,7 @@ def test_every_address_that_is_not_global_is_blocked(address: Address) -> None:
     assert address.is_global or block_reason(address) is not None
 
 
-def test_further_networks_can_be_blocked_also_behind_nat64() -> None:
+def test_additional_networks_can_be_blocked_also_behind_nat64() -> None:
     blocked = [IPv4Network("8.8.8.0/24")]
     assert block_reason(IPv4Address("8.8.8.8"), blocked) is not None
     assert block_reason(IPv6Address("64:ff9b::8.8.8.8"), blocked) is not None
@@ -134,7 +134,7 @@ def test_hosts_can_be_restricted(host: str) -> None:
 @example("a.b%2f@c.d")
 @settings(max_examples=rounds(80, 5_000))
 def test_all_parsers_agree_about_an_accepted_url(rest: str) -> None:
-    """The normalised URL has one meaning to urllib, httpx and the policy."""
+    """urllib, httpx and the policy parse the normalised URL to the same parts."""
     open_rules = UrlPolicy(ports=frozenset(range(1, 65536)))
     try:
         target = parse_url(f"https://{rest}", open_rules)
@@ -186,7 +186,7 @@ def test_the_connection_goes_to_the_checked_address(server: FakeServer) -> None:
     assert (content.getvalue(), checked) == (b"a film", [LOCALHOST])
 
 
-def test_messages_do_not_tell_unknown_from_internal_names_or_reveal_addresses(server: FakeServer) -> None:
+def test_messages_do_not_distinguish_unknown_from_internal_names_or_reveal_addresses(server: FakeServer) -> None:
     def unknown(host: str) -> list[Address]:
         raise socket.gaierror(-2, "Name or service not known")
 

@@ -35,14 +35,14 @@ WRITERS = 3
 
 @dataclass
 class ClientState:
-    """Facts that clients have learned, with contents as SHA-256."""
+    """State that clients know from responses; contents are SHA-256."""
 
     present: dict[str, str] = field(default_factory=dict)
     """Contents of acknowledged videos by id."""
     uploading: set[str] = field(default_factory=set)
     """Contents of uploads without a response."""
     queued: set[str] = field(default_factory=set)
-    """Contents of uploads that a job continues."""
+    """Contents of uploads that continue as a job."""
     deleting: set[str] = field(default_factory=set)
     """Ids of videos whose deletion has no response."""
     errors: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Stored files: only those in allowed folders are read, whatever links replace them, and all are closed."""
+"""Stored files: only files in allowed folders are read, even if links replace them, and all are closed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_link_in_place_of_an_indexed_file_is_not_followed(video: IndexedVideo)
     [("media", {}, 2_500), ("media", {"Range": "bytes=0-"}, 2_500), ("thumbnail?t=0.7", {}, 500)],
     ids=["media", "range", "thumbnail"],
 )
-def test_no_response_shows_a_file_elsewhere_while_links_are_exchanged(
+def test_no_response_contains_a_file_outside_the_folders_while_links_are_swapped(
     video: IndexedVideo, is_folder: bool, path: str, headers: dict[str, str], count: int
 ) -> None:
     own, target = (file.parent if is_folder else file for file in (video.file, video.secret))

@@ -465,7 +465,7 @@ def test_added_models_and_the_default_survive_a_restart(small_bundle: Path, tmp_
 
 @pytest.mark.parametrize("content", ['{"added": [', '{"record_version": 2}', "[]", ""])
 def test_an_unreadable_state_file_is_named_and_kept(small_bundle: Path, tmp_path: Path, content: str) -> None:
-    """A start without it would drop models that collections need."""
+    """A start without the state file would lose models that collections need."""
     (tmp_path / "models.json").write_text(content)
     with pytest.raises(StorageError, match=r"models\.json.*remove it to start"):
         open_service(settings_for(small_bundle, tmp_path))

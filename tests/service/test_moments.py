@@ -123,7 +123,7 @@ def test_uploads_have_moments_and_are_not_stored(finding: Running, film: Path, t
     assert list(finding.service.media.uploads.iterdir()) == []
 
 
-def test_a_film_of_ten_hours_is_limited_and_can_be_given_up(finding: Running, tmp_path: Path) -> None:
+def test_a_request_for_a_film_of_ten_hours_is_limited_and_can_be_cancelled(finding: Running, tmp_path: Path) -> None:
     frames = [solid(COLORS[name], 64, 48) for name in ("red", "blue", "red", "red")]
     path = write_video(tmp_path / "long.mp4", frames, starts=[0.0, HOURS / 2, HOURS / 2 + 5, HOURS])
     content = path.read_bytes()
@@ -141,7 +141,7 @@ def test_a_film_of_ten_hours_is_limited_and_can_be_given_up(finding: Running, tm
     wait_for(lambda: not finding.service.decoding.busy_pids)
 
 
-def test_a_repeated_request_embeds_only_what_one_that_failed_has_not(
+def test_a_repeated_request_embeds_only_windows_that_the_failed_one_did_not(
     finding: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = write_video(tmp_path / "long.mp4", [solid(COLORS["green"], 64, 48)] * 40, rate=1).read_bytes()
@@ -165,7 +165,7 @@ def test_a_repeated_request_embeds_only_what_one_that_failed_has_not(
 
 
 def test_searches_are_answered_while_whole_videos_are_embedded(finding: Running, tmp_path: Path) -> None:
-    """The moments of a search are in a part of the video that no other request has reached."""
+    """The search needs a part of the video that no other request has embedded."""
     frames = [solid(COLORS[name], 64, 48) for name, count in (("green", 42), ("blue", 8)) for _ in range(count)]
     with Client(str(finding.client.base_url)) as client:
         client.create_collection("long")
@@ -236,7 +236,9 @@ def test_results_whose_file_is_gone_have_no_moment(finding: Running, film: Path)
         assert [(result["video"]["missing"], result["moment"]) for result in results] == [(True, None)]
 
 
-def test_a_search_that_cannot_be_refined_says_why(finding: Running, running: Running, palette: str) -> None:
+def test_a_search_that_cannot_be_refined_is_rejected_with_the_reason(
+    finding: Running, running: Running, palette: str
+) -> None:
     clip = {"kind": "clip", "value": "1"}
     texts = [{"kind": "text", "value": text} for text in TEXTS]
     for query, count in (([clip], "no texts"), (texts, "2 texts")):
@@ -265,7 +267,7 @@ def test_invalid_requests_are_rejected(finding: Running, fields: JSON, code: str
     assert word in problem_of(ask(finding, **fields), 422, code)["detail"]
 
 
-def test_a_model_without_the_task_says_so(running: Running, palette: str) -> None:
+def test_a_model_without_the_task_is_rejected(running: Running, palette: str) -> None:
     response = running.client.post("/v1/moments", json={"collection": palette, "video_id": "1", "texts": TEXTS})
     assert (
         "no graph 'moments', so no moments; the bundle's tasks are"

@@ -222,7 +222,7 @@ def test_headers_of_one_connection_are_not_forwarded() -> None:
 
 
 def test_a_client_learns_whether_a_request_reached_the_service() -> None:
-    """503 with Retry-After where nothing listens; 502 where the connection broke after the request was sent."""
+    """503 with Retry-After if nothing listens; 502 if the connection broke after the request was sent."""
     find_tool("nginx")
     with (
         upstream(breaks_off=True) as (port, requests),

@@ -44,7 +44,7 @@ def serialize(openapi: dict[str, Any]) -> str:
     return json.dumps(openapi, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def test_the_document_is_that_of_the_snapshot(running: Running) -> None:
+def test_the_document_equals_the_snapshot(running: Running) -> None:
     """After a change on purpose: ``python -m tests.service.test_openapi``."""
     assert serialize(document()) == SNAPSHOT.read_text("utf-8")
     served = running.client.get("/openapi.json").json()

@@ -72,7 +72,7 @@ def test_a_picture_is_a_jpeg_and_a_span_outside_the_video_is_rejected(service: R
     problem_of(service.client.get(f"{URL}/3/preview"), 404, "video_not_found")
 
 
-def test_a_preview_is_given_up_when_its_client_leaves(service: Running) -> None:
+def test_encoding_of_a_preview_stops_when_its_client_disconnects(service: Running) -> None:
     decoding, url = service.service.decoding, service.client.base_url
     (worker,) = decoding.pids
     os.kill(worker, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Access by other machines, other origins and proxies."""
+"""Access from other machines, other origins and through proxies."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def test_windows_of_videos_of_several_lengths_are_merged() -> None:
 
 
 def test_captions_are_continued_together_if_they_are_equally_long() -> None:
-    """Their words cannot be padded, since no mask leaves any out."""
+    """Caption tokens cannot be padded, as the graph has no mask for them."""
 
     def step(past: int) -> Call:
         keys = np.full((2, 1, 2, past, 4), past, np.float32)
@@ -233,7 +233,9 @@ def test_captions_are_continued_together_if_they_are_equally_long() -> None:
     assert merge(batch)["past_keys"].shape == (4, 1, 2, 3, 4)
 
 
-def test_only_the_call_at_fault_fails(scheduler: Scheduler, engine: Engine, observer: RecordingObserver) -> None:
+def test_only_the_call_that_caused_the_error_fails(
+    scheduler: Scheduler, engine: Engine, observer: RecordingObserver
+) -> None:
     occupy(scheduler, engine)
     futures = [scheduler.submit("text", texts(1, value=v), CallContext()) for v in (1, 2, POISON, 4, 5)]
     engine.free.set()
@@ -249,7 +251,7 @@ def test_only_the_call_at_fault_fails(scheduler: Scheduler, engine: Engine, obse
 def test_a_batch_is_not_bisected_if_the_engine_is_unavailable(
     scheduler: Scheduler, engine: Engine, observer: RecordingObserver
 ) -> None:
-    """Each further run would take as long to fail."""
+    """Each additional run would take as long to fail."""
     runs = 0
 
     def away(graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def tone(colour: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A red picture, a silent green video, and grey pictures with the tone of blue."""
+    """A red picture, a silent green video, and a grey video with the tone that the model associates with blue."""
     folder = tmp_path_factory.mktemp("sounds")
     write_picture(folder / "red.png", solid(COLORS["red"]))
     write_color_video(folder / "green.mp4", COLORS["green"])
@@ -124,7 +124,7 @@ def titles(page: Mapping[str, Any]) -> list[str]:
     return [result["video"]["title"] for result in page["results"]]
 
 
-def test_signals_are_chosen_and_weighed_and_each_result_says_which_returned_it(
+def test_signals_are_selected_and_weighted_and_each_result_lists_its_signals(
     hearing: Running, sounds: Path, tmp_path: Path
 ) -> None:
     collection = hearing.client.get("/v1/collections/films").json()
@@ -157,7 +157,7 @@ def test_signals_are_chosen_and_weighed_and_each_result_says_which_returned_it(
     assert set(titles(mixed)[:2]) == {"red", "green"}
 
 
-def test_a_clip_says_whether_it_has_sound(hearing: Running, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clip_states_whether_it_has_sound(hearing: Running, capsys: pytest.CaptureFixture[str]) -> None:
     url = str(hearing.client.base_url)
     expected = {"red": ["visual"], "green": ["visual"], "blue": ["visual", "audio"]}
     results = search(hearing, text="a thing", signals=["visual"]).json()["results"]  # sound is not compared
@@ -175,7 +175,7 @@ def test_a_clip_says_whether_it_has_sound(hearing: Running, capsys: pytest.Captu
     assert [result["video"]["title"] for result in with_sound] == ["blue"]  # as an assistant reads it
 
 
-def test_an_assistant_finds_what_sounds_like_a_clip_by_sound_alone(hearing: Running) -> None:
+def test_an_assistant_finds_clips_that_sound_alike_by_sound_alone(hearing: Running) -> None:
     tool = TOOLS["find_similar"]
 
     async def find_titles(clip_id: str, signal: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Start: what prevents it, what is cleaned up first, and the reports of health."""
+"""Start of the service: reasons that prevent it, clean-up of leftovers, and health checks."""
 
 from __future__ import annotations
 

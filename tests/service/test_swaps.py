@@ -1,4 +1,4 @@
-"""Indexes are replaced under load: no request fails, and every response is of exactly one state of the collection."""
+"""Replacing indexes under load: no request fails, and each response reflects exactly one state of the collection."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class History:
 
 
 class Writer:
-    """Adds and deletes videos of the collection that the service searches, in another process than it."""
+    """Process that adds and deletes videos of the collection that the service searches."""
 
     def __init__(self, collection: Collection, model: Model) -> None:
         self.history = History()
@@ -123,7 +123,7 @@ class Load:
 
 @pytest.fixture
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rebuild indexes however small they are, as the service does."""
+    """Rebuild indexes of any size, like the service under test."""
     use_kinds_when_small(monkeypatch)
     monkeypatch.setattr(faiss_index, "MIN_CLIPS", faiss_kinds.MIN_CLIPS)
     monkeypatch.setattr(faiss_index, "MIN_CHANGED", 1)

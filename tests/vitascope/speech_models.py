@@ -1,4 +1,4 @@
-"""Speech models in folders, as sherpa-onnx loads them, that write down "HELLO WORLD" over and over.
+"""Speech models in folders, as sherpa-onnx loads them, whose transcript is always "HELLO WORLD", repeated.
 
 Their graphs have the inputs, outputs and metadata of real ones. Shape letters: N batch, T and U frames of features
 and of outputs, V tokens.

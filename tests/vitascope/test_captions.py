@@ -1,4 +1,4 @@
-"""Captions by a small decoder whose language is known (``tests.small_bundle.NEXT_WORDS``)."""
+"""Captions by a small decoder whose next-word probabilities are known (``tests.small_bundle.NEXT_WORDS``)."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_clips_without_sound_are_captioned_by_fewer_tokens_where_the_graphs_allo
 
 
 class OppositeMatch(RecordingRunner):
-    """Graphs by which captions match clips that do not show what they name."""
+    """Graphs whose match is high for captions that do not describe the clip."""
 
     def output_shapes(self, graph: str) -> dict[str, tuple[int, ...]]:
         return self.inner.output_shapes(graph)

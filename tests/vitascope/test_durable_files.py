@@ -76,7 +76,7 @@ def test_a_link_replaces_an_existing_file(tmp_path: Path) -> None:
         assert os.path.samefile(source, target)
 
 
-def test_at_most_so_many_folders_are_made(tmp_path: Path) -> None:
+def test_the_number_of_created_parent_folders_is_limited(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         make_folders(tmp_path / "a" / "b", levels=1)
     make_folders(tmp_path / "a" / "b")

@@ -1,4 +1,4 @@
-"""Classes of sentences about clips and files."""
+"""Visual entailment: classes of sentences about clips and files."""
 
 from __future__ import annotations
 

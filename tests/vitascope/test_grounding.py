@@ -1,4 +1,4 @@
-"""Grounding with the small bundle, in which a colour that a picture has is at its right."""
+"""Grounding with the small bundle, which locates each colour of a picture at its right."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.mark.parametrize("text", ENGLISH)
-def test_english_is_not_taken_for_another_language(text: str, tokenizer: Tokenizer) -> None:
+def test_english_is_not_mistaken_for_another_language(text: str, tokenizer: Tokenizer) -> None:
     assert unknown_language(text, ["en"]) is None
     assert unknown_language(text, ["en"], tokenizer) is None
 

@@ -1,4 +1,4 @@
-"""Moments of real videos, found by a small graph that knows colours."""
+"""Moments of real videos, found by a small graph that recognises colours."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_picture_is_one_moment(model: Model, tmp_path: Path) -> None:
     assert result.times.tolist() == [0.0]
 
 
-def test_of_spans_that_overlap_much_the_best_is_kept() -> None:
+def test_only_the_best_of_largely_overlapping_spans_is_kept() -> None:
     spans = np.array([[0, 4], [0, 5], [3, 8], [2, 2], [6, 8]], np.float32)
     scores = np.array([0.8, 0.9, 0.7, 0.99, 0.6], np.float32)
     seconds = np.array([10.0, 11, 12, 13, 14, 15, 16, 17, 17.5])

@@ -58,7 +58,7 @@ def test_sound_is_evidence_where_its_similarity_is_unlikely_by_chance() -> None:
     assert (sound_evidence(deviations, sound_count=10_000) < sound_evidence(deviations, sound_count=100)).all()
 
 
-def test_sight_and_sound_are_evidence_together_where_neither_is_alone() -> None:
+def test_pictures_and_sound_are_evidence_together_if_neither_is_alone() -> None:
     """By chance the best of a hundred clips is three deviations high, alone or as a sum divided by the root of two."""
     seen, heard = np.array([3.0, 0.0, 3.0, 4.0]), np.array([0.0, 3.0, 3.0, 4.0])
     only_seen, only_heard, unsure, likely = joint_evidence(seen, heard, sound_count=100)

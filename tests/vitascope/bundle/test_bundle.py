@@ -281,7 +281,7 @@ def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> No
     assert fingerprint("views", mirrored_view=0.75) != first
 
 
-def test_what_the_fingerprint_leaves_out_is_read_by_caption_graphs_alone(tmp_path: Path) -> None:
+def test_weights_excluded_from_the_fingerprint_are_read_only_by_caption_graphs(tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path, external_data=True, tasks=("retrieval", "captioning"))
     manifest = manifest_of(folder)
     for file, reason in (
@@ -382,7 +382,7 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
     assert "sound" not in json.loads(Bundle.open(folder).manifest.model_dump_json())["reranking"]
 
 
-def test_reranking_by_sound_needs_a_match_that_reads_it(folder: Path, tmp_path: Path) -> None:
+def test_reranking_by_sound_requires_a_match_graph_with_sound(folder: Path, tmp_path: Path) -> None:
     by_sound: dict[str, Any] = {"candidates": 20, "match_weight": 0.5}
     write_manifest(folder, {**manifest_of(folder), "reranking": {"candidates": 0, "sound": by_sound}})
     with pytest.raises(

@@ -196,7 +196,7 @@ def test_the_example_of_the_specification() -> None:
             verify(secret, headers | changed, body, now=1614265330)
 
 
-def test_a_wrong_secret_is_told_without_repeating_it() -> None:
+def test_a_wrong_secret_is_reported_without_repeating_it() -> None:
     with pytest.raises(InvalidInput) as raised:
         sign("whsec_short", "msg_1", 1, b"")
     assert "short" not in str(raised.value)

@@ -334,7 +334,7 @@ def test_a_malformed_url_is_reported(url: str) -> None:
         ("ground_file", "phrases"),
     ],
 )
-def test_a_string_is_no_list_of_texts(method: str, argument: str, film: Path, call: Caller) -> None:
+def test_a_string_is_not_accepted_as_a_list_of_texts(method: str, argument: str, film: Path, call: Caller) -> None:
     required = {"score_file": {"captions": ["a dog"]}, "ask_file": {"question": "what?"}}.get(method, {})
     with pytest.raises(errors.InvalidInput, match=f"{argument}: 'a dog'; a list was expected"):
         call(unexpected, method, film, **{**required, argument: "a dog"})

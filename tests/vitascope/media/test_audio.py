@@ -80,7 +80,7 @@ def test_sound_is_described_and_clicks_are_at_their_times_to_the_sample(
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mka", "a.aac"])
-def test_a_file_with_sound_alone_says_that_it_has_no_pictures(name: str, tmp_path: Path) -> None:
+def test_a_file_with_sound_alone_is_reported_to_have_no_pictures(name: str, tmp_path: Path) -> None:
     path = write_audio_only(tmp_path / name, 2.0)
     info = probe(path)
     assert (info.kind, info.codec, info.width, info.height) == ("audio", "aac", 0, 0)
@@ -90,7 +90,7 @@ def test_a_file_with_sound_alone_says_that_it_has_no_pictures(name: str, tmp_pat
             operation()
 
 
-def test_neighbouring_and_distant_clips_are_those_of_single_reads(tmp_path: Path) -> None:
+def test_reads_of_several_clips_equal_reads_of_single_clips(tmp_path: Path) -> None:
     path = write_clicks(tmp_path / "a.wav", "pcm_s16le", 44_100, 1)
     clips = [(3.3, 9.0), (0.0, 0.5), (0.5, 1.0), (0.25, 0.75), (8.0, 9.0)]
     *sounds, nothing = read_clips(path, clips, RATE)
@@ -116,7 +116,7 @@ def test_raw_streams_are_recognised_with_and_without_a_tag(name: str, codec: str
     np.testing.assert_allclose(tagged, plain, atol=1e-3)
 
 
-def test_codecs_have_the_names_that_files_are_described_with() -> None:
+def test_allowed_codecs_have_the_canonical_names_of_ffmpeg() -> None:
     assert {av.Codec(name, "r").canonical_name for name in CODECS | AUDIO_CODECS} == CODECS | AUDIO_CODECS
 
 

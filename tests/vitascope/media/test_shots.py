@@ -129,7 +129,7 @@ def test_shots_of_edited_videos_only(tmp_path: Path, lengths: list[int], is_edit
     assert len(starts) == len(lengths)
 
 
-def test_of_a_camera_that_stands_still_only_key_frames_are_decoded(
+def test_only_key_frames_are_decoded_if_the_camera_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = 0

@@ -1,4 +1,4 @@
-"""The frame that is on screen at a time is returned."""
+"""Decoding returns the frame that is on screen at the requested time."""
 
 from __future__ import annotations
 

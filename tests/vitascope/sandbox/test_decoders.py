@@ -78,7 +78,7 @@ def assert_same_frames(frames: dict[str, NDArray[np.uint8]], expected: dict[str,
         np.testing.assert_array_equal(frames[name], pixels)
 
 
-def test_every_operation_gives_the_same(pooled: PooledDecoder, film: Path) -> None:
+def test_every_operation_gives_the_same_result_in_a_worker(pooled: PooledDecoder, film: Path) -> None:
     info = IN_PROCESS.probe(film)
     assert pooled.probe(film) == info
     clips = [(0.0, info.duration), (info.duration / 4, info.duration / 2), (0.0, 0.0)]
@@ -108,7 +108,7 @@ def test_previews_and_pictures_of_phones_are_made_in_a_worker(pooled: PooledDeco
         assert pooled.thumbnail(tmp_path / name, 0.0).startswith(b"\xff\xd8")
 
 
-def test_frames_of_another_track_are_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
+def test_frames_of_another_track_are_the_same_in_a_worker(pooled: PooledDecoder, tmp_path: Path) -> None:
     films = [write_counter_video(tmp_path / f"{rate}.mp4", 40, rate=rate) for rate in (10, 20)]
     film = write_tracks(tmp_path / "both.mp4", films)
     streams = [STREAMS[1], dataclasses.replace(STREAMS[1], name="second", track=1)]
@@ -123,7 +123,7 @@ def test_frames_of_another_track_are_the_same(pooled: PooledDecoder, tmp_path: P
         pooled.sample(films[0], streams, clips)
 
 
-def test_sound_is_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
+def test_sound_is_the_same_in_a_worker(pooled: PooledDecoder, tmp_path: Path) -> None:
     clicks = click_train(48_000, 3, [0.5, 1.5, 2.5])[None]
     path = write_audio(tmp_path / "a.mkv", clicks, 48_000, "libopus", with_video=True)
     assert pooled.probe(path) == IN_PROCESS.probe(path)
@@ -138,7 +138,7 @@ def test_sound_is_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
         pooled.read_audio(path, 2.0, 2.0, 16_000)
 
 
-def test_embedded_subtitles_are_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
+def test_embedded_subtitles_are_the_same_in_a_worker(pooled: PooledDecoder, tmp_path: Path) -> None:
     subtitles = [
         ("subrip", "eng", [(0.0, 1.0, "A red thing."), (1.0, 1.5, "Früh.")]),
         ("ass", "ger", [(0.5, 1.0, "Rot.")]),
@@ -170,7 +170,7 @@ BAD: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_errors_are_the_same(pooled: PooledDecoder, tmp_path: Path, name: str) -> None:
+def test_errors_are_the_same_in_a_worker(pooled: PooledDecoder, tmp_path: Path, name: str) -> None:
     BAD[name](tmp_path / name)
     path = tmp_path / name
     for operation in (
@@ -200,7 +200,7 @@ def test_limits_and_impossible_clips_are_rejected(pooled: PooledDecoder, tmp_pat
             pooled.sample(film, STREAMS, clips)
 
 
-def test_a_model_computes_the_same_embeddings_with_it(
+def test_a_model_computes_the_same_embeddings_with_worker_frames(
     pooled: PooledDecoder, small_model: Model, tmp_path: Path
 ) -> None:
     film = write_counter_video(tmp_path / "film.mp4", 50)

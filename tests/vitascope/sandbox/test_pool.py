@@ -1,4 +1,4 @@
-"""A file that crashes, stalls or compromises its worker costs that worker and its own request; others are served."""
+"""A file that crashes, stalls or compromises its worker affects only that worker and its own request."""
 
 from __future__ import annotations
 

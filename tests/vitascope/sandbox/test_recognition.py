@@ -45,7 +45,7 @@ def test_engines_work_without_network_and_files_to_write(tmp_path: Path) -> None
     assert (speech.state, speech.name) == ("ready", "pocketsphinx/en-us")
 
 
-def test_a_request_goes_between_the_parts_of_a_long_file_of_a_job(tmp_path: Path) -> None:
+def test_a_request_is_served_between_parts_of_a_long_file(tmp_path: Path) -> None:
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 150 * 16_000)).astype(np.float32)
     recognizer = Recognizer("speech", "quick", module=MODULE)
     recognizer.start()

@@ -1,4 +1,4 @@
-"""Text on screen: what is read of real files, how lines become spans, and bad input."""
+"""Text on screen: reading of real files, merging of lines to spans, and invalid input."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_line_that_looks_the_same_is_not_recognised_again(
     assert recognized == [1]
 
 
-def test_of_a_crowded_frame_the_largest_lines_are_read_and_tiny_frames_have_none(
+def test_the_largest_lines_of_a_crowded_frame_are_read_and_none_of_a_tiny_frame(
     reader: TextReader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(rapid_ocr, "MAX_LINES", 1)
@@ -103,7 +103,7 @@ def test_readings_of_one_line_become_one_span() -> None:
     ]
 
 
-def test_unsure_readings_of_a_short_line_become_one_span() -> None:
+def test_uncertain_readings_of_a_short_line_become_one_span() -> None:
     """In two forms of two of its six characters, as the benchmark's clip of seed 56 is read."""
     sentences = [("学習都市問題", 0.87), ("学习都市問题", 0.84), ("学習都市地図", 0.95), ("学习都市地图", 0.95)]
     tracker = SpanTracker(1.0)

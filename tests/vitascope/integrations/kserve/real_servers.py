@@ -1,4 +1,4 @@
-"""Start a real server with a bundle's graphs, run a command while it is there, end it.
+"""Start a real inference server with a bundle's graphs, run a command, and stop the server.
 
     python -m tests.vitascope.integrations.kserve.real_servers triton ENVIRONMENT BUNDLE -- make kserve-check
 

@@ -1,4 +1,4 @@
-"""A machine with a GPU and TensorRT, as far as the doubles of their bindings go."""
+"""Fixtures: fakes of the TensorRT and CUDA bindings, as on a machine with a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fakes of the bindings of TensorRT and CUDA, by ONNX Runtime and plain memory.
+"""Fakes of the TensorRT and CUDA bindings, implemented with ONNX Runtime and ordinary memory.
 
 They follow the documented interfaces (Python API of TensorRT 10.15, runtime of cuda.bindings) and assert the documented
 order of calls. Work in a stream is done when the stream is synchronized, so that code that does not wait fails.

@@ -355,7 +355,7 @@ def test_messages_of_tensorrt_are_logged(
     assert ("vitascope.tensorrt", logging.ERROR, "out of memory while timing") in caplog.record_tuples
 
 
-def test_the_error_without_tensorrt_names_what_both_engines_lack(
+def test_the_error_without_tensorrt_has_the_reasons_of_both_engines(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VITASCOPE_ENGINE_CACHE", str(tmp_path))
