@@ -15,10 +15,10 @@ const WITHOUT_SPACES = /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Lao}\p
 // Text from files without control characters, and without invisible ones that change the direction or split words.
 export const cleanText = (text) => text.normalize("NFC").replace(INVISIBLE, "").replace(/[\p{Cc}\s]+/gu, " ").trim();
 
-// What is said or shown in a clip, or its caption, clean; lines on screen are separated.
+// Speech, screen text or caption of a clip, cleaned; lines on screen are separated.
 const textOf = (clip, signal) => cleanText((clip[FIELDS[signal]] || "").replaceAll("\n", signal === "screen_text" ? " · " : " "));
 
-// The texts of a clip that it has: [signal, text].
+// The non-empty texts of a clip: [signal, text].
 export const textsOf = (clip) => Object.keys(FIELDS).map((signal) => [signal, textOf(clip, signal)]).filter(([, text]) => text);
 
 // Text as nodes, with these words in <mark>; ``text`` is clean.
@@ -61,7 +61,7 @@ export function returningSignals({ signals }) {
   return reasons.length ? reasons : all;
 }
 
-// What matches in speech, on screen and in the caption: {signal, start, text, words}, with the second of the first match.
+// Matches in speech, screen text and caption: {signal, start, text, words}, with the second of the first match.
 export const matchedTexts = (clip) => Object.keys(FIELDS).filter((signal) => clip.signals?.[signal]?.matches.length).map((signal) => {
   const words = matchedWords(clip, signal);
   // Words may be on screen before the clip begins.
@@ -85,6 +85,6 @@ export function timedMatches(results) {
 // The ranks by signal as parts of a score, see ``scoreParts``.
 export const signalParts = ({ signals }) => Object.entries(signals || {}).map(([signal, { rank }]) => [signalName(signal), `no. ${rank}`, "rank by this signal alone"]);
 
-// What of a clip scores or answers are from, where that is not its pictures alone.
+// Signals that scores or answers are based on, if not pictures alone.
 export const modalitiesNote = (modalities) =>
   modalities.length > 1 ? [el("p", { className: "facts", textContent: `From ${modalities.map(signalName).join(" and ").toLowerCase()}.` })] : [];

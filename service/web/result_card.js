@@ -39,7 +39,7 @@ function momentOf(clip) {
   return { ...clip, start, end, media_url: `${clip.video.media_url}#t=${start},${end}`, thumbnail_url: thumbnailAt(clip, (start + end) / 2) };
 }
 
-// What is said or shown, or the caption, with the words that match; a click plays the clip from there.
+// A matching text with its words highlighted; a click plays the clip from there.
 function matchButton(clip, rank, { signal, start, text, words }, onOpen) {
   const isTimed = clip.end > clip.start;
   const label = [isTimed ? `Play ${rank}. ${clip.video.title} from ${formatTime(start)}` : `Open ${rank}. ${clip.video.title}`, `${signalName(signal).toLowerCase()}: ${text}`].join(", ");

@@ -1,16 +1,16 @@
-// The signals that a search compares: their names, and chips that switch them on and off.
+// Signals of a search: their names, and chips that switch them on and off.
 
 import { currentCollection } from "./collections.js";
 import { $, el } from "./dom.js";
 import { hasWords } from "./facets.js";
 
 const SIGNALS = {
-  visual: ["Picture", "What is seen"],
-  audio: ["Sound", "What is heard"],
-  speech: ["Speech", "Words that are spoken"],
-  screen_text: ["Screen text", "Words that are shown on screen"],
-  caption: ["Caption", "Words of generated captions"],
-  name: ["Name", "Words in titles, file and folder names"],
+  visual: ["Picture", "Visual content"],
+  audio: ["Sound", "Audio content"],
+  speech: ["Speech", "Spoken words"],
+  screen_text: ["Screen text", "Words on screen"],
+  caption: ["Caption", "Generated captions"],
+  name: ["Name", "Titles, file and folder names"],
 };
 let switchedOff = new Set();
 
@@ -18,17 +18,17 @@ export const signalName = (signal) => SIGNALS[signal][0];
 
 const hasSignal = (signal) => (currentCollection()?.signals || []).includes(signal);
 
-// Collections can be searched by speech, screen text and captions before they have any; then there is no chip.
+// Collections have the signals speech, screen text and caption before they have such texts; then no chip is shown.
 const shownSignals = () => Object.keys(SIGNALS).filter((signal) => hasSignal(signal) && (!["speech", "screen_text", "caption"].includes(signal) || hasWords(signal)));
 
-// The signals that are switched on; null if none is off. For a query without text, those that compare words do not count.
+// The signals that are switched on; null if all are. A query without text has only visual and audio.
 export function chosenSignals(isText = true) {
   const available = Object.keys(SIGNALS).filter((signal) => hasSignal(signal) && (isText || ["visual", "audio"].includes(signal)));
   const chosen = available.filter((signal) => !switchedOff.has(signal));
   return chosen.length && chosen.length < available.length ? chosen : null;
 }
 
-// ``names``: those to switch on; null, or none that is known: all.
+// ``names``: signals to switch on; null, or no known name: all.
 export const setSignals = (names) => (switchedOff = new Set(names?.some((name) => name in SIGNALS) ? Object.keys(SIGNALS).filter((signal) => !names.includes(signal)) : []));
 
 // Show the chips of the current collection. ``onChange()`` is called after a click.
@@ -53,7 +53,7 @@ export function showSignals(onChange) {
   for (const chip of chips.children) chip.setAttribute("aria-pressed", String(!switchedOff.has(chip.value)));
 }
 
-// Switching off the last one switches all on, since a search needs one.
+// Switching off the last signal switches all on, as a search needs one.
 function toggleSignal(signal) {
   if (!switchedOff.delete(signal)) switchedOff.add(signal);
   if (shownSignals().every((shown) => switchedOff.has(shown))) setSignals(null);
