@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="S",
-        help="seconds between the frames that are looked at (default: %(default)g)",
+        help="seconds between the frames that are examined (default: %(default)g)",
     )
     caption = add_action("caption", "generate captions of the clips of videos that are indexed already", existing)
     add_bundle(caption)

@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1", tags=["keys"], route_class=StrictRoute)
 @router.get("/keys", summary="List keys", responses=errors(409, 507))
 @requires("admin", all_collections=True)
 async def list_keys(service: AppStateDep) -> Keys:
-    """List all keys, also revoked ones, without their texts."""
+    """List all keys, including revoked ones, without their secrets."""
     store = _store(service)
     return Keys(keys=[KeyInfo(**key.to_dict()) for key in store.all()])
 
@@ -50,7 +50,7 @@ async def get_key_permissions(service: AppStateDep, key: CallerKey) -> KeyPermis
 @router.post("/keys", status_code=201, summary="Create a key", responses=errors(409, 422, 507))
 @requires("admin", all_collections=True)
 async def create_key(body: NewKey, service: AppStateDep, response: Response) -> CreatedKey:
-    """Create a key. Only this response contains its text."""
+    """Create a key. Only this response contains its secret."""
     key, text = await service.io_pool.run(
         _store(service).create,
         body.name,
@@ -68,7 +68,7 @@ async def create_key(body: NewKey, service: AppStateDep, response: Response) -> 
 @router.delete("/keys/{key_id}", summary="Revoke a key", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
 async def revoke_key(key_id: str, service: AppStateDep) -> KeyInfo:
-    """Revoke a key at once. It stays in the list."""
+    """Revoke a key, with immediate effect. It stays in the list."""
     key = await service.io_pool.run(_store(service).revoke, key_id)
     return KeyInfo(**key.to_dict())
 

@@ -38,7 +38,7 @@ Store = Annotated[WebhookStore, Depends(_store)]
 async def create_webhook(
     body: schemas.NewWebhook, service: AppStateDep, dispatcher: Webhooks, response: Response
 ) -> schemas.CreatedWebhook:
-    """Send a message to a URL at every end of a job of these types, from now on. Only this response, and that of a
+    """Send a message to a URL for each job event of these types, from now on. Only this response, and that of a
     rotation, contains the secret.
     """
     endpoint = await service.io_pool.run(_create, dispatcher, body)

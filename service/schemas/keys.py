@@ -24,7 +24,7 @@ EXAMPLE = {
 
 
 class NewKey(Request):
-    """A key to be created."""
+    """API key to create."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -32,9 +32,11 @@ class NewKey(Request):
         }
     )
 
-    name: Annotated[str, Field(min_length=1, max_length=100, description="purpose")]
+    name: Annotated[str, Field(min_length=1, max_length=100, description="purpose of the key")]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
-    collections: Annotated[list[str] | None, Field(min_length=1, max_length=1000, description="null: all")] = None
+    collections: Annotated[
+        list[str] | None, Field(min_length=1, max_length=1000, description="allowed collections; null: all")
+    ] = None
     rate: Annotated[float | None, Field(gt=0, le=1e6, description="requests per second; null: as in the settings")] = (
         None
     )
@@ -45,28 +47,28 @@ class NewKey(Request):
 
 
 class KeyInfo(Response):
-    """A key, without its text."""
+    """API key, without its secret."""
 
     model_config = example(**EXAMPLE)
 
     id: str
     name: str
     scopes: list[Scope]
-    collections: Annotated[list[str] | None, Field(description="null: all")]
+    collections: Annotated[list[str] | None, Field(description="allowed collections; null: all")]
     rate: Annotated[float | None, Field(description="requests per second; null: as in the settings")]
     concurrency: Annotated[int | None, Field(description="concurrent requests; null: as in the settings")]
     created_at: float
-    last_used_at: Annotated[float | None, Field(description="accurate to ten minutes")]
+    last_used_at: Annotated[float | None, Field(description="last use, accurate to ten minutes; null: never used")]
     expires_at: float | None
     revoked_at: float | None
 
 
 class CreatedKey(KeyInfo):
-    """A new key."""
+    """New API key with its secret."""
 
     model_config = example(**EXAMPLE, key="vsk_3f9c01d2a4b7_…")
 
-    key: Annotated[str, Field(description="the key's text, which no other response contains")]
+    key: Annotated[str, Field(description="the secret, to be sent as bearer token; no other response contains it")]
 
 
 class Keys(Response):
@@ -89,9 +91,11 @@ class KeyPermissions(Response):
         expires_at=None,
     )
 
-    keys_required: Annotated[bool, Field(description="whether the service requires keys; if not, all is permitted")]
+    keys_required: Annotated[
+        bool, Field(description="whether the service requires keys; if not, everything is permitted")
+    ]
     id: Annotated[str | None, Field(description="id of the caller's key; null if none is required")]
     name: Annotated[str | None, Field(description="name of the caller's key")]
     scopes: list[Scope]
-    collections: Annotated[list[str] | None, Field(description="null: all")]
+    collections: Annotated[list[str] | None, Field(description="allowed collections; null: all")]
     expires_at: float | None

@@ -98,7 +98,7 @@ class ReadText(Request):
     kind: Literal["read_text"]
     collection: CollectionName
     interval: Annotated[
-        float, Field(ge=MIN_INTERVAL, le=MAX_INTERVAL, description="seconds between the frames that are looked at")
+        float, Field(ge=MIN_INTERVAL, le=MAX_INTERVAL, description="seconds between the frames that are examined")
     ] = DEFAULT_INTERVAL
 
 

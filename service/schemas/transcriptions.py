@@ -1,4 +1,4 @@
-"""Transcriptions in OpenAI's shape."""
+"""Transcriptions in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -27,17 +27,20 @@ WORD: dict[str, Any] = {"word": "dog", "start": 0.6, "end": 1.0}
 
 
 class TranscriptionForm(Request):
-    """A file whose speech is to be recognised."""
+    """Form fields of a request that transcribes a file."""
 
     model_config = example(language="en", response_format="verbose_json")
 
     model: Annotated[
         str | None,
-        Field(description="name of the service's speech model, as in responses; default: that model"),
+        Field(description="must be the name of the service's speech model, as in responses; default: that model"),
     ] = None
     language: Annotated[
         str | None,
-        Field(pattern=r"^[a-z]{2,3}$", description="ISO 639-1 code; default: the model detects it, where it can"),
+        Field(
+            pattern=r"^[a-z]{2,3}$",
+            description="ISO 639-1 code of the spoken language; default: detected, if the model can",
+        ),
     ] = None
     response_format: TranscriptFormat = "json"
     timestamp_granularities: Annotated[
@@ -46,7 +49,7 @@ class TranscriptionForm(Request):
             default_factory=lambda: ["segment"],
             alias="timestamp_granularities[]",
             min_length=1,
-            description="what `verbose_json` lists; may be repeated. Some models have no times of words",
+            description="contents of `verbose_json`; may be repeated. Some models have no word times",
         ),
     ]
     prompt: Annotated[str | None, Field(description="accepted for compatibility, and ignored")] = None
@@ -54,7 +57,7 @@ class TranscriptionForm(Request):
 
 
 class TranscribedSegment(Response):
-    """Speech of a span."""
+    """Transcript of a span of the file."""
 
     model_config = example(**SEGMENT)
 
@@ -63,9 +66,9 @@ class TranscribedSegment(Response):
     end: Annotated[float, Field(description="seconds")]
     text: str
     language: Annotated[str | None, Field(description="ISO 639-1 code, if it is known")]
-    confidence: Annotated[Probability | None, Field(description="null if the model states none")]
+    confidence: Annotated[Probability | None, Field(description="null if the model returns none")]
     avg_logprob: Annotated[float | None, Field(description="logarithm of confidence")]
-    seek: Annotated[int, Field(description="0, for compatibility, as the fields below")]
+    seek: Annotated[int, Field(description="0; this and the fields below exist for compatibility")]
     tokens: list[int]
     temperature: float
     compression_ratio: float | None
@@ -73,7 +76,7 @@ class TranscribedSegment(Response):
 
 
 class TranscribedWord(Response):
-    """A word and when it is spoken."""
+    """A word with the times when it is spoken."""
 
     model_config = example(**WORD)
 
@@ -83,7 +86,7 @@ class TranscribedWord(Response):
 
 
 class Transcription(Response):
-    """Speech of a file: OpenAI's `verbose_json`."""
+    """Transcript of a file, in the format `verbose_json` of OpenAI's API."""
 
     model_config = example(
         task="transcribe",

@@ -15,9 +15,9 @@ from vitascope.cli.options import add_inference_options, server_url
 from vitascope.cli.output import USED_SOUND, plain_table
 
 EPILOG = """\
-Answers are taken from the bundle's vocabulary (`vitascope bundle inspect` shows its size), most probable first.
-Probabilities are among the vocabulary, or among the candidates. A low first probability means that the model does not
-know; --abstain-below sets the minimum.
+Answers are from the bundle's vocabulary (`vitascope bundle inspect` shows its size), most probable first. Probabilities
+are relative to the whole vocabulary, or to the candidates. If the highest probability is low, the model does not know
+the answer; --abstain-below sets a minimum.
 
 examples:
   vitascope ask clip.mp4 "what color is the circle?"

@@ -1,7 +1,7 @@
 """`vitascope completion`: shell completion scripts, and completers of arguments.
 
-Completers are attributes of arguments, for argcomplete. They run on every Tab press: they import little and give up
-after a second.
+argcomplete reads completers from the attribute ``completer`` of arguments. They run on every Tab press, so they import
+little and time out after one second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLLECTIONS = "collections"
 """Folder of collections in a data folder."""
 TIMEOUT_SECONDS = 1.0
-"""For the response of a service."""
+"""Timeout of a request to a service."""
 SHELLS = ("bash", "zsh", "fish")
 EPILOG = """\
 Completes commands, options, their values, files, and names of collections: those of the data folder, or of the service
@@ -49,9 +49,10 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def complete(parser_for: Callable[[list[str]], argparse.ArgumentParser]) -> None:
-    """Answer a completion request of a shell, which is in the environment, and exit.
+    """Answer the completion request that a shell has put into the environment, and exit.
 
-    ``parser_for`` returns the parser for the complete words of the line.
+    Args:
+        parser_for: function that returns the parser for the words of the command line that are complete.
     """
     from argcomplete import autocomplete
     from argcomplete.finders import safe_actions
@@ -77,7 +78,7 @@ def no_completion(argument: argparse.Action) -> argparse.Action:
 
 
 def collection_names(*, parsed_args: argparse.Namespace, **_: Any) -> dict[str, str]:
-    """Return the names of collections with descriptions, of the service or data folder in the command line."""
+    """Return collection names with descriptions, from the service or data folder that the command line names."""
     server: str | None = getattr(parsed_args, "server", None)
     try:
         return _names_of_service(server) if server else _names_in_folder(parsed_args.data)
@@ -90,7 +91,7 @@ def _names_in_folder(data: Path) -> dict[str, str]:
 
 
 def _names_of_service(server: str) -> dict[str, str]:
-    """Request the names with http.client: importing the client would take longer than everything else."""
+    """Request the names with http.client, as importing the Python client would take too long."""
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
     from urllib.parse import urlsplit
 

@@ -1,4 +1,4 @@
-"""`vitascope entailment`: tell whether a video or image entails or contradicts sentences."""
+"""`vitascope entailment`: classify whether a video or image entails or contradicts sentences."""
 
 from __future__ import annotations
 

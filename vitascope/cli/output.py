@@ -18,18 +18,18 @@ from rich.text import Text
 from vitascope.text_format import escape_controls, format_score, format_signals, format_span, format_tenths
 
 MAX_TRANSCRIPT_CHARS = 60
-"""Length of the text of a clip in tables."""
+"""Maximum characters of a clip's text in tables."""
 
 
 class TerminalConsole(Console):
-    """Console that shows control characters, as names of files may have them, as escapes."""
+    """Console that escapes control characters, which file names and titles may contain."""
 
-    def render_str(self, text: str, **options: Any) -> Text:  # of all strings, also those of tables
+    def render_str(self, text: str, **options: Any) -> Text:  # called for all strings, including table cells
         return super().render_str(escape_controls(text), **options)
 
 
 def print_document(text: str, console: Console) -> None:
-    """Print text in a format such as SRT, unchanged unless it goes to a terminal."""
+    """Print a document in a format such as SRT. It is unchanged in files and pipes; terminals get escapes."""
     if console.is_terminal:
         console.out(text, end="", highlight=False)
     else:
@@ -41,12 +41,12 @@ def print_text_or_json(
 ) -> None:
     """Print a result on standard output: as text by ``show``, or as indented JSON in UTF-8."""
     if as_json:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # escapes of lone surrogates are valid JSON
+        if isinstance(sys.stdout, io.TextIOWrapper):  # lone surrogates are written as escapes, which are valid JSON
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         json.dump(result, sys.stdout, indent=2, ensure_ascii=False, default=str)
         print()
         return
-    # Without a terminal rich assumes 80 columns and would break long paths. Names may contain `:dog:`.
+    # Without a terminal rich assumes 80 columns and would break long paths. No emoji: names may contain `:dog:`.
     width = None if sys.stdout.isatty() else 240
     show(result, TerminalConsole(highlight=False, emoji=False, width=width))
 
@@ -80,7 +80,7 @@ class ProgressBar:
     """Progress bar on standard error; invisible without a terminal, or when quiet."""
 
     def __init__(self, description: str, *, quiet: bool = False) -> None:
-        # Most commands show no progress.
+        # Imported here, as most commands show no progress.
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
@@ -108,7 +108,7 @@ class ProgressBar:
 
 
 def print_files(console: Console, rows: list[tuple[str, str]], column: str) -> None:
-    """Print a table of the first `MAX_FILES` rows (file, text), if any; ``column`` is the title of the text."""
+    """Print a table of the first `MAX_FILES` rows (file, text); ``column`` is the title of the text column."""
     if not rows:
         return
     table = plain_table("file", column)
@@ -120,7 +120,7 @@ def print_files(console: Console, rows: list[tuple[str, str]], column: str) -> N
 
 
 def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print search results, best first, with the signals that returned them where these may differ."""
+    """Print search results in their order, with the signals that returned them if these differ between results."""
     if not results:
         console.print("No results")
         return
@@ -164,12 +164,12 @@ def _shorten(text: str) -> str:
 
 
 def format_path(video: Mapping[str, Any]) -> str:
-    """Return the path of a video, relative to the working folder if it is in there; empty for an upload."""
+    """Return the path of a video, relative to the working folder if it is inside; empty for an upload."""
     path = video["path"]
     if path is None:
         return "(missing)" if video["missing"] else ""
     if video["missing"]:
         return f"{path} (missing)"
-    # A path of a service's machine may exist on this one, too, and then leads to the same name.
+    # The path may be on the machine of a service; it is made relative only if it also exists on this machine.
     is_here = Path(path).is_relative_to(Path.cwd()) and os.path.exists(path)
     return os.path.relpath(path) if is_here else str(path)

@@ -1,4 +1,4 @@
-"""`vitascope read-text`: read the text that a video or picture shows."""
+"""`vitascope read-text`: recognise the text on screen in a video or picture (OCR)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="SECONDS",
-        help="seconds between the frames that are looked at (default: %(default)s)",
+        help="seconds between the frames that are examined (default: %(default)s)",
     )
     parser.add_argument(
         "--format", choices=("text", "srt", "vtt"), default="text", help="format of the output (default: %(default)s)"

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _score_locally(args: argparse.Namespace) -> dict[str, Any]:
-    """Score with a local model; scores that the bundle does not support are None."""
+    """Score with a local model. Scores that the bundle does not support are None."""
     from dataclasses import asdict
 
     from vitascope.media.decode import probe
@@ -110,7 +110,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 COLUMNS = ("fused", "match", "similarity", "refclipscore", "emscore")
-"""Columns, if they have values; ``clipscore`` is a multiple of ``similarity``."""
+"""Columns of the table, shown if they have values. ``clipscore`` is left out, as it is a multiple of ``similarity``."""
 
 
 def _words_table(scores: list[dict[str, Any]]) -> Any:

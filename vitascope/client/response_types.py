@@ -285,19 +285,19 @@ class Condition(TypedDict):
 
 
 class CreatedKey(TypedDict):
-    """A new key."""
+    """New API key with its secret."""
 
     collections: list[str] | None
-    """null: all"""
+    """allowed collections; null: all"""
     concurrency: int | None
     """concurrent requests; null: as in the settings"""
     created_at: float
     expires_at: float | None
     id: str
     key: str
-    """the key's text, which no other response contains"""
+    """the secret, to be sent as bearer token; no other response contains it"""
     last_used_at: float | None
-    """accurate to ten minutes"""
+    """last use, accurate to ten minutes; null: never used"""
     name: str
     rate: float | None
     """requests per second; null: as in the settings"""
@@ -676,17 +676,17 @@ class Jobs(TypedDict):
 
 
 class KeyInfo(TypedDict):
-    """A key, without its text."""
+    """API key, without its secret."""
 
     collections: list[str] | None
-    """null: all"""
+    """allowed collections; null: all"""
     concurrency: int | None
     """concurrent requests; null: as in the settings"""
     created_at: float
     expires_at: float | None
     id: str
     last_used_at: float | None
-    """accurate to ten minutes"""
+    """last use, accurate to ten minutes; null: never used"""
     name: str
     rate: float | None
     """requests per second; null: as in the settings"""
@@ -698,12 +698,12 @@ class KeyPermissions(TypedDict):
     """Permissions of the caller's key."""
 
     collections: list[str] | None
-    """null: all"""
+    """allowed collections; null: all"""
     expires_at: float | None
     id: str | None
     """id of the caller's key; null if none is required"""
     keys_required: bool
-    """whether the service requires keys; if not, all is permitted"""
+    """whether the service requires keys; if not, everything is permitted"""
     name: str | None
     """name of the caller's key"""
     scopes: list[Literal["read", "write", "admin"]]
@@ -1083,13 +1083,13 @@ class TextMoments(TypedDict):
 
 
 class TranscribedSegment(TypedDict):
-    """Speech of a span."""
+    """Transcript of a span of the file."""
 
     avg_logprob: float | None
     """logarithm of confidence"""
     compression_ratio: float | None
     confidence: float | None
-    """null if the model states none"""
+    """null if the model returns none"""
     end: float
     """seconds"""
     id: int
@@ -1097,7 +1097,7 @@ class TranscribedSegment(TypedDict):
     """ISO 639-1 code, if it is known"""
     no_speech_prob: float | None
     seek: int
-    """0, for compatibility, as the fields below"""
+    """0; this and the fields below exist for compatibility"""
     start: float
     """seconds"""
     temperature: float
@@ -1106,7 +1106,7 @@ class TranscribedSegment(TypedDict):
 
 
 class TranscribedWord(TypedDict):
-    """A word and when it is spoken."""
+    """A word with the times when it is spoken."""
 
     end: float
     """seconds"""
@@ -1116,7 +1116,7 @@ class TranscribedWord(TypedDict):
 
 
 class Transcription(TypedDict):
-    """Speech of a file: OpenAI's `verbose_json`."""
+    """Transcript of a file, in the format `verbose_json` of OpenAI's API."""
 
     duration: float
     """seconds"""

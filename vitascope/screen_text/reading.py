@@ -74,7 +74,7 @@ def read_screen_text(
         reader: Engine.
         media: Video, animation or picture. It is decoded in this process; ``sandbox.recognition`` confines one.
         limits: Limits on the file.
-        interval: Seconds between the frames that are looked at; only those that differ visibly are read.
+        interval: Seconds between the frames that are examined; only those that differ visibly are read.
         on_progress: Called with the seconds read so far and the duration before each frame; may raise to stop.
 
     Raises:
