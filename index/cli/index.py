@@ -363,8 +363,8 @@ def _delete_unused(backend: Backend, collection: str, own_jobs: int) -> None:
 
 
 def no_media_error(name: str, ignored: int) -> InvalidInput:
-    """Return the error for a source without videos and pictures, with ``ignored`` other files."""
-    content = f"only files that are not media ({ignored})" if ignored else "no files"
+    """Return the error for a source without videos and pictures, of which ``ignored`` entries were skipped."""
+    content = f"only files that are not media or links that leave it ({ignored})" if ignored else "no files"
     return InvalidInput(f"source: {name!r} has {content}; videos or pictures were expected")
 
 

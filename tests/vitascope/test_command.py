@@ -367,7 +367,8 @@ def test_a_folder_without_media_is_an_error_and_leaves_no_collection(
     assert f"source: {str(folder)!r} has no files; videos or pictures were expected" in capsys.readouterr().err
     (folder / "notes.txt").write_text("words")
     assert main(["index", str(folder)]) == 2
-    assert "has only files that are not media (1); videos or pictures were expected" in capsys.readouterr().err
+    message = "has only files that are not media or links that leave it (1); videos or pictures were expected"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "data" / "collections" / "videos").exists()
 
 
