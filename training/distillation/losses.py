@@ -1,7 +1,8 @@
 """Distillation losses, and the agreement of a student with its teacher on held-out clips.
 
-Each loss is 0 for a student that equals its teacher. Shape letters: N B clips, A anchors, E embedding dim, V visual
-tokens, K their width.
+A loss is 0 if the student's outputs equal the teacher's.
+
+Shape letters: N clips, B clips of a batch, A anchors, E embedding dim, V visual tokens, K their width.
 """
 
 from __future__ import annotations
@@ -27,12 +28,18 @@ def cosine(student_BE: Tensor, teacher_BE: Tensor) -> Tensor:
 
 
 def relation(student_BE: Tensor, teacher_BE: Tensor, anchors_AE: Tensor, temperature: float) -> Tensor:
-    """Return the divergence of the student's ranking from the teacher's, in both directions.
+    """Return the KL divergence between the similarities to anchors of the student and those of the teacher.
 
-    Anchors are vectors of the teacher, of texts or of clips, those of the batch first. Rows: of each clip over all
-    anchors. Columns: of each anchor of the batch over the clips. KL divergence of softmaxed similarities ("affinity
-    mimicking" of TinyCLIP, Wu et al., ICCV 2023; contrastive relational distillation of CLIP-KD, Yang et al., CVPR
-    2024), with the teacher's own vectors as anchors, which serve beside the student.
+    The mean of two divergences of softmaxed similarities: of each clip over all anchors, and of the first B anchors
+    over the clips. Known as "affinity mimicking" (TinyCLIP, Wu et al., ICCV 2023) and contrastive relational
+    distillation (CLIP-KD, Yang et al., CVPR 2024). Here the anchors are embeddings of the teacher, since searches
+    compare the student's clip embeddings with the teacher's text embeddings.
+
+    Args:
+        student_BE: The student's embeddings.
+        teacher_BE: The teacher's embeddings of the same clips.
+        anchors_AE: The teacher's embeddings of texts or clips; the first B belong to the clips of the batch.
+        temperature: Divisor of the similarities.
     """
     actual = student_BE.float() @ anchors_AE.T / temperature
     expected = teacher_BE @ anchors_AE.T / temperature
@@ -47,7 +54,7 @@ def _divergence(actual: Tensor, expected: Tensor) -> Tensor:
 
 
 def tokens(student_BVK: Tensor, teacher_BVK: Tensor) -> Tensor:
-    """Return the fraction of variance of the teacher's visual tokens that the student's do not explain."""
+    """Return the mean squared error of the student's visual tokens, relative to the variance of the teacher's."""
     spread = (teacher_BVK - teacher_BVK.mean(dim=(0, 1))).square().mean()
     return (student_BVK.float() - teacher_BVK).square().mean() / spread.clamp_min(1e-12)
 
@@ -55,18 +62,30 @@ def tokens(student_BVK: Tensor, teacher_BVK: Tensor) -> Tensor:
 BATCH = 32
 
 Agreement = dict[str, float]
-"""`cosine`: mean over clips. `same clip`: percent of clips whose student's vector is nearest to the teacher's vector of
-the same clip. `t2v R@1` and `teacher t2v R@1`, where there are captions: percent of first captions that find their clip
-among all of them, by either's vectors."""
+"""Measures of agreement:
+
+- `cosine`: mean cosine of the two embeddings of a clip.
+- `same clip`: percentage of clips for which the nearest of the teacher's embeddings is that of the same clip.
+- `t2v R@1`, `teacher t2v R@1`: text-to-video Recall@1 of each clip's first caption, with the embeddings of the student
+  and of the teacher. Only if every clip has captions.
+"""
 
 
 def agreement(student: Student, held_out: TeacherOutputs) -> Agreement:
-    """Return the student's agreement with its teacher on held-out clips, in float32. The student's mode is restored."""
+    """Return the student's agreement with its teacher on held-out clips, in float32.
+
+    The student is in evaluation mode meanwhile; its mode is restored.
+    """
     return compare_embeddings(np.concatenate(list(_vectors(student, held_out))), held_out)
 
 
 def compare_embeddings(vectors_NE: np.ndarray, held_out: TeacherOutputs) -> Agreement:
-    """Return the agreement of given embeddings with the teacher."""
+    """Return the agreement of embeddings with those of the teacher.
+
+    Args:
+        vectors_NE: L2-normalised embeddings, in the order of the held-out clips.
+        held_out: The teacher's outputs on these clips.
+    """
     expected = np.asarray(held_out.vectors)
     own = [np.array([i]) for i in range(len(expected))]
     out = {

@@ -1,4 +1,4 @@
-"""Recipes of distillation: TOML files with the configuration and training of a student."""
+"""Distillation recipes: TOML files with the configuration of a student and of its training."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ VIDEO_FIELDS = frozenset(
         *("hybrid_width", "hybrid_heads", "hybrid_layers", "drop_path", "centre_weight", "paired_frames"),
     ]
 )
-"""Fields of HD-VILA's configuration that concern the video encoder."""
+"""Fields of HD-VILA's configuration that a student can change, all of the video encoder."""
 
 
 class Weights(BaseModel):
-    """Weights of the losses, see `training.distillation.losses`."""
+    """Weights of the losses of `training.distillation.losses`, by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     cosine: Annotated[float, Field(ge=0)] = 1.0
@@ -32,7 +32,7 @@ class Weights(BaseModel):
 
 
 class DistilRecipe(BaseModel):
-    """Everything that decides a student besides its teacher and the clips."""
+    """A distillation recipe. Together with the teacher and the clips it determines a student."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
@@ -41,22 +41,26 @@ class DistilRecipe(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)] = 32
-    """Clips per step."""
+    """Number of clips per step."""
     anchors: Annotated[int, Field(ge=0)] = 1024
-    """Number of teacher embeddings, besides those of the batch, that each clip is compared with (loss `relation`)."""
+    """Number of teacher embeddings, in addition to those of the batch, with which each clip is compared (loss
+    `relation`)."""
     weights: Weights = Weights()
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     backbone_lr_mult: Annotated[float, Field(ge=0)] = 0.5
-    """Learning rate of the convolutional encoders, relative."""
+    """Learning rate of the CNNs, relative to the peak."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Length of the warm-up as a fraction of the steps."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Learning rate at the last step, relative to the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
     precision: Literal["bf16", "float32"] = "bf16"
-    """Precision of matrix products in a step; weights and optimizer moments are float32 in either."""
+    """Precision of matrix products in training. Weights and optimizer states are always float32."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    """Number of steps between checkpoints."""
     validate_every: Annotated[int, Field(ge=1)] = 200
+    """Number of steps between validations."""
 
     @model_validator(mode="after")
     def _validate_video_encoder(self) -> DistilRecipe:
@@ -88,10 +92,14 @@ _KEYS_OF_0_2 = {
 
 
 def upgrade_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe with the keys of version 0.2 under the present ones."""
+    """Return a recipe in which keys of version 0.2 are renamed to the current ones."""
     return {_KEYS_OF_0_2.get(key, key): value for key, value in values.items()}
 
 
 def student_recipe(name: str) -> DistilRecipe:
-    """Read a recipe shipped with the package by name, or a TOML file by path. Raises InvalidInput."""
+    """Read a shipped recipe by name, or a TOML file by path.
+
+    Raises:
+        InvalidInput: The recipe does not exist or is invalid.
+    """
     return read_named("student", name, STUDENTS, DistilRecipe, upgrade_recipe)

@@ -1,9 +1,10 @@
 """The student: HD-VILA's video encoder in another size, projected to the teacher's embedding space.
 
-Its outputs have the shapes of the teacher's video graph, so that the teacher's text, match and answer graphs read them.
+Its outputs have the shapes of the teacher's video graph, so that the teacher's text, match and answer graphs accept
+them.
 
-Shape letters: B videos, C clips, F frames, H W pixels, S the student's own tokens, V visual tokens of the teacher,
-K their width, E embedding dim.
+Shape letters: B videos, C clips, F frames, H height, W width, S tokens of the student's encoder, V visual tokens of the
+teacher, K their width, E embedding dim.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from training.models.pretrained import load_cnn
 from vitascope.errors import InvalidInput
 
 InitFrom = Literal["teacher", "pretrained", "scratch"]
-"""Initialization of a student: the teacher's weights of equal shape, a public CNN, or none."""
+"""Initial weights of a student: those of the teacher that have equal shapes, those of a public CNN, or random."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,12 @@ class Space:
 
 
 class Student(nn.Module):
-    """A video encoder with the outputs of the teacher's."""
+    """A video encoder whose outputs have the shapes of the teacher's outputs.
+
+    Args:
+        cfg: Configuration of the encoder.
+        space: Output shapes of the teacher.
+    """
 
     def __init__(self, cfg: HdVilaConfig, space: Space) -> None:
         super().__init__()
@@ -58,10 +64,11 @@ class Student(nn.Module):
         """Encode clips.
 
         Args:
-            streams: In the order of the configuration, (B, C, F, H, W, 3), pixels 0..255 of any dtype.
+            streams: One array (B, C, F, H, W, 3) per stream, in the order of the configuration; pixels 0..255 of any
+                dtype.
 
         Returns:
-            The L2-normalised embedding (B, E) and the visual tokens (B, V, K), means over clips.
+            L2-normalised embeddings (B, E) and visual tokens (B, V, K), both from the mean over clips.
         """
         b, c = streams[0].shape[:2]
         own = self.video({name: x.flatten(0, 1) for name, x in zip(self.names, streams, strict=True)})
@@ -75,9 +82,16 @@ class Student(nn.Module):
 def new_student(cfg: HdVilaConfig, space: Space, init_from: InitFrom, teacher: HdVila | None = None) -> Student:
     """Build a student with its initial weights.
 
-    Raises InvalidInput for `init_from` "teacher" without the teacher's model.
+    Args:
+        cfg: Configuration of its video encoder. `frozen_stages` is ignored for `init_from` "scratch".
+        space: Output shapes of the teacher.
+        init_from: Source of the initial weights.
+        teacher: The teacher's model, if its weights are available.
+
+    Raises:
+        InvalidInput: `init_from` is "teacher", but there is no `teacher`.
     """
-    if init_from == "scratch":  # frozen stages need pretrained weights
+    if init_from == "scratch":  # random stages must not be frozen
         cfg = cfg.model_copy(update={"frozen_stages": 0})
     if init_from == "teacher" and teacher is not None:
         cfg = cfg.model_copy(update={"hub_references": teacher.cfg.hub_references})
@@ -86,13 +100,15 @@ def new_student(cfg: HdVilaConfig, space: Space, init_from: InitFrom, teacher: H
         load_cnn(student.video, cfg.backbone)
     elif init_from == "teacher":
         if teacher is None:
-            raise InvalidInput("begin: 'teacher', whose weights are unknown; 'pretrained' or 'scratch' was expected")
+            raise InvalidInput(
+                "init_from: 'teacher', whose weights are not available; 'pretrained' or 'scratch' was expected"
+            )
         _inherit(student, teacher)
     return student
 
 
 def _inherit(student: Student, teacher: HdVila) -> None:
-    """Copy the teacher's weights of equal name and shape; position and time embeddings are interpolated."""
+    """Copy the teacher's weights that have equal names and shapes; position and time embeddings are interpolated."""
     known = dict(teacher.video.state_dict())
     if student.cfg.hybrid_width == teacher.cfg.hybrid_width:
         for name, values in interpolated_embeddings(teacher.video.hybrid, teacher.cfg, student.cfg).items():
@@ -105,9 +121,15 @@ def _inherit(student: Student, teacher: HdVila) -> None:
 
 
 def initial_projection(grid: tuple[int, int], tokens: int) -> Tensor:
-    """Return the initial weights (tokens, rows * columns) from the student's tokens to the teacher's.
+    """Return initial weights of the projection from the student's tokens to the teacher's.
 
-    Bilinear where both grids have the same aspect ratio, else uniform.
+    Args:
+        grid: Rows and columns of the student's tokens.
+        tokens: Number of the teacher's tokens.
+
+    Returns:
+        (tokens, rows * columns): bilinear interpolation if `tokens` can form a grid of the same aspect ratio, else
+        equal weights.
     """
     rows, columns = grid
     other_rows = round(math.sqrt(tokens * rows / columns))

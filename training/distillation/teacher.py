@@ -1,10 +1,12 @@
 """The teacher's outputs on a packed corpus, computed once by its graphs and cached.
 
 WORK/teacher/<corpus>/<split>/
-    vectors.npy    float32 (N, E), of every example
-    tokens.npy     float16 (N, V, K), where a graph of the teacher reads them
-    texts.npy      float32 (T, E), of every caption; examples in order
+    vectors.npy    embeddings of all examples, float32 (N, E)
+    tokens.npy     visual tokens of all examples, float16 (N, V, K); only if a graph of the teacher reads them
+    texts.npy      embeddings of all captions in the order of the examples, float32 (T, E)
     done.json      identity of teacher and corpus, and the number of finished examples, for resuming
+
+Shape letters: N examples, T captions, E embedding dim, V visual tokens, K their width.
 """
 
 from __future__ import annotations
@@ -28,18 +30,22 @@ from vitascope.model import Model
 
 BATCH = 32
 SAVE_EVERY = 8
-"""Batches between two writes of done.json."""
+"""Number of batches between two writes of done.json."""
 
 Progress = Callable[[int, int], None]
-"""(examples done, examples in all)."""
+"""Called with (finished examples, number of examples)."""
 
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """The teacher's outputs on a corpus.
+    """The teacher's outputs on a packed corpus.
 
-    `tokens` is None where none of its graphs reads them. `texts` are the embeddings of all captions, (0, E) without
-    captions; `of` is the example of each.
+    Attributes:
+        packed: The corpus.
+        vectors: Embeddings of all examples, float32 (N, E).
+        tokens: Visual tokens of all examples, float16 (N, V, K); None if no graph of the teacher reads them.
+        texts: Embeddings of all captions, float32 (T, E).
+        of: Index of the example of each caption, (T,).
     """
 
     packed: Packed
@@ -53,14 +59,27 @@ class TeacherOutputs:
 
 
 def reads_tokens(teacher: Model) -> bool:
-    """Return whether a graph of the bundle reads visual tokens."""
+    """Return whether the bundle has the task matching or answering, whose graphs read visual tokens."""
     return bool({"matching", "answering"} & set(teacher.tasks))
 
 
 def compute_teacher_outputs(
     teacher: Model, packed: Packed, folder: Path, progress: Progress = lambda *_: None
 ) -> TeacherOutputs:
-    """Run the teacher on the examples that are not finished yet. Raises InvalidInput where it cannot read them."""
+    """Run the teacher on the examples whose outputs are not cached yet.
+
+    Args:
+        teacher: The teacher.
+        packed: The corpus.
+        folder: Folder of the cached outputs.
+        progress: Called after each batch.
+
+    Returns:
+        The outputs on all examples.
+
+    Raises:
+        InvalidInput: The teacher's streams cannot be derived from the packed ones.
+    """
     adapter = stream_adapter(packed, teacher.streams)
     folder.mkdir(parents=True, exist_ok=True)
     identity = {
@@ -115,7 +134,7 @@ def _texts(teacher: Model, packed: Packed, path: Path, *, fresh: bool) -> np.nda
 
 
 def _done(folder: Path, identity: dict[str, Any]) -> int:
-    """Return the number of finished examples of this teacher and corpus; 0 for others."""
+    """Return the number of finished examples; 0 if the outputs are those of another teacher or corpus."""
     path = folder / "done.json"
     if not path.exists():
         return 0

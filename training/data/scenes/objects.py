@@ -1,4 +1,4 @@
-"""Targets of the objective `objects`: position in the middle of the clip and attribute classes of each object.
+"""Targets of the objective `objects`: attribute classes of each object, and its position in the middle of the clip.
 
 Shape letters: N scenes, K objects at most, A attributes.
 """
@@ -48,16 +48,21 @@ ATTRIBUTES: dict[str, tuple[Any, ...]] = {
     "speed": (None, *SPEEDS),
     "depth": (None, "in front of", "behind"),
 }
-"""Name of each attribute and its values, in the order of their class numbers."""
+"""Attributes by name, with their values; the class of a value is its index."""
 
 ATTRIBUTE_WEIGHTS = tuple(3.0 if name == "digit" else 1.0 for name in ATTRIBUTES)
-"""Loss weight of each attribute. Digits are small and are learned last."""
+"""Loss weight of each attribute. Digits have a higher weight, since they are small and are learned last."""
 
 
 def object_targets(scenes: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return positions (N, K, 2), x and y as fractions of width and height, and classes (N, K, A) or `NO_OBJECT`.
+    """Return the targets of scenes.
 
-    scenes: the attribute `scene` of each example, a `World` as a dictionary.
+    Args:
+        scenes: The attribute `scene` of each example, a `World` as a dictionary.
+
+    Returns:
+        Positions (N, K, 2), x and y as fractions of width and height; and classes (N, K, A), `NO_OBJECT` for absent
+        objects.
     """
     positions = np.zeros((len(scenes), MAX_OBJECTS, 2), dtype=np.float32)
     classes = np.full((len(scenes), MAX_OBJECTS, len(ATTRIBUTES)), NO_OBJECT, dtype=np.int64)
@@ -88,7 +93,7 @@ def _values(thing: Thing) -> tuple[Any, ...]:
 
 
 def _event_in(thing: Thing, half: int) -> Event | None:
-    """Return the event in the first (0) or second (1) half; an event around the middle belongs to both."""
+    """Return the event in the first (0) or second (1) half; an event around the middle belongs to both halves."""
     for event in thing.events:
         centre = (event.start + event.end) / DURATION
         if abs(centre - 1.0) < 0.27 or (centre > 1.0) == bool(half):

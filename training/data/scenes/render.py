@@ -1,4 +1,4 @@
-"""Rendering of a scene to frames, to maps of its depth, and to an H.264 MP4."""
+"""Render a scene as frames, depth maps and an H.264 MP4 file."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 OVERSAMPLE = 3
-MARGIN = 4  # pixels of background beyond each edge, for camera shake
+MARGIN = 4  # pixels of background outside each edge of the frame, for camera shake
 AUDIO_BITS = 48_000  # per second
 LAYER = 255 // MAX_OBJECTS
-"""Step of grey in depth maps from the background, 0, to the object in front of it and from object to object."""
+"""Difference of grey levels in depth maps between an object and the one behind it; the background is 0."""
 PLATE = (14, 22)
-"""Width and height of a digit's plate in pixels."""
+"""Width and height of the rectangle behind a digit, in pixels."""
 Point = tuple[float, float]
 
-# Five by seven, drawn 10 by 18 pixels. In a 224x224 frame each stroke is more than a pixel wide; in a 112x112 one
-# it is less, so digits blur and are harder to read, though not unreadable.
+# Bitmaps of 5x7, drawn as 10x18 pixels. Strokes are wider than a pixel in 224x224 frames. In 112x112 frames they are
+# narrower, so that digits blur and are harder to read.
 DIGITS = (
     "01110 10001 10001 10001 10001 10001 01110",
     "00100 01100 00100 00100 00100 00100 01110",
@@ -57,7 +57,7 @@ DIGITS = (
 
 
 def outline(shape: str) -> list[Point]:
-    """Return the corners of a shape with diameter 1 around (0, 0), y downwards; of a ring the outer edge."""
+    """Return the corners of a shape with diameter 1 around (0, 0), y downwards; for a ring, of its outer edge."""
     if shape in ("circle", "ring"):
         return [(0.5 * math.cos(k * math.pi / 30), 0.5 * math.sin(k * math.pi / 30)) for k in range(60)]
     if shape == "square":
@@ -100,7 +100,7 @@ def outline(shape: str) -> list[Point]:
 
 def second_tone(colour: str) -> tuple[int, int, int]:
     """Return the colour of stripes and dots: a lighter or darker shade of the object's colour."""
-    if colour in ("black", "white"):  # away from the greys of the backgrounds
+    if colour in ("black", "white"):  # distinct from the greys of backgrounds
         return (72, 72, 76) if colour == "black" else (190, 190, 194)
     rgb = COLOURS[colour]
     if colour == "yellow":
@@ -131,7 +131,7 @@ def _pattern(thing: Thing, side: int) -> Image.Image:
 
 
 def _digit(thing: Thing) -> Image.Image:
-    """Return the digit on its plate."""
+    """Return the digit on its rectangle."""
     ink, plate = ((20, 20, 20), (255, 255, 255)) if thing.colour == "black" else ((255, 255, 255), (16, 16, 16))
     rows = DIGITS[thing.digit or 0].split()
     glyph = Image.fromarray(np.array([[int(bit) * 255 for bit in row] for row in rows], dtype=np.uint8))
@@ -142,7 +142,7 @@ def _digit(thing: Thing) -> Image.Image:
 
 
 def draw_thing(thing: Thing, scale: float = 1.0, angle: float = 0.0) -> Image.Image:
-    """Return the object as a centred RGBA picture of minimal size. angle: In degrees."""
+    """Return a small RGBA picture with the object in its centre. angle: In degrees, clockwise."""
     diameter = thing.diameter * scale
     half = math.ceil(0.6 * diameter) + 2
     side = 2 * half * OVERSAMPLE
@@ -198,8 +198,11 @@ def draw_background(background: Background) -> Image.Image:
 def render(world: World, *, depth: bool = False, frames: int = FRAMES) -> Iterator[Image.Image]:
     """Yield the first `frames` frames in order, each RGB and WIDTH x HEIGHT pixels.
 
-    depth: Yield maps of the depth instead, grey: the farther back, the darker, in steps of `LAYER`. An object is opaque
-        in them from the beginning of its appearance to the end of its disappearance.
+    Args:
+        world: The scene.
+        depth: Whether to yield grey depth maps instead: the background is 0, and each object is brighter by `LAYER`
+            than the one behind it. Objects that appear or disappear are opaque while they are partly visible.
+        frames: Number of frames.
     """
     background = draw_background(world.background)
     if depth:
@@ -231,7 +234,7 @@ def render(world: World, *, depth: bool = False, frames: int = FRAMES) -> Iterat
 
 
 def camera_shifts(world: World) -> Iterator[tuple[int, int]]:
-    """Yield how far the camera is moved to the right and downwards in each frame, in pixels, without end."""
+    """Yield the camera's shift to the right and downwards (pixels) for each frame; never ends."""
     camera = Random(world.shake_seed)
     while True:
         yield camera.randint(-world.shake, world.shake), camera.randint(-world.shake, world.shake)
@@ -240,8 +243,8 @@ def camera_shifts(world: World) -> Iterator[tuple[int, int]]:
 def _add_video_track(container: OutputContainer, crf: int) -> VideoStream:
     stream = container.add_stream("libx264", rate=FPS)
     stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-    # One thread: the number of threads changes the bytes.
-    # No look-ahead, no macroblock trees: there x264 (core 165) reads uninitialized memory.
+    # For reproducible files: one thread, since the number of threads changes the bytes, and neither look-ahead nor
+    # macroblock trees, with which x264 (core 165) reads uninitialized memory.
     stream.options = {
         "crf": str(crf),
         "preset": "veryfast",
@@ -254,8 +257,11 @@ def _add_video_track(container: OutputContainer, crf: int) -> VideoStream:
 def encode(world: World, sound: Samples | None = None, *, depth: bool = False, frames: int = FRAMES) -> bytes:
     """Return the clip as an MP4 file: H.264, yuv420p, 12 fps, by default 3 s. Equal worlds give equal bytes.
 
-    sound: A track of AAC, mono at 16 kHz; None: the file has none.
-    depth: Add a second video track, with the depth of each frame, compressed without loss.
+    Args:
+        world: The scene.
+        sound: Samples for an AAC track, mono at 16 kHz; None: no audio track.
+        depth: Whether to add a second video track with depth maps, which is lossless.
+        frames: Number of frames.
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -271,7 +277,7 @@ def encode(world: World, sound: Samples | None = None, *, depth: bool = False, f
             container.mux(stream.encode())
         if track is not None and sound is not None:
             frame = av.AudioFrame.from_ndarray(sound[None], format="s16", layout="mono")
-            frame.sample_rate, frame.pts = SAMPLE_RATE, 0  # without a time the encoder's delay is not known to players
+            frame.sample_rate, frame.pts = SAMPLE_RATE, 0  # players need pts to skip the encoder's delay
             container.mux(track.encode(frame))
             container.mux(track.encode())
     return buffer.getvalue()

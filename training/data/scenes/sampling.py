@@ -1,4 +1,4 @@
-"""Random sampling of scenes: objects, their events, and positions at which they do not touch."""
+"""Random scenes: objects, their events, and positions at which objects do not touch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from training.data.scenes.world import (
     state_at,
 )
 
-WHOLE, FIRST, SECOND = (0.1, 2.9), (0.1, 1.3), (1.7, 2.9)  # seconds
+WHOLE, FIRST, SECOND = (0.1, 2.9), (0.1, 1.3), (1.7, 2.9)  # start and end of windows for events, in seconds
 KINDS = {
     "single": 0.12,
     "sequence": 0.1,
@@ -41,7 +41,7 @@ KINDS = {
     "occlusion": 0.08,
 }
 REACH = 0.57  # half the extent of the widest shape, relative to its diameter
-BORDER = 5  # free pixels at the edge of the frame, more than the camera shake
+BORDER = 5  # pixels at each edge of the frame that stay free of objects; more than the camera shake
 MUTED = (
     (122, 132, 140),
     (140, 128, 118),
@@ -55,7 +55,10 @@ Window = tuple[float, float]
 
 
 def sample_world(seed: int, split: str, index: int) -> World:
-    """Return the scene of clip `index` of a split, a function of the arguments."""
+    """Return the scene of clip `index` of a split. Equal arguments give equal scenes.
+
+    About half of the scenes of the split "test" have a combination that is held out; those of other splits have none.
+    """
     rng = Random(f"scenes/{seed}/{split}/{index}")
     wants_held_out = split == "test" and rng.random() < 0.5
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
@@ -86,7 +89,7 @@ def _attempt(rng: Random, kind: str) -> World | None:
 
 
 def _attributes(rng: Random, number: int) -> list[Thing]:
-    """Sample objects that differ in colour or in shape, usually in both."""
+    """Sample objects, any two of which differ in colour or shape, usually in both."""
     things: list[Thing] = []
     while len(things) < number:
         colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
@@ -164,7 +167,7 @@ def _move(rng: Random, thing: Thing, window: Window) -> Event:
 
 
 def _place(rng: Random, things: list[Thing]) -> list[Thing] | None:
-    """Place the objects so that none touches another or the edge in any frame; None when they do not fit."""
+    """Place the objects so that none touches another or the edge in any frame; None if no attempt succeeds."""
     for _ in range(40):
         placed: list[Thing] = []
         paths: list[list[tuple[float, float, float]]] = []
@@ -191,7 +194,7 @@ def _touch(first: list[tuple[float, float, float]], second: list[tuple[float, fl
 
 
 def _collision(rng: Random, things: list[Thing]) -> list[Thing]:
-    """Let two objects approach from both sides, touch and go back; the first comes from either side."""
+    """Return two objects that approach from the left and the right, touch and go back, with their events."""
     left, right = things if rng.random() < 0.5 else things[::-1]
     meeting, row = rng.randint(140, 180), rng.randint(45, 135)
     travel = rng.randint(55, 85)
@@ -206,7 +209,7 @@ def _collision(rng: Random, things: list[Thing]) -> list[Thing]:
 
 
 def _occlusion(rng: Random, things: list[Thing]) -> list[Thing]:
-    """Let the first object pass in front of or behind the second, which stays still."""
+    """Return both objects: the first passes in front of or behind the second, which stays still."""
     mover, still = things
     row, column = rng.randint(50, 130), rng.randint(145, 175)
     sign = rng.choice((1, -1))
@@ -218,7 +221,7 @@ def _occlusion(rng: Random, things: list[Thing]) -> list[Thing]:
 
 
 def _with_digit(rng: Random, thing: Thing, things: list[Thing]) -> Thing:
-    """Add a digit at random, where it is visible in the middle of the clip."""
+    """Add a random digit to some large objects, only if it is visible in the middle of the clip."""
     if thing.size != "large" or rng.random() < 0.35:
         return thing
     if any(event.motion in ("shrinks", "appears", "disappears") for event in thing.events):
@@ -229,7 +232,7 @@ def _with_digit(rng: Random, thing: Thing, things: list[Thing]) -> Thing:
 
 
 def sample_background(rng: Random) -> Background:
-    """Sample a background whose two tones are muted and close."""
+    """Sample a background with two similar, muted colours."""
     first = rng.choice(MUTED)
     shift = rng.choice((-1, 1)) * rng.randint(7, 14)
     kind = rng.choice(("flat", "gradient", "checker", "noise", "stripes"))

@@ -1,6 +1,7 @@
-"""Captions and negative captions of scenes with sound; each states whether it needs sight, sound or both.
+"""Captions and negative captions of scenes with sound; each is marked as needing sight, sound or both.
 
-Words are chosen by slot and style as in `description`, so that a caption and its negatives differ only in content.
+As in `description`, each word is chosen by its slot and a style number. A caption and its negatives have the same
+style, so that they differ only in content.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ from training.data.scenes.sounds import (
 from training.data.scenes.world import Event, Thing, World
 
 NEGATIVES = 4
-"""Maximum number of negatives that are wrong about sound, and of those that are wrong about sight and sound."""
+"""Maximum number of negatives of a caption about sound, and of grade 1 negatives of all captions about sight."""
 LIMITS = (NEGATIVES, NEGATIVES // 2)
-"""Of the first and of the second caption that needs sound, and likewise both."""
+"""Maximum number of negatives of the first and of the second caption that needs sound; the same for captions that need
+sight and sound."""
 
 UNITS: dict[str, tuple[tuple[str, str], ...]] = {
     "bell": (("bell note", "bell notes"), ("chime of a bell", "chimes of a bell")),
@@ -63,7 +65,7 @@ UNITS: dict[str, tuple[tuple[str, str], ...]] = {
     "pop": (("pop", "pops"), ("popping sound", "popping sounds")),
     "whoosh": (("whoosh", "whooshes"), ("whooshing sound", "whooshing sounds")),
 }
-"""Singular and plural of what is heard of a voice."""
+"""Names of one sound of each voice, singular and plural: two synonyms."""
 ADJECTIVES = {
     "loud": ("loud", "loud", "noisy"),
     "quiet": ("quiet", "quiet", "soft", "faint"),
@@ -86,14 +88,15 @@ LINKS = {
     "nothing": ("{n} is heard, but nothing {v}", "nothing {v}, but you hear {n}"),
     "": ("{s}, and {h}", "{s}; you hear {n}", "{h} in a video in which {s}"),
 }
-"""Sentences: {s} is what is seen, {n} what is heard, {h} "you hear" it, {v} the motion that does not occur."""
+"""Sentence templates by link. {s}: clause about what is seen, {n}: noun phrase of the sound, {h}: clause about what is
+heard ("you hear a beep"), {v}: the motion that does not occur."""
 HEARD = ("you hear {}", "you hear {}", "we hear {}", "there is the sound of {}")
 
 
 def sound_phrase(claim: Claim, style: int) -> str:
     """Return a phrase such as "three loud bell notes going up".
 
-    A style fixes the form and one synonym per value, so that swapped sounds keep their wording.
+    A style determines the form and one synonym per value, so that swapped sounds keep their wording.
     """
     many = claim.count is not None and claim.count > 1
     unit = UNITS[claim.voice][int(choose("001", style, "unit"))][many]
@@ -112,18 +115,18 @@ def sound_phrase(claim: Claim, style: int) -> str:
 
 
 def sequence_phrase(claims: Sequence[Claim], style: int) -> str:
-    """Return the claims in their order, such as "first a beep, then two drum beats"."""
+    """Return a phrase that lists the claims in order, such as "first a beep, then two drum beats"."""
     phrases = [sound_phrase(claim, style) for claim in claims]
     return choose(SEQUENCES[len(claims)], style, "sequence").format(*phrases)
 
 
 def sound_caption(claims: Sequence[Claim], style: int) -> str:
-    """Return a sentence about sounds in their order."""
+    """Return a sentence that lists sounds in order."""
     return _written(choose(PHRASES, style, "phrase").format(sequence_phrase(claims, style)), style)
 
 
 def _written(text: str, style: int) -> str:
-    """Capitalize some sentences."""
+    """Capitalize the text and add a full stop, in a third of the styles."""
     return text[0].upper() + text[1:] + "." if choose(("yes", "no", "no"), style, "written") == "yes" else text
 
 
@@ -131,8 +134,12 @@ def _written(text: str, style: int) -> str:
 class Joint:
     """Content of a sentence about sight and sound.
 
-    `seen`: one clause, and its mentions. `heard`: the sound that is linked to it. `link`: before, after or during; with
-    or without a sound; nothing: the sound of a motion that does not occur; or empty. `others`: further sounds.
+    Attributes:
+        seen: One clause, and its mentions.
+        heard: The sound that is linked to the clause; None if `link` is "without".
+        link: "before", "after" or "during": when the sound is heard. "with": the event makes the sound. "without": the
+            event is silent. "nothing": the sound is heard, but not the motion that makes it seen. "": not linked.
+        others: Further sounds.
     """
 
     seen: Description
@@ -179,7 +186,7 @@ def _linked(link: str, sound: Sound, event: Event) -> bool:
 
 
 def _events_of(seen: Description, world: World) -> Iterator[Event]:
-    """Yield the events of which a description's only clause is true."""
+    """Yield the events for which the only clause of a description is true."""
     clause = seen.clauses[0]
     for thing in world.things:
         if not names_thing(seen.mentions[clause.subject], thing):
@@ -194,7 +201,10 @@ def _events_of(seen: Description, world: World) -> Iterator[Event]:
 
 
 def sound_captions(soundtrack: Soundtrack, rng: Random) -> list[tuple[tuple[Claim, ...], int, str]]:
-    """Return two captions (claims, style, text) of a scene that is not silent: all that is heard, and a part of it."""
+    """Return two captions (claims, style, text) of a scene that is not silent.
+
+    The first states everything about all sounds. The second omits some levels and heights, and sometimes a sound.
+    """
     everything = tuple(claim_of(sound) for sound in soundtrack.sounds)
     part = tuple(
         replace(c, level=c.level if rng.random() < 0.4 else None, height=c.height if rng.random() < 0.4 else None)
@@ -207,7 +217,7 @@ def sound_captions(soundtrack: Soundtrack, rng: Random) -> list[tuple[tuple[Clai
 
 
 def joint_captions(world: World, soundtrack: Soundtrack, rng: Random) -> list[tuple[Joint, int, str]]:
-    """Return two captions (content, style, text) that need sight and sound, of a scene that is not silent."""
+    """Return two captions (content, style, text) of a scene that is not silent. Both need sight and sound."""
     captions = []
     for joint in (_main_joint(world, soundtrack, rng), _brief_joint(world, soundtrack, rng)):
         style = rng.randrange(2**31)
@@ -216,7 +226,7 @@ def joint_captions(world: World, soundtrack: Soundtrack, rng: Random) -> list[tu
 
 
 def _main_joint(world: World, soundtrack: Soundtrack, rng: Random) -> Joint:
-    """Link any event with any sound, and name another sound."""
+    """Link a random event to a sound, and name another sound if there is one."""
     seen, event = _seen(world, rng, ("both",) if len(soundtrack.sounds) == 1 else ("both", "colour", "shape"))
     sounds = list(soundtrack.sounds)
     rng.shuffle(sounds)
@@ -229,7 +239,8 @@ def _main_joint(world: World, soundtrack: Soundtrack, rng: Random) -> Joint:
 
 
 def _brief_joint(world: World, soundtrack: Soundtrack, rng: Random) -> Joint:
-    """Say what the sound of an event is, or that it has none, or link one event and one sound."""
+    """Describe the sound that an event makes, a silent event, or a sound without its event; else link an event to a
+    sound."""
     motions = {e.motion for t in world.things for e in t.events}
     options = []
     for i, thing in enumerate(world.things):
@@ -254,7 +265,7 @@ def _brief_joint(world: World, soundtrack: Soundtrack, rng: Random) -> Joint:
 
 
 def _seen(world: World, rng: Random, names: Sequence[str]) -> tuple[Description, Event | None]:
-    """Describe a random event; in a scene without any an object that stays."""
+    """Describe a random event, or an object that stays if the scene has no events."""
     pairs = [(i, e) for i, t in enumerate(world.things) for e in t.events]
     if not pairs:
         return Description((_mention(world.things[0], rng, names),), (Clause(0, "stays"),)), None
@@ -281,7 +292,7 @@ def _other(rng: Random, values: Sequence[Any], value: Any) -> Any:
 
 
 def _change_voice(rng: Random, claim: Claim) -> Claim:
-    """Replace an instrument by another that can play the same, and an effect by another."""
+    """Replace an instrument by another that can play the same notes, or an effect by another effect."""
     if claim.voice in EFFECTS.values():
         return replace(claim, voice=_other(rng, tuple(EFFECTS.values()), claim.voice))
     glides = claim.contour is not None and claim.count in (1, None)
@@ -316,7 +327,18 @@ CLAIM_CHANGES: dict[str, Callable[[Random, Claim], Claim | None]] = {
 def sound_negatives(
     soundtrack: Soundtrack, claims: tuple[Claim, ...], style: int, of: int, rng: Random
 ) -> list[dict[str, Any]]:
-    """Return captions that are wrong about the sounds by one change; `of`: index of the caption."""
+    """Return captions with one change that makes them wrong about the sounds.
+
+    Args:
+        soundtrack: Soundtrack of the scene.
+        claims: Content of the right caption.
+        style: Style of the right caption.
+        of: Index of the right caption in the scene's list of captions.
+        rng: Source of randomness.
+
+    Returns:
+        At most `NEGATIVES` dictionaries {"caption", "of", "grade", "kind"}; `kind` is the kind of the change.
+    """
     negatives: dict[str, str] = {}
     for kind in rng.sample([*CLAIM_CHANGES, "voice", "sequence"], len(CLAIM_CHANGES) + 2):
         changed = list(claims)
@@ -336,9 +358,19 @@ def sound_negatives(
 def joint_negatives(
     world: World, soundtrack: Soundtrack, joint: Joint, style: int, of: int, held_out: bool, rng: Random
 ) -> list[dict[str, Any]]:
-    """Return captions that are wrong by one change, of what is seen, of what is heard or of how they are linked.
+    """Return captions with one change that makes them wrong: of what is seen, of what is heard, or of their link.
 
-    held_out: Allow combinations held out for the test split.
+    Args:
+        world: The scene.
+        soundtrack: Soundtrack of the scene.
+        joint: Content of the right caption.
+        style: Style of the right caption.
+        of: Index of the right caption in the scene's list of captions.
+        held_out: Whether combinations that are held out for the test split are allowed.
+        rng: Source of randomness.
+
+    Returns:
+        At most `NEGATIVES` dictionaries {"caption", "of", "grade", "kind"}; `kind` is the kind of the change.
     """
     negatives: dict[str, str] = {}
     kinds = ["link", *CLAIM_CHANGES, "colour", "shape", "motion", "direction"]
@@ -370,15 +402,25 @@ def _changed_joint(joint: Joint, kind: str, rng: Random) -> Joint | None:
 def texts_of(
     world: World, soundtrack: Soundtrack, record: dict[str, Any], held_out: bool, rng: Random
 ) -> dict[str, Any]:
-    """Return captions, their needs and negatives of a scene with sound; `record`: those about its picture alone.
+    """Return the captions of a scene, what each needs ("sight", "sound" or "both"), and negatives.
 
-    The first caption needs sight, the second sound and the third both; a silent scene has captions of sight alone.
+    The first caption needs sight, the second sound and the third both. All captions of a silent scene need only sight.
+
+    Args:
+        world: The scene.
+        soundtrack: Its soundtrack.
+        record: {"captions", "negatives"} about the picture only.
+        held_out: Whether negatives may contain combinations that are held out for the test split.
+        rng: Source of randomness.
+
+    Returns:
+        {"captions", "caption_needs", "negatives"}.
     """
     seen = list(record["captions"])
     if not soundtrack.sounds:
         return {"captions": seen, "caption_needs": ["sight"] * len(seen), "negatives": record["negatives"]}
     heard, both = sound_captions(soundtrack, rng), joint_captions(world, soundtrack, rng)
-    places = {0: 0, 1: 3, 2: 4}  # of the captions about sight, from which negatives are made
+    places = {0: 0, 1: 3, 2: 4}  # new index of each caption about sight that has negatives
     of_sight = [negative | {"of": places[negative["of"]]} for negative in record["negatives"]]
     negatives = [n for n in of_sight if n["grade"] == 1][:NEGATIVES] + [n for n in of_sight if n["grade"] > 1]
     for of, limit, (claims, style, _) in zip((1, 5), LIMITS, heard, strict=True):

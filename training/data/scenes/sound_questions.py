@@ -1,4 +1,4 @@
-"""Questions about scenes with sound; each states whether it needs sight, sound or both."""
+"""Questions about scenes with sound; each is marked as needing sight, sound or both."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from training.data.scenes.sounds import (
 from training.data.scenes.world import Event, World
 
 LIMITS = {"sight": 4, "sound": 5, "both": 3}
-"""Maximum number of questions by what they need."""
+"""Maximum number of questions about a scene, by what they need."""
 YES_KEPT = 0.25
-"""Share of the sounds during an event that are asked for, which are more frequent than those before or after one."""
+"""Probability of a question "is it heard while ...?" with the answer "yes". It is below 1, since sounds during an event
+are more frequent than sounds before or after it."""
 Questions = list[tuple[str, str, str]]
 """(question, answer, kind)"""
 
@@ -35,7 +36,14 @@ Questions = list[tuple[str, str, str]]
 def questions_of(
     world: World, soundtrack: Soundtrack, sight: Sequence[dict[str, Any]], rng: Random
 ) -> list[dict[str, Any]]:
-    """Return questions {"question", "answers", "kind", "needs"}; `sight`: those about the picture alone."""
+    """Return questions {"question", "answers", "kind", "needs"} about a scene.
+
+    Args:
+        world: The scene.
+        soundtrack: Its soundtrack.
+        sight: Questions {"question", "answers", "kind"} about the picture only.
+        rng: Source of randomness.
+    """
     chosen = [question | {"needs": "sight"} for question in sight[: LIMITS["sight"]]]
     pools = {"sound": sound_questions(soundtrack, rng), "both": joint_questions(world, soundtrack, rng)}
     for needs, pool in pools.items():
@@ -49,7 +57,7 @@ def questions_of(
 
 
 def sound_questions(soundtrack: Soundtrack, rng: Random) -> Questions:
-    """Return questions about what is heard."""
+    """Return questions about the sounds."""
     sounds = soundtrack.sounds
     voices = [sound.voice for sound in sounds]
     how_many = rng.choice(("how many different sounds are heard?", "how many kinds of sound are there?"))
@@ -118,7 +126,7 @@ def joint_questions(world: World, soundtrack: Soundtrack, rng: Random) -> Questi
 
 
 def _effect_at(event: Event, soundtrack: Soundtrack) -> str | None:
-    """Return the voice that is heard at the moment of an event, or "nothing"; None where another sound is near."""
+    """Return the voice that is heard at the moment of an event, or "nothing"; None if another sound is close to it."""
     at_once = [sound.voice for sound in soundtrack.sounds if is_at_once(sound, event)]
     if at_once:
         return at_once[0]

@@ -1,7 +1,7 @@
-"""The soundtrack of a scene: instruments and effects with their times, and whether a description of them holds.
+"""The soundtrack of a scene: instruments and sound effects with their times, and the truth of claims about them.
 
-Instruments are not seen. Effects belong to events of the picture, but some events are silent, some have the effect of
-another event, and some effects are heard where nothing happens. Sounds of a scene do not overlap, and no two have the
+Instruments are not seen. Sound effects belong to visible events, but some events are silent, some have the effect of
+another kind of event, and some effects occur without an event. Sounds of a scene do not overlap, and no two have the
 same voice.
 """
 
@@ -16,9 +16,9 @@ from training.data.scenes.world import Event, World
 
 INSTRUMENTS = ("bell", "flute", "drum", "organ", "guitar", "trumpet", "buzzer", "xylophone", "beep")
 SUSTAINED = ("flute", "organ", "trumpet", "buzzer", "beep")
-"""Instruments whose single note may glide."""
+"""Instruments that can change the pitch of a single note."""
 EFFECTS = {"collides": "knock", "appears": "pop", "disappears": "whoosh"}
-"""Effect by the motion that makes it."""
+"""Sound effect by motion."""
 VOICES = (*INSTRUMENTS, *EFFECTS.values())
 LEVELS = ("quiet", "loud")
 HEIGHTS = ("low", "high")
@@ -26,23 +26,32 @@ CONTOURS = ("rising", "falling")
 MAX_COUNT = 4
 
 KINDS = {"silent": 0.06, "one": 0.06, "two": 0.55, "three": 0.33}
+"""Probabilities of a silent soundtrack, and of at most one, two or three instruments."""
 _WINDOWS = {
     "one": ((0.1, 2.9),),
     "two": ((0.1, 1.4), (1.6, 2.9)),
     "three": ((0.1, 0.97), (1.05, 1.92), (2.0, 2.9)),
 }
-"""Seconds in which each instrument plays."""
-GAP = 0.1  # seconds between two sounds
+"""Start and end (seconds) of the time in which each instrument plays."""
+GAP = 0.1  # minimum seconds between two sounds
 _EFFECT_SECONDS = {"knock": 0.12, "pop": 0.12, "whoosh": 0.4}
-_MARGIN = 0.3  # seconds by which a sound must precede or follow an event, to be called so: frames are 0.5 s apart
+_MARGIN = 0.3  # minimum seconds between a sound and an event before or after it, as frames are 0.5 s apart
 
 
 @dataclass(frozen=True)
 class Sound:
-    """One voice between `start` and `end` (seconds): `count` notes, whose pitch rises, falls or stays.
+    """A sound of one voice.
 
-    None: of medium level or height, or of steady pitch; notes that rise or fall have no height. `cause`: index of an
-    object and of its event, at whose moment the sound occurs. `seed` decides pitch and timbre.
+    Attributes:
+        voice: An instrument or a sound effect.
+        start: Seconds.
+        end: Seconds.
+        count: Number of notes.
+        contour: "rising" or "falling" pitch; None: steady.
+        level: "quiet" or "loud"; None: medium.
+        height: "low" or "high" pitch; None: medium, rising or falling.
+        cause: Index of an object and of its event, which makes the sound; None: no event.
+        seed: Determines exact pitch and timbre.
     """
 
     voice: str
@@ -58,7 +67,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Soundtrack:
-    """Sounds by time, and a background noise of `noise` decibels relative to full scale, None for none."""
+    """Sounds, ordered by start, and the level of a background noise in dB relative to full scale; None: no noise."""
 
     sounds: tuple[Sound, ...]
     noise: float | None
@@ -66,18 +75,18 @@ class Soundtrack:
 
 
 def moment(event: Event) -> float:
-    """Return the time (s) at which an event has its effect: of a collision, when the objects touch."""
+    """Return the time (s) at which an event makes its sound: its start, or the contact of a collision."""
     return (event.start + event.end) / 2 if event.motion == "collides" else event.start
 
 
 def effect_events(world: World) -> list[tuple[int, int]]:
-    """Return the indices (object, event) of the events that may have an effect; of a collision one of its two."""
+    """Return the indices (object, event) of the events that can make a sound; a collision counts only once."""
     pairs = [(i, j) for i, t in enumerate(world.things) for j, e in enumerate(t.events) if e.motion in EFFECTS]
     return pairs[:1] if world.kind == "collision" else pairs
 
 
 def sample_soundtrack(world: World, rng: Random) -> Soundtrack:
-    """Return random sounds for a scene."""
+    """Return a random soundtrack for a scene."""
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
     noise = rng.uniform(-72, -50) if rng.random() < 0.6 else None
     if kind == "silent":
@@ -85,7 +94,7 @@ def sample_soundtrack(world: World, rng: Random) -> Soundtrack:
     sounds = _effects(world, rng)
     windows = _WINDOWS[kind]
     voices = rng.sample(INSTRUMENTS, len(windows))
-    if sounds:  # short enough for a sentence
+    if sounds:  # few enough for one sentence
         voices = voices[: max(1, 3 - len(sounds))]
         windows = tuple(sorted(rng.sample(windows, len(voices))))
     for voice, window in zip(voices, windows, strict=True):
@@ -140,7 +149,7 @@ def _apart(first: Sound, second: Sound) -> bool:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sound as a sentence describes it; None for what it does not say."""
+    """A sound as a sentence describes it; None for attributes that it does not name."""
 
     voice: str
     count: int | None = None
@@ -163,13 +172,13 @@ def matches(claim: Claim, sound: Sound) -> bool:
 
 
 def hears(claims: Sequence[Claim], soundtrack: Soundtrack) -> bool:
-    """Return whether the claims are true of sounds in this order; others may be heard as well."""
+    """Return whether the claims are true of sounds of the soundtrack, in this order. Further sounds may occur."""
     remaining = iter(soundtrack.sounds)
     return all(any(matches(claim, sound) for sound in remaining) for claim in claims)
 
 
 def relation(sound: Sound, event: Event) -> str | None:
-    """Return whether a sound is heard "before", "after" or "during" an event; None where none is clear."""
+    """Return "before", "after" or "during": when a sound is heard relative to an event; None if it is ambiguous."""
     if sound.end + _MARGIN <= event.start:
         return "before"
     if event.end + _MARGIN <= sound.start:
@@ -180,10 +189,10 @@ def relation(sound: Sound, event: Event) -> str | None:
 
 
 def is_at_once(sound: Sound, event: Event) -> bool:
-    """Return whether a sound begins at the moment of an event."""
+    """Return whether a sound starts at the moment of an event."""
     return abs(sound.start - moment(event)) < GAP
 
 
 def is_silent_at(time: float, soundtrack: Soundtrack) -> bool:
-    """Return whether no sound is heard around a time (s)."""
+    """Return whether no sound is heard shortly before or after a time (s)."""
     return all(s.end + GAP < time - _MARGIN or time + _MARGIN < s.start for s in soundtrack.sounds)
