@@ -28,7 +28,7 @@ Make the fastest variant of a bundle within an accuracy budget.
 
 Each graph is fused and quantized to int8; nodes that are sensitive to int8 stay in float32. Every candidate is timed
 on this machine and evaluated on the validation splits in --data. The fastest candidates that together stay within the
-budget are selected. Embeddings of the variant differ from the original's, so collections have to be indexed again.
+budget are selected. The variant's embeddings differ from the original's, so videos must be indexed again.
 """
 OPTIMIZE_EPILOG = """\
 examples:
@@ -40,9 +40,9 @@ See docs/optimize.md for speed and accuracy of the default bundle's variant.
 DISTIL_DESCRIPTION = """\
 Distil a bundle into a smaller video encoder, and export it as a new bundle.
 
-The teacher can be any bundle. It is run once over the clips and its outputs are kept; captions are not needed. The
-student outputs embeddings and visual tokens in the teacher's space; its bundle contains the teacher's text, match and
-answer graphs unchanged. Run the same command again to resume.
+The teacher can be any bundle. It runs once on all clips, and its outputs are cached; captions are not needed. The
+student's embeddings and visual tokens are in the teacher's space. The new bundle contains the teacher's text, match and
+answer graphs unchanged. To resume, run the same command again.
 """
 DISTIL_EPILOG = """\
 students: `small`, `smallest`, or a TOML file such as training/students/small.toml
@@ -58,11 +58,11 @@ In the background:
 Next: python -m studies.frontier bundles/hd-vila-tiny bundles/small --data data/packed --corpus scenes
 """
 REDUCE_DESCRIPTION = """\
-Make a cheaper variant of a bundle without training: fewer frames, smaller images, merged tokens.
+Make a faster variant of a bundle without training: fewer frames, smaller images, merged tokens.
 
-It needs a HD-VILA bundle of `vitascope export`. Only the video graph changes: text, match and answer graphs stay, and
-embeddings remain in the same space. With --data the variant is compared with the original on validation splits, and its
-probabilities are calibrated. (For a public image model, set the frames of a clip with `vitascope export --frames`.)
+BUNDLE must be an HD-VILA bundle that `vitascope export` wrote. Only the video graph changes; embeddings remain in the
+same space. With --data, the variant is compared with the original on the validation splits, and its probabilities are
+calibrated. (For a public image model, set the number of frames of a clip with `vitascope export --frames`.)
 """
 REDUCE_EPILOG = """\
 examples:
@@ -100,7 +100,21 @@ def run_optimize(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def optimize_bundle(source: Path, out: Path, budget: str, data: Path | None, name: str | None) -> dict[str, Any]:
-    """Optimize a bundle; returns the command's result. Raises as `optimize`, and InvalidInput without data."""
+    """Optimize a bundle.
+
+    Args:
+        source: Bundle to optimize.
+        out: Output bundle.
+        budget: Value of the option --budget.
+        data: Folder of packed corpora.
+        name: Name of the output bundle; None: that of the folder.
+
+    Returns:
+        The result of the command.
+
+    Raises:
+        InvalidInput: An argument is invalid, or `data` is None.
+    """
     from model_export.optimize.report import read_variant
     from model_export.optimize.search import optimize
     from model_export.optimize.validation_scores import parse_budget
@@ -109,7 +123,9 @@ def optimize_bundle(source: Path, out: Path, budget: str, data: Path | None, nam
 
     parsed = parse_budget(budget)
     if data is None:
-        raise InvalidInput("data: missing; packed corpora to measure the budget on were expected (--data FOLDER)")
+        raise InvalidInput(
+            "data: missing; the folder of packed corpora on which accuracy is measured was expected (--data FOLDER)"
+        )
     bundle = Bundle.open(optimize(source, out, parsed, data, name=name, log=log_progress))
     variant = read_variant(bundle.manifest)
     assert variant is not None
@@ -144,19 +160,20 @@ def add_distil_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("teacher", type=Path, metavar="TEACHER", help="bundle to distil")
     add_packed_data(parser, "to train on (default: data/packed, unless --videos is given)")
-    add("--videos", type=Path, metavar="FOLDER", help="folder of videos to train on, searched at any depth")
+    add("--videos", type=Path, metavar="FOLDER", help="folder of videos to train on, including its subfolders")
     add("--clip-seconds", type=float, default=4.0, metavar="S", help="clip length for --videos (default: %(default)g)")
     add("--student", default="small", help="name or TOML file of the student (default: %(default)s)")
     add_bundle_output(parser)
     add("--version", default="1.0.0", help="version of the bundle (default: %(default)s)")
     add_work(parser, "distil")
-    add("--steps", type=int, metavar="N", help="training steps (default: from the student)")
-    add("--seed", type=int, metavar="N", help="training seed (default: from the student)")
-    add("--limit", type=int, metavar="N", help="maximum training clips per corpus")
+    add("--steps", type=int, metavar="N", help="number of training steps (default: from the student's file)")
+    add("--seed", type=int, metavar="N", help="seed of the training (default: from the student's file)")
+    add("--limit", type=int, metavar="N", help="maximum number of training clips per corpus")
     add(
         "--init-from",
         choices=("teacher", "pretrained", "scratch"),
-        help="initial weights of the student (default: teacher if they can be read, else pretrained, a public CNN)",
+        help="initial weights of the student (default: teacher if its weights are available, else pretrained: a public "
+        "CNN)",
     )
     add_precision(parser, "the student's weights")
     add("--stop-after", type=int, metavar="STEPS", help="stop after this many steps; run again to resume")
@@ -213,9 +230,19 @@ def add_reduce_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="bundle to reduce")
     add_bundle_output(parser)
-    add("--frames", type=int, metavar="N", help="low-resolution frames of a clip")
-    add("--size", type=int, metavar="PIXELS", help="longer side of the high-resolution frame; others shrink with it")
-    add("--tokens", type=int, metavar="N", help="visual tokens per frame, at least half; the most similar are merged")
+    add("--frames", type=int, metavar="N", help="number of low-resolution frames of a clip")
+    add(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="longer side of high-resolution frames; low-resolution frames shrink equally",
+    )
+    add(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help="number of visual tokens per frame, at least half of the original number; the most similar are merged",
+    )
     add_packed_data(parser, "whose validation splits are used to measure and calibrate")
     add_precision(parser, "the video graph's weights")
     add_parity_seed(parser)

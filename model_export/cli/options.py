@@ -1,4 +1,4 @@
-"""Options and helpers shared by the commands that write bundles."""
+"""Options and functions that the commands which write bundles share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRECISIONS = ("float32", "float16-weights", "int8-weights")
 
 
 def add_bundle_output(parser: argparse.ArgumentParser) -> None:
-    """Add --out and --name of the bundle to write."""
+    """Add the options --out and --name of the output bundle."""
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="output bundle; an existing bundle is replaced"
     )
@@ -29,14 +29,14 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser, weights: str) -> None:
-    """Add --precision of these weights."""
+    """Add the option --precision; `weights`: what it applies to, for the help."""
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="int8-weights", help=f"storage of {weights} (default: %(default)s)"
     )
 
 
 def add_packed_data(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """Add --data and --corpus."""
+    """Add the options --data and --corpus; `purpose`: use of the corpora, for the help."""
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"folder of packed corpora {purpose}")
     parser.add_argument("--corpus", action="append", metavar="NAME", help="corpus to use; repeatable (default: all)")
 
@@ -46,7 +46,7 @@ def add_parity_seed(parser: argparse.ArgumentParser) -> None:
 
 
 def add_work(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add --work, and --workers and --max-skipped for decoding into it."""
+    """Add the options --work, --workers and --max-skipped; `command`: name of the command, for the help."""
     add = parser.add_argument
     add("--work", type=Path, metavar="DIR", help=f"folder of intermediate results (default: runs/{command}-NAME)")
     add("--workers", type=int, default=1, metavar="N", help="decoding processes (default: %(default)s)")
@@ -60,7 +60,7 @@ def add_work(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def check_max_skipped(fraction: float) -> None:
-    """Raise InvalidInput for a number that is no fraction."""
+    """Raise InvalidInput unless the number is from 0 to 1."""
     if not 0 <= fraction <= 1:
         raise InvalidInput(f"max-skipped: {fraction:g}; a fraction from 0 to 1 was expected")
 
@@ -72,7 +72,7 @@ def log_progress(message: str) -> None:
 
 @contextmanager
 def cleanup_on_sigterm() -> Iterator[None]:
-    """Exit on SIGTERM by an exception, so that temporary folders are removed."""
+    """Turn SIGTERM into SystemExit during the context, so that temporary folders are removed."""
 
     def exit_(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Tokenizers of public models as the bundle's `tokenizer.json`, and the padding inside their text graphs.
+"""Conversion of public models' tokenizers to the bundle's `tokenizer.json`, and padding inside their text graphs.
 
 Shape letters: B texts, L tokens.
 """
@@ -18,12 +18,12 @@ from model_export.assemble import TOKENIZER_NAME, read_json_object
 from vitascope.errors import InvalidInput
 
 PIECES_NAME = "spiece.model"
-NOT_COMPARED = "the package sentencepiece is not installed, so its token ids were not compared with the original's."
+NOT_COMPARED = "the package sentencepiece is not installed, so token ids were not compared with the original's."
 _CONFIG_NAME = "tokenizer_config.json"
 _SIGLIP_LENGTH = 64
 """Default text length of SigLIP."""
 _UNIGRAM = 1
-"""SentencePiece's number of unigram models."""
+"""Value of SentencePiece's `model_type` for unigram models."""
 _PUNCTUATION = r"[!-/:-@\[-`{-~]"
 """ASCII punctuation, which SigLIP removes."""
 _SPACE = "▁"
@@ -33,7 +33,7 @@ class _Kind(NamedTuple):
     class_name: str
     files: tuple[str, ...]
     source: str
-    """Its source, according to the authors of released checkpoints."""
+    """Model on the Hugging Face hub whose tokenizer the authors of released checkpoints used."""
 
 
 _RELEASED_KINDS = {
@@ -43,9 +43,13 @@ _RELEASED_KINDS = {
 
 
 class Padding(nn.Module):
-    """input_ids, attention_mask (B, L) int64 -> ids (B, L), or (B, length) for a model trained on one length.
+    """Replace masked tokens by the model's padding token, and pad or truncate to the model's length if it has one.
 
-    Masked tokens become the model's own padding token, so that the runtime can pad with any.
+    So the runtime can pad with any token. input_ids, attention_mask (B, L) int64 -> ids (B, L) or (B, length).
+
+    Args:
+        token: Padding token of the model.
+        length: Length of all texts, for models trained on one length; None: any length.
     """
 
     def __init__(self, token: int, length: int | None) -> None:
@@ -61,7 +65,7 @@ class Padding(nn.Module):
 
 
 class LoadedTokenizer(NamedTuple):
-    """A tokenizer in its library, as `tokenizer.json`, and notes for the model card."""
+    """A tokenizer as an object of its library and as the content of `tokenizer.json`, and notes for the model card."""
 
     library: Any
     json: str
@@ -69,7 +73,11 @@ class LoadedTokenizer(NamedTuple):
 
 
 def open_tokenizer(folder: Path) -> LoadedTokenizer:
-    """Open the tokenizer of a transformers folder. Raises InvalidInput."""
+    """Open the tokenizer in the folder of a transformers model.
+
+    Raises:
+        InvalidInput: The tokenizer cannot be opened or converted.
+    """
     if (folder / PIECES_NAME).is_file() and _tokenizer_class(folder).startswith("SiglipTokenizer"):
         return _open_siglip(folder)
     library = _auto_tokenizer(folder)
@@ -82,9 +90,15 @@ def open_tokenizer(folder: Path) -> LoadedTokenizer:
 
 
 def open_released_tokenizer(folder: Path, kind: Literal["clip", "bert"], vocabulary: int) -> LoadedTokenizer:
-    """Open the tokenizer beside a released checkpoint, which has at most `vocabulary` tokens.
+    """Open the tokenizer in the folder of a released checkpoint.
 
-    Raises InvalidInput naming missing files, and for a tokenizer that does not fit the word embeddings.
+    Args:
+        folder: Folder of the checkpoint.
+        kind: Kind of tokenizer.
+        vocabulary: Maximum number of tokens: the number of word embeddings.
+
+    Raises:
+        InvalidInput: Files are missing, the tokenizer cannot be opened, or it has too many tokens.
     """
     import transformers
 
@@ -93,7 +107,7 @@ def open_released_tokenizer(folder: Path, kind: Literal["clip", "bert"], vocabul
     if missing and not (folder / TOKENIZER_NAME).is_file():
         raise InvalidInput(
             f"model: {folder} has no tokenizer: {' and '.join(missing)} missing; {TOKENIZER_NAME}, or "
-            f"{' and '.join(expected.files)}, of {expected.source} was expected beside the weights"
+            f"{' and '.join(expected.files)}, of {expected.source} was expected in the folder of the weights"
         )
     tokenizer_class: Any = getattr(transformers, expected.class_name)
     try:
@@ -102,20 +116,20 @@ def open_released_tokenizer(folder: Path, kind: Literal["clip", "bert"], vocabul
         raise InvalidInput(f"model: {folder}: its tokenizer cannot be opened: {error}") from error
     if len(library) > vocabulary:
         raise InvalidInput(
-            f"model: {folder}: its tokenizer has {len(library)} tokens; at most {vocabulary} were expected, as many as "
-            "the weights have word embeddings"
+            f"model: {folder}: its tokenizer has {len(library)} tokens; at most {vocabulary}, the number of word "
+            "embeddings in the weights, were expected"
         )
     note = f"Tokenizer: {expected.class_name} with the folder's files; the authors used those of {expected.source}."
     return LoadedTokenizer(library, _without_limits(library.backend_tokenizer.to_str()), [note])
 
 
 def max_text_length(tokenizer: Any, positions: int) -> int:
-    """Return the maximum tokens of a text: the model's positions, or the tokenizer's limit if it is lower."""
+    """Return the maximum number of tokens of a text: the tokenizer's limit, but at most the model's `positions`."""
     return min(positions, int(tokenizer.model_max_length))
 
 
 def _open_siglip(folder: Path) -> LoadedTokenizer:
-    """Convert SigLIP's SentencePiece tokenizer; its own implementation requires the package sentencepiece."""
+    """Convert SigLIP's tokenizer, whose implementation in transformers requires the package sentencepiece."""
     from transformers import PreTrainedTokenizerFast
 
     config = read_json_object("model", folder / _CONFIG_NAME)
@@ -136,9 +150,15 @@ def _open_siglip(folder: Path) -> LoadedTokenizer:
 
 
 def convert_sentencepiece(folder: Path, *, lower_case: bool, end: str) -> Tokenizer:
-    """Convert `spiece.model` with SigLIP's normalization: no punctuation, single spaces, and `end` after each text.
+    """Convert `spiece.model` with SigLIP's normalization, which removes punctuation and repeated spaces.
 
-    Raises InvalidInput unless it is a unigram model.
+    Args:
+        folder: Folder of the file.
+        lower_case: Whether texts are lower-cased.
+        end: Token that is appended to each text.
+
+    Raises:
+        InvalidInput: The file is not a unigram model, or has no piece `end`.
     """
     path = folder / PIECES_NAME
     proto = _read_sentencepiece(path)

@@ -1,9 +1,8 @@
-"""ViLT of transformers: one encoder of a text and the patches of an image, for matching or question answering.
+"""ViLT of transformers: one encoder for the tokens of a text and the patches of an image, for matching or question
+answering. It has no embeddings for retrieval.
 
-It has no embeddings.
-
-Shape letters: B videos or texts, C clips, F frames, H height, W width, L tokens, P maximum patches of a frame, K their
-width, N answers, G patches per edge of the padded frame, S positions per edge.
+Shape letters: B videos or texts, C clips, F frames, H height, W width, L text tokens, P maximum number of patches of a
+frame, K width of a patch's embedding, N answers, G patches per side of the padded frame, S positions per side.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from model_export.public.weights import load_model
 from vitascope.errors import InvalidInput
 
 FRAMES_NOTE = (
-    "A clip's logits are the mean of those of {frames} frames at the centers of equal parts of the clip, as the "
-    "model reads single images; an image's logits are the model's own."
+    "The model reads single images. The logits of a clip are the mean over {frames} frames at the centers of equal "
+    "parts of the clip; the logits of an image are the model's logits."
 )
 MATCH_NOTE = (
-    "Match probabilities are uncalibrated sigmoids of the model's logits, which rank texts or images against one "
-    "another and are not probabilities of single pairs."
+    "Match probabilities are uncalibrated sigmoids of the model's logits. They can rank texts or images, but are not "
+    "probabilities of single pairs."
 )
 ANSWER_NOTE = (
     "Answer probabilities are a softmax over all answers; the model was trained with a separate sigmoid per answer."
@@ -47,8 +46,10 @@ _MATCHING, _ANSWERING = "ViltForImageAndTextRetrieval", "ViltForQuestionAnswerin
 
 
 class ViltFrames(nn.Module):
-    """Padded frames (B, C, F, H, W, 3) and their masks (B, C, F, G, G, 3) uint8 -> visual_tokens (B, F * (1 + P), K):
-    the class token and patches of each frame with their positions, then zeros."""
+    """Padded frames (B, C, F, H, W, 3) and their masks (B, C, F, G, G, 3) uint8 -> visual_tokens (B, F * (1 + P), K).
+
+    For each frame: the class token and the patches, with position embeddings, and then zeros.
+    """
 
     def __init__(self, model: Any, normalization: PixelNormalization, patches: int) -> None:
         super().__init__()
@@ -88,8 +89,8 @@ class ViltFrames(nn.Module):
 
 
 class ViltHead(nn.Module):
-    """input_ids, attention_mask (B, L) int64, visual_tokens (B, F * (1 + P), K) -> the head's logits, averaged over
-    frames: match_logit (B,) or answer_logits (B, N)."""
+    """input_ids, attention_mask (B, L) int64, visual_tokens (B, F * (1 + P), K) -> match_logit (B,) or answer_logits
+    (B, N), the mean over frames."""
 
     def __init__(self, model: Any, frames: int, *, is_answering: bool) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class ViltHead(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
         by_frame = visual_tokens.reshape(visual_tokens.shape[0], self.frames, -1, visual_tokens.shape[2])
-        # One frame at a time, so that memory does not grow with their number.
+        # One frame at a time, so that memory does not grow with the number of frames.
         logits = [self._frame_logits(input_ids, attention_mask, by_frame[:, i]) for i in range(self.frames)]
         mean = torch.stack(logits).mean(dim=0)
         return mean if self.is_answering else mean[:, 0]
@@ -119,11 +120,11 @@ class ViltReference(TransformersReference):
     def answer_logits(
         self, questions: Sequence[str], images: Sequence[Image.Image], candidates: Sequence[str] | None
     ) -> np.ndarray:
-        assert candidates is None  # it has a vocabulary
+        assert candidates is None  # the model answers from its own vocabulary
         return self._head_logits(questions, images)
 
     def _head_logits(self, texts: Sequence[str], images: Sequence[Image.Image]) -> np.ndarray:
-        """Return (texts, images, logits)."""
+        """Return logits, (number of texts, number of images, number of logits)."""
         encoded = self.tokenizer(
             list(texts), truncation=True, max_length=self.text_length, padding=True, return_tensors="pt"
         )
@@ -136,7 +137,17 @@ class ViltReference(TransformersReference):
 
 
 def load_vilt(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle: bool) -> PublicModel:
-    """Load ViLT for retrieval or question answering from a transformers folder. Raises InvalidInput."""
+    """Load ViLT for retrieval or question answering from the folder of a transformers model.
+
+    Args:
+        folder: Folder of the model.
+        config: Content of its config.json.
+        frames: Number of frames of a clip.
+        allow_pickle: Whether weights may be pickles.
+
+    Raises:
+        InvalidInput: The architecture or a setting is not supported, or a file is missing or invalid.
+    """
     from transformers import ViltForImageAndTextRetrieval, ViltForQuestionAnswering
 
     heads = config.get("architectures")
@@ -149,8 +160,8 @@ def load_vilt(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle
     streams, patches = padded_streams(processor, folder, model_config.patch_size, frames)
     if 0 <= model_config.max_image_length < patches:
         raise InvalidInput(
-            f"model: {folder}: max_image_length {model_config.max_image_length}, which samples patches at random; -1 "
-            f"or at least {patches} was expected"
+            f"model: {folder}: max_image_length {model_config.max_image_length}, with which patches are sampled at "
+            f"random; -1 or at least {patches} was expected"
         )
     head = ViltHead(model, frames, is_answering=is_answering)
     text_length = max_text_length(tokenizer.library, model_config.max_position_embeddings)
@@ -181,8 +192,8 @@ def load_vilt(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle
 
 
 def _interpolation_weights(counts: Tensor, edge: int, side: int) -> Tensor:
-    """Return weights (B * F, edge, side) of linear interpolation from `side` positions to the first `counts` places,
-    with the corners aligned."""
+    """Return weights (B * F, edge, side) of linear interpolation from `side` positions to `counts` (B * F,) positions,
+    with aligned corners. Rows of weights after the first `counts` are not used."""
     step = (side - 1) / (counts - 1).clamp(min=1)
     coordinates = torch.arange(edge)[None] * step[:, None]
     return (1.0 - (coordinates[..., None] - torch.arange(side)).abs()).clamp(min=0.0)

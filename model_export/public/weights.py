@@ -1,7 +1,4 @@
-"""Weights of public models: read safely, checked strictly, and mapped to the names of our modules.
-
-Letters: D width.
-"""
+"""Weights of public models: safe reading, strict checks, and mapping to the names of our modules."""
 
 from __future__ import annotations
 
@@ -21,24 +18,24 @@ from model_export.assemble import ANSWERS_NAME, read_json
 from vitascope.errors import InvalidInput
 
 Weights = Mapping[str, Tensor]
-"""Tensors by their names in the file."""
+"""Tensors by name in the file."""
 
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth")
 HEAD_WIDTH = 64
-"""Width of an attention head in CLIP's ViT-B and ViT-L and in BERT; shapes do not determine it."""
-HEADS_NOTE = "The {part} has {heads} heads of {width}: a guess; all published configurations have that."
+"""Width of an attention head in CLIP's ViT-B and ViT-L and in BERT. It cannot be derived from shapes of weights."""
+HEADS_NOTE = "The {part} has {heads} heads of width {width}: a guess, but all published configurations have this width."
 LAYER_INDEX = "{n}"
-"""Placeholder in rules for the index of a layer or block, which is equal on both sides."""
+"""Placeholder in rules for the index of a layer or block, which is the same in the module and in the file."""
 _MAX_LISTED = 12
-"""Keys listed in an error."""
+"""Maximum number of keys that an error lists."""
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict")
 """Keys of the weights in training checkpoints."""
 _PARALLEL_PREFIX = "module."
-"""Prefix of all names if the model was wrapped for data parallelism."""
+"""Prefix of all names in checkpoints of `DataParallel` models."""
 _BATCH_COUNTER = ".num_batches_tracked"
 """Suffix of unused batch norm counters."""
 _POSITION_IDS = "position_ids"
-"""Suffix of constant buffers that older versions of transformers stored among the weights."""
+"""Suffix of constant buffers that older versions of transformers stored with the weights."""
 _VOCABULARY = "a JSON list in the order of the classifier, or an object {answer: index}, was expected"
 _RESNETS: dict[tuple[int, ...], dict[bool, str]] = {
     (2, 2, 2, 2): {False: "resnet18"},
@@ -46,14 +43,20 @@ _RESNETS: dict[tuple[int, ...], dict[bool, str]] = {
     (3, 4, 23, 3): {True: "resnet101"},
     (3, 8, 36, 3): {True: "resnet152"},
 }
-"""By blocks of the four stages, and whether a block has three convolutions."""
+"""timm's names of ResNets by numbers of blocks in the four stages, and by whether a block has three convolutions."""
 
 
 def load_model(model_class: Any, folder: Path, *, allow_pickle: bool, config: Any = None) -> Any:
-    """Load a transformers model in evaluation mode and float32; `config` replaces the configuration of its folder.
+    """Load a transformers model in float32 and evaluation mode.
 
-    Raises InvalidInput for missing, unexpected or mismatched weights, and for pickles unless `allow_pickle` is set.
-    Pickles are read by torch's restricted reader, which runs no code.
+    Args:
+        model_class: Class of transformers.
+        folder: Folder of the model.
+        allow_pickle: Whether weights may be pickles. They are loaded with `weights_only=True`, which runs no code.
+        config: Configuration; None: that of the folder.
+
+    Raises:
+        InvalidInput: Weights are missing, unexpected, mismatched or unreadable, or are pickles that are not allowed.
     """
     from transformers.utils import logging
 
@@ -79,7 +82,11 @@ def load_model(model_class: Any, folder: Path, *, allow_pickle: bool, config: An
 
 
 def has_pickled_weights(folder: Path, *, allow_pickle: bool) -> bool:
-    """Return whether the weights are pickled. Raises InvalidInput if that is not allowed, or if there are none."""
+    """Return whether the weights of a folder are pickles.
+
+    Raises:
+        InvalidInput: Pickles are not allowed, or the folder has no weights.
+    """
     if list(folder.glob("*.safetensors")):
         return False
     pickles = sorted(path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern))
@@ -94,7 +101,11 @@ def has_pickled_weights(folder: Path, *, allow_pickle: bool) -> bool:
 
 
 def check_keys(where: Path, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str] = ()) -> None:
-    """Raise InvalidInput listing missing, unexpected and mismatched weights; position ids are ignored."""
+    """Check that no weights are missing, unexpected or mismatched. Position ids are ignored.
+
+    Raises:
+        InvalidInput: Lists these weights.
+    """
     parts = []
     for problem, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
         relevant = sorted(key for key in keys if not key.endswith(_POSITION_IDS))
@@ -112,7 +123,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_weight_names(file: Path) -> list[str]:
-    """Return the names in a safetensors file, reading only its header. Raises InvalidInput."""
+    """Return the names of the tensors in a safetensors file, of which only the header is read.
+
+    Raises:
+        InvalidInput: The file cannot be read.
+    """
     try:
         with safe_open(file, "pt") as opened:
             return [name.removeprefix(_PARALLEL_PREFIX) for name in opened.keys()]  # noqa: SIM118 - not a dict
@@ -121,10 +136,18 @@ def read_weight_names(file: Path) -> list[str]:
 
 
 def read_weights(folder: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
-    """Read the tensors of the folder's one file of weights. Pickles are read by torch's restricted reader.
+    """Read the tensors of the folder's only file of weights.
 
-    Raises InvalidInput for no or several files, for pickles unless `allow_pickle` is set, and for anything but a
-    mapping of tensors.
+    Args:
+        folder: Folder of the model.
+        allow_pickle: Whether the file may be a pickle. It is loaded with `weights_only=True`, which runs no code.
+
+    Returns:
+        Tensors by name, without the prefix "module.".
+
+    Raises:
+        InvalidInput: There is no file or more than one, it is a pickle that is not allowed, it cannot be read, or it
+            does not contain tensors by name.
     """
     has_pickled_weights(folder, allow_pickle=allow_pickle)
     files = weight_files(folder)
@@ -139,7 +162,7 @@ def read_weights(folder: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
         content = next((content[key] for key in _STATE_DICT_KEYS if key in content), content)
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InvalidInput(
-            f"model: {file} holds {_describe(content)}; tensors by name were expected, directly or under "
+            f"model: {file} holds {_describe(content)}; tensors by name were expected, at the top level or under "
             f"{' or '.join(_STATE_DICT_KEYS)}"
         )
     return {str(name).removeprefix(_PARALLEL_PREFIX): values for name, values in content.items()}
@@ -158,18 +181,23 @@ def _describe(content: Any) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Mapping of module names to names in the file.
+    """Mapping from the names of a module's tensors to names in the file.
 
     Attributes:
-        rules: (prefix of the module's name, prefix in the file); the first match applies. Prefixes end at a dot.
-        unused: (prefix in the file, reason why no graph uses it).
+        rules: (prefix of names in the module, prefix of names in the file). The first rule that matches is applied.
+            A prefix consists of whole parts of a name between dots.
+        unused: (prefix of names in the file, reason why no graph uses these tensors).
     """
 
     rules: Sequence[tuple[str, str]]
     unused: Sequence[tuple[str, str]] = ()
 
     def name_in_file(self, name: str) -> str:
-        """Return the file's name for a module's tensor. Raises LookupError without a matching rule."""
+        """Return the name in the file of a module's tensor.
+
+        Raises:
+            LookupError: No rule matches.
+        """
         for own_prefix, file_prefix in self.rules:
             pattern = re.escape(own_prefix).replace(re.escape(LAYER_INDEX), r"(\d+)")
             if match := re.match(rf"{pattern}(?=\.|$)", name):
@@ -178,7 +206,10 @@ class Layout:
         raise LookupError(f"{name}: no rule of the layout matches")
 
     def reason_unused(self, name: str) -> str | None:
-        """Return why no graph uses a tensor of the file; None if one should, "" for counters."""
+        """Return why no graph uses a tensor of the file; None if a graph should use it.
+
+        The reason is "" for counters and position ids, which need no note.
+        """
         if name.endswith((_BATCH_COUNTER, _POSITION_IDS)):
             return ""
         for prefix, reason in self.unused:
@@ -189,9 +220,19 @@ class Layout:
 
 
 def load_weights(folder: Path, module: nn.Module, weights: Weights, layout: Layout) -> list[str]:
-    """Load every tensor of `module` from the file in float32; returns notes on unused tensors, one per reason.
+    """Load all weights of a module from a file in float32, and put the module in evaluation mode.
 
-    Raises InvalidInput listing, by the file's names, tensors that are missing, unexpected or of another shape.
+    Args:
+        folder: Folder of the file, for errors.
+        module: Module to load the weights into.
+        weights: Tensors of the file.
+        layout: Mapping from the module's names to the file's.
+
+    Returns:
+        Notes on unused tensors, one per reason.
+
+    Raises:
+        InvalidInput: Tensors are missing, unexpected or of another shape; they are listed by their names in the file.
     """
     own = {name: values for name, values in module.state_dict().items() if not name.endswith(_BATCH_COUNTER)}
     file_names = {name: layout.name_in_file(name) for name in own}
@@ -218,7 +259,7 @@ def load_weights(folder: Path, module: nn.Module, weights: Weights, layout: Layo
 
 
 def _fit(values: Tensor, target: Tensor) -> Tensor | None:
-    """Convert to the target's shape and type; None if the shapes differ. A 1x1 kernel fits a linear layer."""
+    """Convert values to the target's shape and type; None if the shapes differ. A 1x1 kernel fits a linear layer."""
     if values.shape == (*target.shape, 1, 1):
         values = values.reshape(target.shape)
     if values.shape != target.shape:
@@ -227,7 +268,11 @@ def _fit(values: Tensor, target: Tensor) -> Tensor | None:
 
 
 def size_of(folder: Path, weights: Weights, name: str, axis: int) -> int:
-    """Return the size of a tensor along an axis. Raises InvalidInput if the tensor or the axis is missing."""
+    """Return the size of a tensor along an axis.
+
+    Raises:
+        InvalidInput: The tensor or the axis is missing.
+    """
     if name not in weights:
         check_keys(folder, [name], ())
     shape = tuple(weights[name].shape)
@@ -237,23 +282,37 @@ def size_of(folder: Path, weights: Weights, name: str, axis: int) -> int:
 
 
 def count_layers(weights: Weights, prefix: str) -> int:
-    """Return the number of layers `prefix.0`, `prefix.1`, …; gaps are reported later as missing tensors."""
+    """Return the number of layers `prefix.0`, `prefix.1`, … by the highest index; gaps are found when loading."""
     matches = [re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in weights]
     return max((int(match[1]) + 1 for match in matches if match), default=0)
 
 
 def guess_heads(folder: Path, part: str, width: int) -> tuple[int, str]:
-    """Return the number of heads of the usual width, and a note on the guess. Raises InvalidInput."""
+    """Return the number of attention heads, assuming that each is `HEAD_WIDTH` wide, and a note about that.
+
+    Args:
+        folder: Folder of the model, for errors.
+        part: Name of the part of the model, for errors and the note.
+        width: Width of the part.
+
+    Raises:
+        InvalidInput: The width is not a multiple of `HEAD_WIDTH`.
+    """
     if width % HEAD_WIDTH:
         raise InvalidInput(
-            f"model: {folder}: the {part} is {width} wide; a multiple of {HEAD_WIDTH}, a head's width, was expected"
+            f"model: {folder}: the {part} has the width {width}; a multiple of {HEAD_WIDTH}, the width of an attention "
+            "head, was expected"
         )
     heads = width // HEAD_WIDTH
     return heads, HEADS_NOTE.format(part=part, heads=heads, width=HEAD_WIDTH)
 
 
 def detect_resnet(folder: Path, weights: Weights, prefix: str) -> str:
-    """Return timm's name of the ResNet under `prefix`. Raises InvalidInput for other numbers of blocks."""
+    """Return timm's name of the ResNet whose weights are under `prefix`.
+
+    Raises:
+        InvalidInput: The numbers of blocks are those of no known ResNet.
+    """
     blocks = tuple(count_layers(weights, f"{prefix}.layer{stage}") for stage in (1, 2, 3, 4))
     bottleneck = f"{prefix}.layer1.0.conv3.weight" in weights
     name = _RESNETS.get(blocks, {}).get(bottleneck)
@@ -266,7 +325,7 @@ def detect_resnet(folder: Path, weights: Weights, prefix: str) -> str:
 
 
 def resnet_rules(own_prefix: str, file_prefix: str) -> list[tuple[str, str]]:
-    """Return the layout rules of `training.models.convolution.ConvEncoder`."""
+    """Return the rules that map the names in `training.models.convolution.ConvEncoder` to those of a ResNet."""
     return [
         (f"{own_prefix}.stages.0.0", f"{file_prefix}.conv1"),
         (f"{own_prefix}.stages.0.1", f"{file_prefix}.bn1"),
@@ -278,9 +337,17 @@ def resnet_rules(own_prefix: str, file_prefix: str) -> list[tuple[str, str]]:
 
 
 def read_vocabulary(folder: Path, count: int) -> list[str]:
-    """Read the `count` answers of a released classifier, in the order of its outputs, from the folder's answers.json.
+    """Read the answers of a released classifier from the folder's answers.json.
 
-    Raises InvalidInput if the file is missing or does not name each output once.
+    Args:
+        folder: Folder of the model.
+        count: Number of outputs of the classifier.
+
+    Returns:
+        The answers, in the order of the outputs.
+
+    Raises:
+        InvalidInput: The file is missing, or does not name each output once.
     """
     path = folder / ANSWERS_NAME
     if not path.is_file():
@@ -291,9 +358,9 @@ def read_vocabulary(folder: Path, count: int) -> list[str]:
     content = read_json("model", path, _VOCABULARY)
     answers = _order_by_index(content) if isinstance(content, Mapping) else content
     if not isinstance(answers, list) or not all(isinstance(answer, str) and answer for answer in answers):
-        raise InvalidInput(f"model: {path}: {_VOCABULARY}, each index from 0 once")
+        raise InvalidInput(f"model: {path}: {_VOCABULARY}, with each index from 0 once")
     if len(answers) != count:
-        raise InvalidInput(f"model: {path} has {len(answers)} answers; {count} were expected, as the classifier has")
+        raise InvalidInput(f"model: {path} has {len(answers)} answers; {count}, as in the classifier, were expected")
     return answers
 
 

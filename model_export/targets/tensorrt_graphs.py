@@ -1,8 +1,8 @@
-"""Graphs for TensorRT: conversion to float16 or int8, and the operators and types that TensorRT supports.
+"""Graphs for TensorRT: conversion to float16 or int8, and a check of operators and types.
 
-TensorRT takes types from the graph. Its support of ONNX is stated in docs/operators.md of onnx/onnx-tensorrt; here of
-the release for TensorRT 10.15, which supports opsets 9 to 24, for the operators that our exporter and the libraries
-of public models write. Checking needs no GPU; whether a kernel exists shows only when an engine is built.
+TensorRT uses the types of the graph. The supported operators and types are those of docs/operators.md in
+onnx/onnx-tensorrt for TensorRT 10.15 (opsets 9 to 24), as far as our exporter and the libraries of public models use
+them. The check needs no GPU. Whether TensorRT has a kernel for a node is known only when an engine is built.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from model_export.graphs import Arrays
 from model_export.onnx_graph import GraphIndex, copy_model, log_spectrum_nodes, name_nodes, sort_nodes
 
 _FLOAT32_OPERATORS = ("LayerNormalization", "Softmax", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare")
-"""Sums over many values, which overflow or lose small terms in float16."""
+"""Operators that sum many values; in float16 the sums overflow or lose small terms."""
 _NORM_CONSUMERS = ("Add", "Clip", "Expand", "Max", "Sqrt", "Div", "Reciprocal")
-"""Operators between a norm and the division by it, which use constants as small as 1e-12."""
+"""Operators between a norm and the division by it. They use constants as small as 1e-12, which are 0 in float16."""
 _INT8_OPERATORS = ("Conv", "MatMul", "Gemm")
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that computes in float16 except norms, softmax, long sums and spectra of sound; inputs and outputs
-    keep their types."""
+    """Return a copy that computes in float16, except norms, softmax, long sums and spectrograms.
+
+    Inputs and outputs keep their types.
+    """
     from onnxruntime.transformers import float16
 
     copy = copy_model(model)
@@ -46,10 +48,13 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_int8(model: onnx.ModelProto, inputs: Sequence[Arrays]) -> onnx.ModelProto:
-    """Return a copy with convolutions and matrix products between Q/DQ nodes: symmetric int8, weights per channel.
+    """Return a copy in which Q/DQ nodes quantize convolutions and matrix products to symmetric int8.
+
+    Weights are quantized per channel. Spectrograms are not quantized.
 
     Args:
-        inputs: real inputs for calibration ranges.
+        model: Graph in float32.
+        inputs: Real inputs, from which the ranges of activations are calibrated.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -65,7 +70,7 @@ def to_int8(model: onnx.ModelProto, inputs: Sequence[Arrays]) -> onnx.ModelProto
         copy = copy_model(model)
         name_nodes(copy.graph)
         onnx.save_model(copy, source)
-        logging.disable(logging.WARNING)  # it recommends preprocessing that was done already
+        logging.disable(logging.WARNING)  # quantize_static recommends preprocessing, which has been done
         try:
             quantize_static(
                 source,
@@ -93,9 +98,9 @@ def to_int8(model: onnx.ModelProto, inputs: Sequence[Arrays]) -> onnx.ModelProto
 
 
 def _remove_float16_between_float32(graph: onnx.GraphProto) -> None:
-    """Connect nodes that compute in float32, and float32 inputs, without the casts to float16 and back between them.
+    """Remove pairs of casts from float32 to float16 and back between nodes that compute in float32.
 
-    The conversion casts every result to float16, in which the power of a quiet sound, for one, is 0.
+    The converter casts every result to float16, in which small values, such as the power of a quiet sound, become 0.
     """
     narrowed = {
         node.output[0]: node.input[0]
@@ -167,13 +172,13 @@ _NAMES = {
     TensorProto.BOOL: "BOOL",
 }
 _SMALL = 1024
-"""Values. Larger initializers do not affect types or shapes."""
+"""Maximum number of values of a small initializer. Larger ones do not affect types or shapes."""
 
 Constants = dict[str, TensorProto]
 
 
 def unsupported(model: onnx.ModelProto) -> list[str]:
-    """Return what TensorRT does not support in a graph, one line each: operators, types and restrictions."""
+    """Return operators, types and attributes of a graph that TensorRT does not support, one line for each."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     problems = []
     if versions.get("", 0) not in OPSETS:
@@ -190,7 +195,7 @@ def _node_problems(node: NodeProto, types: dict[str, str], constants: Constants)
     if node.domain not in ("", "ai.onnx") or supported is None:
         yield "the operator is not supported"
         return
-    # The input type decides, as comparisons output BOOL and Shape INT64; for a Cast the output type as well.
+    # The table is about input types: comparisons output BOOL, and Shape INT64. For Cast it is also about output types.
     checked = [*node.input[:1], *(node.output[:1] if node.op_type == "Cast" else ())]
     if node.op_type == "Where":
         checked = list(node.input)
@@ -204,7 +209,7 @@ def _node_problems(node: NodeProto, types: dict[str, str], constants: Constants)
 
 def _check_constant_axes(node: NodeProto, constants: Constants) -> Iterator[str]:
     if len(node.input) > 1 and node.input[1] and node.input[1] not in constants:
-        yield "its axes are computed; an initializer is supported"
+        yield "its axes are computed; only an initializer is supported"
 
 
 def _check_zero_point(node: NodeProto, constants: Constants) -> Iterator[str]:
@@ -212,7 +217,7 @@ def _check_zero_point(node: NodeProto, constants: Constants) -> Iterator[str]:
         return
     zero = constants.get(node.input[2])
     if zero is None or numpy_helper.to_array(zero).any():
-        yield "its zero point is not zero"
+        yield "its zero point is not zero, or not constant; only a constant 0 is supported"
 
 
 def _check_resize(node: NodeProto, constants: Constants) -> Iterator[str]:
@@ -232,7 +237,7 @@ def _check_resize(node: NodeProto, constants: Constants) -> Iterator[str]:
 
 def _check_single_output(node: NodeProto, constants: Constants) -> Iterator[str]:
     if any(node.output[1:]):
-        yield "outputs beyond the first; one is supported"
+        yield "it has several outputs; only one is supported"
 
 
 _RESTRICTIONS: dict[str, Callable[[NodeProto, Constants], Iterator[str]]] = {
@@ -248,7 +253,7 @@ _RESTRICTIONS: dict[str, Callable[[NodeProto, Constants], Iterator[str]]] = {
 
 
 def _types(model: onnx.ModelProto) -> dict[str, str]:
-    """Return the type of every value of a graph, by the table's names."""
+    """Return the type of every value of a graph, named as in `SUPPORTED`."""
     inferred = onnx.shape_inference.infer_shapes(_without_large_initializers(model)).graph
     values = [*inferred.value_info, *inferred.input, *inferred.output]
     kinds = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -257,7 +262,7 @@ def _types(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _without_large_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with large initializers as inputs of their type and shape, which is enough to infer types."""
+    """Return the graph with large initializers replaced by inputs of equal type and shape, enough to infer types."""
     small = [tensor for tensor in model.graph.initializer if math.prod(tensor.dims) <= _SMALL]
     large = [tensor for tensor in model.graph.initializer if math.prod(tensor.dims) > _SMALL]
     inputs = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in large]

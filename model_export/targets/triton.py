@@ -1,4 +1,4 @@
-"""Triton model repository of a bundle: one model per graph, whose files are hard links to the bundle's if possible."""
+"""Triton model repository of a bundle: one model per graph, with hard links to the bundle's files if possible."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from vitascope.integrations.kserve.engine import FINGERPRINT
 GRAPH_NAME = "model.onnx"
 CHECKSUMS_NAME = "SHA256SUMS"
 VERSION = 1
-"""Triton's model version. The model's name contains the fingerprint, so another bundle is another model."""
+"""Triton's model version. It is always 1, since the model's name contains the bundle's fingerprint."""
 ONES_NAME = "ones"
-"""File in `warmup` with the attention mask: a mask of zeros would leave nothing to attend to."""
+"""File in `warmup` with an attention mask of ones; with zeros, there would be no token to attend to."""
 WARM_UP_ANSWERS = 3
-"""Candidate answers, and tokens of each, in warm-up requests: the shortest answer has as many tokens."""
+"""Number of candidate answers, and of tokens of each, in warm-up requests. The shortest answers have 3 tokens."""
 _DATA_TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 _INSTANCE_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 _LINK_ERRORS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP)
@@ -43,10 +43,10 @@ class TritonOptions:
     """Settings with which Triton runs every graph of a bundle.
 
     Attributes:
-        max_batch: maximum batch size.
-        device: auto is every GPU, or the CPU if there is none.
-        instances: concurrent instances per GPU, or on the CPU.
-        threads: threads of a CPU instance; 0: one per core.
+        max_batch: Maximum batch size.
+        device: "auto" uses all GPUs, or the CPU if there is no GPU.
+        instances: Number of concurrent instances per GPU, or on the CPU.
+        threads: Number of threads of a CPU instance; 0: one per core.
     """
 
     max_batch: int = 32
@@ -62,7 +62,7 @@ class TritonOptions:
 
 @dataclass(frozen=True)
 class WrittenModel:
-    """One model of the repository: its size in bytes, and whether its files are hard links to the bundle's."""
+    """A model in the repository: its size in bytes, and whether its files are hard links to the bundle's files."""
 
     graph: str
     name: str
@@ -71,17 +71,24 @@ class WrittenModel:
 
 
 def write_repository(bundle: Bundle, out: Path, options: TritonOptions, *, copy: bool = False) -> list[WrittenModel]:
-    """Write the models of `bundle` into the repository `out`, all but those of captions; other models in it are kept.
+    """Write one model per graph of a bundle, except the caption graphs, into a model repository.
 
-    Each model appears atomically and replaces one of its name.
+    Each model is written atomically and replaces a model of the same name. Other models in the repository are kept.
 
     Args:
-        copy: copy files instead of hard-linking them. Copies, also those forced by another file system, are verified.
+        bundle: The bundle to serve.
+        out: Folder of the repository, which may not exist yet.
+        options: Settings of all models.
+        copy: Whether to copy files instead of hard-linking them. Copies are verified. Files are also copied if the
+            file system does not allow hard links.
+
+    Returns:
+        The models that were written.
 
     Raises:
-        BundleUnsupported, BundleCorrupt, EngineError: a graph cannot be served.
+        BundleUnsupported, BundleCorrupt, EngineError: A graph cannot be served.
         InvalidInput: `out` is not a folder.
-        StorageError: it cannot be written.
+        StorageError: The repository cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise InvalidInput(f"out: {str(out)!r} is not a folder; a model repository, or nothing, was expected")
@@ -107,7 +114,7 @@ def _write_model(
     config = model_config(
         name, inputs, {key: actual[key] for key in outputs}, manifest.text_length, bundle.fingerprint, options
     )
-    # Outside of the repository, which Triton may be polling.
+    # Not inside the repository, since Triton may be polling it.
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.resolve().parent))
     try:
         entries, linked = {}, True
@@ -144,7 +151,7 @@ def _graph_files(bundle: Bundle, graph: str) -> dict[str, str]:
 
 
 def _link_or_copy(source: Path, target: Path, sha256: str, copy: bool) -> bool:
-    """Return whether the file was hard-linked."""
+    """Hard-link or copy a file; return whether it was hard-linked."""
     target.parent.mkdir(parents=True, exist_ok=True)
     resolved = source.resolve()
     if not copy:
@@ -161,7 +168,7 @@ def _link_or_copy(source: Path, target: Path, sha256: str, copy: bool) -> bool:
 
 
 class _Enumerator(str):
-    """An enumerator's name, which the protobuf text format does not quote."""
+    """Name of an enum value, which is not quoted in the protobuf text format."""
 
 
 def model_config(
@@ -172,13 +179,18 @@ def model_config(
     fingerprint: str,
     options: TritonOptions,
 ) -> str:
-    """Return config.pbtxt: how Triton loads, batches and warms up a graph (model_config.proto).
+    """Return the content of config.pbtxt: how Triton loads, batches and warms up a graph (model_config.proto).
 
     Args:
-        inputs: as stated in the manifest.
-        outputs: as stated in the graph, since Triton compares them.
+        name: Name of the model.
+        inputs: Inputs, from the manifest.
+        outputs: Outputs, from the graph, since Triton compares them with the graph.
+        text_length: Number of tokens of a text in warm-up requests.
+        fingerprint: The bundle's fingerprint.
+        options: Settings of the model.
 
-    Raises BundleUnsupported for an output without a batch axis.
+    Raises:
+        BundleUnsupported: An output has no batch axis.
     """
     parameters = {FINGERPRINT: fingerprint}
     if options.threads:
@@ -213,7 +225,7 @@ def model_config(
 
 
 def _tensor(name: str, spec: ArraySpec) -> dict[str, Any]:
-    """Without the batch axis, which Triton adds."""
+    """Return the configuration of an input or output, without the batch axis, which Triton adds."""
     data_type, dims = _Enumerator(_DATA_TYPES[spec.dtype]), [-1 if size is None else size for size in spec.shape[1:]]
     # Triton does not support tensors with a batch axis only.
     reshape: dict[str, Any] = {} if dims else {"reshape": {"shape": []}}
@@ -229,7 +241,7 @@ def _output(model: str, name: str, spec: ArraySpec) -> dict[str, Any]:
 
 
 def _warm_up_input(name: str, spec: ArraySpec, text_length: int) -> dict[str, Any]:
-    """One row: a text of full length, one clip, or a few short answers."""
+    """Return one row of a warm-up request: a text of maximum length, one clip, or a few short answers."""
     if name in (ANSWER_IDS, ANSWER_MASK):
         free_size = WARM_UP_ANSWERS
     else:
@@ -240,7 +252,7 @@ def _warm_up_input(name: str, spec: ArraySpec, text_length: int) -> dict[str, An
 
 
 def _text_format(fields: Mapping[str, Any], indent: str = "") -> str:
-    """Protobuf text format; a list of messages is a repeated field."""
+    """Return fields in protobuf text format; a list of messages is a repeated field."""
     lines = []
     for name, value in fields.items():
         if isinstance(value, dict):
