@@ -1,1 +1,1 @@
-"""Benchmarks of the index, indexing and the service, each beside a named reference; not part of the wheel."""
+"""Benchmarks of the service, index, indexing, training and GPUs; not part of the wheel."""

@@ -1,9 +1,9 @@
 """Correctness and speed of a bundle's graphs on this machine's GPU, compared with the CPU.
 
 For each graph, engine and batch size: difference from the CPU's outputs, latency, rows per second, and the fraction
-of the roofline. The roofline is the larger of two times: the graph's arithmetic at the rate of a large matrix product
-of the same type on this GPU, and its weights, inputs and outputs once through GPU memory at the rate that the driver
-states.
+of the roofline. The roofline is the larger of two times: that of the graph's arithmetic at the rate of a large matrix
+product of the same type on this GPU, and that of reading its weights and inputs and writing its outputs once at the
+memory bandwidth that the driver states.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Measurement:
     fallback: str | None
     rows: int
     cosine: float
-    """Minimum cosine of any output row with the CPU's; of outputs of one number per row, of all together."""
+    """Minimum cosine of an output row with the CPU's row. An output with one number per row is compared as a whole."""
     max_difference: float
     p50_ms: float
     p99_ms: float
@@ -78,10 +78,17 @@ class Roofline:
 def check(
     bundle: Bundle, devices: Sequence[Device], rows: Sequence[int] = ROWS, seconds: float = SECONDS, product: int = 4096
 ) -> tuple[list[Measurement], list[str]]:
-    """Measure all graphs but those of added tasks; returns measurements, and errors of unavailable engines.
+    """Measure all graphs except those of added tasks.
 
     Args:
-        product: edge of the matrices that determine the roofline.
+        bundle: The bundle.
+        devices: GPUs.
+        rows: Batch sizes.
+        seconds: Duration of each measurement.
+        product: Side of the matrices whose product determines the roofline.
+
+    Returns:
+        The measurements, and the errors of engines that are not available.
     """
     reference = Model(bundle, device="cpu")
     graphs = [graph for graph in bundle.manifest.graphs if graph not in ADDED_GRAPHS]
@@ -154,7 +161,7 @@ def _times(run: Callable[[], Any], seconds: float) -> list[float]:
 
 
 def _inputs(bundle: Bundle, graph: str, rows: int) -> dict[str, Array]:
-    """Return random inputs, equal for all engines."""
+    """Return random inputs, the same for all engines."""
     manifest = bundle.manifest
     rng = np.random.default_rng(0)
     if graph == "video":
@@ -188,7 +195,7 @@ _FLOP_OPERATORS = ("MatMul", "Gemm", "Conv")
 def count_flops(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> int:
     """Return the multiplications and additions of matrix products and convolutions in one run.
 
-    The graph is run once on the CPU, as sizes that it computes itself are only known then.
+    The graph is run once on the CPU, since shapes that it computes are not known before.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -232,7 +239,7 @@ def _roofline(device: Device, half: bool, edge: int, seconds: float) -> Roofline
 
 
 def _product(edge: int, steps: int, half: bool) -> onnx.ModelProto:
-    """Return a graph that multiplies a matrix, scaled by x (1,), `steps` times, and outputs its largest value."""
+    """Return a graph that multiplies a matrix, scaled by its input x (1,), `steps` times, and outputs the maximum."""
     kind = np.float16 if half else np.float32
     matrix = np.random.default_rng(0).normal(0, edge**-0.5, (edge, edge)).astype(kind)
     nodes = [

@@ -1,10 +1,10 @@
-"""Recall, speed and size of the index kinds, beside FAISS used directly and usearch, on vectors in clusters.
+"""Recall, speed and size of the index kinds, compared with FAISS used directly and with usearch, on clustered vectors.
 
     python -m benchmarks.index --sizes 10000 100000 1000000
 
-Every engine answers the same queries in turns in one process. "ours" is what a collection searches in: the snapshot on
-disk, mapped, behind ``SegmentedVectors``. "faiss" is the same index read into memory and searched with the same effort
-by FAISS's own call. usearch (``pip install --editable '.[bench]'``) is left out where it is not installed.
+The engines take turns in one process and answer the same queries. "ours" is the index of a collection: a memory-mapped
+snapshot, searched by ``SegmentedVectors``. "faiss" is the same index, read into memory and searched by FAISS with the
+same parameters. usearch (``pip install --editable '.[bench]'``) is omitted if it is not installed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Search = Callable[[Float32], Int64]
 
 @dataclass
 class Engine:
-    """One way to search: its parameters and its costs. Sizes in bytes, times in seconds."""
+    """A search engine and its measurements. Sizes in bytes, times in seconds."""
 
     name: str
     search: Search
@@ -68,7 +68,7 @@ class Engine:
 
 
 def clustered(count: int, queries: int, width: int, seed: int = 0) -> tuple[Float32, Float32]:
-    """(vectors, queries) of length 1 around the same centres, about 100 vectors to each."""
+    """Return (vectors, queries) of length 1 around the same cluster centres, with about 100 vectors per centre."""
     random = np.random.default_rng(seed)
     centres = random.standard_normal((max(16, count // 100), width), dtype=np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
@@ -83,21 +83,21 @@ def clustered(count: int, queries: int, width: int, seed: int = 0) -> tuple[Floa
 
 
 def recall(actual: Int64, expected: Int64) -> float:
-    """The mean share of each expected row that is in the found row."""
+    """Return the mean fraction of the ids in each expected row that are in the actual row."""
     shares = [np.isin(e, f).mean() for f, e in zip(actual, expected, strict=True)]
     return float(np.mean(shares))
 
 
 def private_bytes() -> int:
-    """Memory of this process that is not of files, in bytes."""
+    """Return the anonymous resident memory of this process, without mapped files, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def measured_load(load: Callable[[], Any]) -> tuple[Any, int]:
-    """Return the result of ``load`` and the private memory that it took."""
+    """Return the result of ``load`` and the anonymous memory that it allocated, in bytes."""
     gc.collect()
-    # What earlier work has freed is given back first: it would be used again without being counted.
+    # Freed memory is returned to the system first. Otherwise it would be reused and not be counted.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -107,7 +107,7 @@ def measured_load(load: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def our_engine(kind: str, vectors: Float32, path: Path) -> tuple[Engine, SegmentedVectors]:
-    """Build, write and map the index as a collection does."""
+    """Build, write and memory-map the index as a collection does."""
     start = time.perf_counter()
     index = build(kind, vectors.shape[1], [vectors], lambda: False)
     ids = np.arange(len(vectors), dtype=np.int64)
@@ -125,7 +125,7 @@ def our_engine(kind: str, vectors: Float32, path: Path) -> tuple[Engine, Segment
 
 
 def plain_engine(kind: str, path: Path, built: float) -> Engine:
-    """Search an equal index in memory with FAISS alone."""
+    """Load the same index into memory, to search it with FAISS alone."""
     index, memory = measured_load(lambda: faiss.read_index(str(path)))
     parameters = None
     if kind == HNSW:
@@ -161,7 +161,7 @@ def _second(pair: tuple[Any, Index]) -> Int64:
 
 
 def measure(engines: Sequence[Engine], queries: Float32, truth: Int64) -> None:
-    """Recall, then seconds for 1 and for ``BATCH`` queries: all engines in turns, the median of several rounds."""
+    """Measure recall, and the median seconds for 1 and for ``BATCH`` queries; the engines take turns."""
     batches = [queries[i : i + BATCH] for i in range(0, len(queries) - BATCH + 1, BATCH)]
     singles: dict[str, list[float]] = {engine.name: [] for engine in engines}
     seconds_by_engine: dict[str, list[float]] = {engine.name: [] for engine in engines}
@@ -184,7 +184,7 @@ def measure(engines: Sequence[Engine], queries: Float32, truth: Int64) -> None:
 
 
 def filtered(ours: SegmentedVectors, exact: Index, queries: Float32) -> list[tuple[float, float, float]]:
-    """(share that passes, recall, median seconds a query) for every filter."""
+    """Return (fraction of clips that pass, recall, median seconds per query) for each filter."""
     rows = []
     for share in SHARES:
         allowed = np.repeat(np.random.default_rng(7).random(exact.ntotal // PER_VIDEO + 1) < share, PER_VIDEO)
@@ -201,7 +201,7 @@ def filtered(ours: SegmentedVectors, exact: Index, queries: Float32) -> list[tup
 
 
 def run(size: int, setting: str, width: int, query_count: int, folder: Path, *, with_usearch: bool = True) -> bool:
-    """Measure one size, print its tables and whether it keeps the bars; True if it does."""
+    """Measure one size, print its tables and the comparison with the bounds; return whether all bounds are met."""
     kind = kind_to_build(setting, size)
     vectors, queries = clustered(size, max(BATCH, query_count), width)
     exact = build(FLAT, width, [vectors], lambda: False)
@@ -220,7 +220,7 @@ def run(size: int, setting: str, width: int, query_count: int, folder: Path, *, 
         )
     if other is None and with_usearch:
         print("\nusearch is not installed; it comes with the extra `bench`.")
-    print("\n| passes the filter | recall@10 | ms a query |\n|---|---|---|")
+    print("\n| passes the filter | recall@10 | ms per query |\n|---|---|---|")
     rows = filtered(vectors_held, exact, queries)
     for share, recalls, seconds in rows:
         print(f"| {share:.0%} | {recalls:.4f} | {1000 * seconds:.2f} |")
@@ -243,13 +243,15 @@ def _print_bars(size: int, engines: Sequence[Engine], rows: Sequence[tuple[float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; 1 if a bar was missed."""
+    """Run the command; return 0, or 1 if a bound is not met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.index", description=__doc__, allow_abbrev=False)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N")
-    parser.add_argument("--kind", choices=INDEX_KINDS, default=AUTO, help="default: what the size asks for")
+    parser.add_argument("--kind", choices=INDEX_KINDS, default=AUTO, help="default: chosen by size")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--queries", type=int, default=512)
-    parser.add_argument("--no-usearch", action="store_true", help="it takes 13 minutes to add a million")
+    parser.add_argument(
+        "--no-usearch", action="store_true", help="omit usearch, which takes 13 minutes to add a million vectors"
+    )
     args = parser.parse_args(arguments)
     met = True
     for size in args.sizes:

@@ -3,7 +3,7 @@
     python -m benchmarks.ingest --films 64 --seconds 16
 
 Writes films, then measures in alternating rounds: decoding alone, the model alone, and the job with all stages.
-The job cannot be faster than the slower of the two; the result is its share of that speed.
+The job cannot be faster than the slower of decoding and model; the result is its speed relative to that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.model import Model
 
 TARGET = 0.85
-"""Share of the slower half's speed that the job should reach."""
+"""Speed that the job should reach, relative to the slower of decoding and model."""
 FRAMES_PER_SECOND = 25
 SAMPLE_RATE = 48_000
 
@@ -65,7 +65,14 @@ def write_film(
 ) -> None:
     """Write an H.264 film of a camera panning over waves and grain, whose motion and detail make decoding realistic.
 
-    ``gop``: maximum frames from one key frame to the next. ``sound``: with tones in noise, as stereo AAC at 48 kHz.
+    Args:
+        path: File to write.
+        seconds: Duration.
+        seed: Determines the content.
+        width: Pixels.
+        height: Pixels.
+        gop: Maximum number of frames from one key frame to the next.
+        sound: Whether to add a track of tones and noise, stereo AAC at 48 kHz.
     """
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[: 2 * height, : 2 * width].astype(np.float32)
@@ -127,7 +134,7 @@ def measure(
 
 
 def _prepare_all(films: Path, segmentation: Segmentation) -> list[PreparedFile]:
-    """Hash, probe and segment every film, which is a stage of its own in the job."""
+    """Hash, probe and segment every film, as a separate stage of the job does."""
     prepared = []
     for film in sorted(films.iterdir()):
         hashed = hash_file(film, DEFAULT_LIMITS)
@@ -153,7 +160,7 @@ def _decode_all(
 
 
 def report(measurements: list[Round], films: int, seconds: float, config: PipelineConfig) -> dict[str, Any]:
-    """Return medians over the rounds: throughput, utilisation (0 to 1) of each stage, and the share."""
+    """Return medians over the rounds: throughput, utilisation (0 to 1) of each stage, and the relative speed."""
 
     def median(values: list[float]) -> float:
         return statistics.median(values)
@@ -197,7 +204,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=16.0, metavar="S", help="of each film")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--clip-length", type=float, default=8.0, metavar="S")
-    # As many as there are cores together: only then can each half alone run as it does in the job.
+    # Together as many threads as cores. So decoding alone and the model alone run as they do in the job.
     parser.add_argument("--decoders", type=int, default=max(1, cores // 2), metavar="N", help="threads that decode")
     parser.add_argument("--threads", type=int, default=max(1, cores // 2), metavar="N", help="threads of the model")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto")

@@ -1,10 +1,10 @@
-"""Time of moments and captions beside that of the texts of a search.
+"""Time of moments and captions, compared with the text embeddings of searches.
 
     python -m benchmarks.moments_captions --bundle FOLDER
 
-Moments of an hour whose windows are embedded, as after the first request about a video: what they take beyond the
-embedding of the sentence. Captions of clips of written films, by the most probable token and by three beams: as many
-times as long as a text of 12 words takes in the text graph. Calls alternate; the medians are reported.
+Moments: time for an hour of video whose windows are already embedded, as after the first request about a video, minus
+the time to embed the sentence. Captions: time for a clip of a synthetic film, with greedy search and with three beams,
+divided by the time of the text graph for a text of 12 words. Calls alternate; medians are reported.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def measure_moments(model: Model, rounds: int) -> dict[str, float]:
 
 
 def measure_captions(model: Model, rounds: int) -> dict[str, Any]:
-    """Return by number of beams how many runs of the text graph take as long as a caption of `WORDS` words.
+    """Return, by number of beams, the time of a caption of `WORDS` words divided by the time of the text graph.
 
-    Computed from the time to the first token, and that of each further word, as captions of the film have few words.
+    The time is computed from that of the first token and of each further word, since the film's captions are short.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_film(film := Path(folder) / "film.mp4", CLIPS * CLIP_SECONDS, seed=0)
@@ -105,9 +105,17 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=default_bundle(), metavar="FOLDER", help="with either task")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        default=default_bundle(),
+        metavar="FOLDER",
+        help="bundle with the task moments or captioning",
+    )
     parser.add_argument("--rounds", type=int, default=20, metavar="N")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of a graph (default: as the service has)")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="threads of a graph (default: as in the service)"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if args.rounds < 1:

@@ -3,7 +3,7 @@
     python -m benchmarks.recognition --talks 4 --seconds 60 --transcribe pocketsphinx --read-text 1
 
 Writes talks (a slide every 10 s; a voice, if espeak-ng is installed), then indexes them without recognition, with each
-recogniser and with both. Processor seconds tell more than time where other programs use the machine.
+recogniser and with both. If other programs use the machine, processor seconds are more reliable than wall time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WORDS = "report budget winter market harbour garden engine letter window planet 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a job: time, and processor seconds of this process and of recognisers, loading included."""
+    """One run of a job: wall time, and processor seconds of this process and of recognisers, including loading."""
 
     seconds: float
     own_processor: float
@@ -84,11 +84,11 @@ def _draw_slide(text: str) -> NDArray[np.uint8]:
 
 
 def _speak(text: str) -> tuple[int, NDArray[np.int16]]:
-    """Return the sample rate (Hz) and samples (T,) of a voice; none without espeak-ng."""
+    """Return the sample rate (Hz) and samples (T,) of a voice; no samples if espeak-ng is not installed."""
     if shutil.which("espeak-ng") is None:
         return 16_000, np.zeros(0, np.int16)
     sound = subprocess.run(["espeak-ng", "--stdout", text], check=True, capture_output=True).stdout
-    with wave.open(io.BytesIO(sound)) as file:  # its header states no length
+    with wave.open(io.BytesIO(sound)) as file:  # the header does not state the length
         return file.getframerate(), np.frombuffer(file.readframes(2**30), np.int16)
 
 
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=default_bundle(), metavar="FOLDER")
     parser.add_argument("--talks", type=int, default=4, metavar="N")
-    parser.add_argument("--seconds", type=int, default=60, metavar="S", help="of each talk")
+    parser.add_argument("--seconds", type=int, default=60, metavar="S", help="duration of each talk")
     parser.add_argument("--transcribe", metavar="MODEL", help="speech model")
     parser.add_argument("--read-text", type=float, metavar="S", help="seconds between the frames that are read")
     parser.add_argument("--text-reader", default=DEFAULT_TEXT_READER, metavar="MODEL")

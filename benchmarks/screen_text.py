@@ -311,7 +311,7 @@ def _normal(text: str, is_spaced: bool) -> str:
 
 
 def time_errors(clip: DrawnClip, spans: Sequence[TextSpan]) -> list[float]:
-    """Return how far (s) the start and end of the spans of each line that was read are from those drawn."""
+    """Return the errors (s) of the start and end of each line that was read, compared with the drawn line."""
     is_spaced = clip.script == "Latin"
     errors = []
     for line in clip.lines:
@@ -360,7 +360,7 @@ def measure_clips(reader: TextReader, folder: Path, count: int, interval: float)
 
 
 def measure_search(results: Sequence[tuple[DrawnClip, list[TextSpan]]], folder: Path, queries: int) -> dict[str, Any]:
-    """Store the recognised text in a collection, and search it by two words of a line that no other clip shows."""
+    """Store the recognised texts in a collection, and search by two words of a line that only one clip shows."""
     collection = new_collection(folder)
     for number, (_, spans) in enumerate(results, 1):
         video, clips = new_video(number)
@@ -384,7 +384,7 @@ def measure_search(results: Sequence[tuple[DrawnClip, list[TextSpan]]], folder: 
 
 
 def measure_talk(reader: TextReader, folder: Path, seconds: int, interval: float) -> dict[str, Any]:
-    """Read a talk; ``speed``: seconds of video for a second on two cores that are used evenly."""
+    """Read a talk; ``speed``: seconds of video per second, if two cores are fully used."""
     path = folder / "talk.mp4"
     write_talk(path, seconds)
     started_at = time.process_time()

@@ -1,14 +1,14 @@
-"""Searches over several signals where one of them has the answer: how often the right clip comes first.
+"""Hit@1 of searches over several signals, of which only one has the answer.
 
     python -m benchmarks.signals --bundle bundles/hd-vila-tiny
 
-200 clips, each with pictures, sound, speech, screen text and a title. For 50 of them each the query is about the
-pictures, the sound, the speech or the screen text, and its words occur in the other signals of other clips. Pictures
-and sounds are those of scenes of the test split, embedded by the bundle, searched by a caption of what is seen or
-heard. Speech and screen text are sentences of six words that other clips have too, searched by four of them.
+There are 200 clips with pictures, sound, speech, screen text and a title. 50 queries are about each of pictures, sound,
+speech and screen text; their words also occur in the other signals of other clips. Pictures and sounds are those of
+scenes of the test split, embedded by the bundle; their queries are captions of what is seen or heard. Speech and screen
+text are sentences of six words, each of which other clips have too; their queries are four of these words.
 
-Compared are each signal alone, all of them fused as a search does (evidence), and reciprocal rank fusion of the
-rankings by each signal. Nothing is reranked.
+Compared are each signal alone, all signals fused as in a search (evidence), and reciprocal rank fusion of the rankings
+by each signal. Nothing is reranked.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def fuse_ranks(rankings: Sequence[Sequence[int]]) -> list[int]:
 
 
 def measure(collection: Collection, model: Model, queries: Sequence[Query]) -> dict[str, dict[str, float]]:
-    """Return hit@1 by way to search and by the signal that has the answer."""
+    """Return hit@1 by method of ranking and by the signal that has the answer."""
     hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     embeddings = model.embed_text([query.text for query in queries])
     for query, embedding in zip(queries, embeddings, strict=True):

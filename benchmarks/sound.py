@@ -2,8 +2,9 @@
 
     python -m benchmarks.sound --bundle FOLDER --videos FOLDER
 
-Indexes the same videos, by default written ones, in pairs of runs: into a collection with the signals visual and audio,
-and into one with visual alone. Processor seconds tell more than time where other programs use the machine.
+Indexes the same videos, by default synthetic ones, in pairs of runs: into a collection with the signals visual and
+audio, and into one with visual alone. If other programs use the machine, processor seconds are more reliable than wall
+time.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ BOUND = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Processor seconds of a job with sound and of one without, and the clips of either, of which some have sound."""
+    """Processor seconds of a job with sound and of a job without, the clips of each job, and how many have sound."""
 
     with_sound: float
     without: float
@@ -53,7 +54,7 @@ class Pair:
 def measure(
     library: CollectionStore, videos: Path, model: Model, rounds: int, segmentation: Segmentation
 ) -> list[Pair]:
-    """Index the videos in pairs of runs, whose order alternates, after a pair that is not counted."""
+    """Index the videos in pairs of runs in alternating order, after a first pair that is not counted."""
     pairs = []
     for number in range(rounds + 1):
         seconds: dict[bool, float] = {}
@@ -72,7 +73,7 @@ def measure(
 
 
 def _create(library: CollectionStore, name: str, model: Model, *, sound: bool) -> Collection:
-    """Create a collection; without sound as one that was created before the bundle had any."""
+    """Create a collection; without sound, it is like one that was created before the bundle had an audio graph."""
     if sound:
         return library.create(name, model)
     metadata = initial_metadata(model.bundle.manifest, TOKEN_ENCODING, library.vectors)
@@ -82,7 +83,7 @@ def _create(library: CollectionStore, name: str, model: Model, *, sound: bool) -
 
 
 def audio_graph_seconds(library: CollectionStore, model: Model) -> float:
-    """Return the processor seconds of the audio graph for a clip with sound, decoding not included."""
+    """Return the processor seconds of the audio graph per clip with sound, without decoding."""
     stream = model.bundle.manifest.audio
     assert stream is not None
     collection, spent, count = library.open("round-0-sound"), 0.0, 0
@@ -97,7 +98,7 @@ def audio_graph_seconds(library: CollectionStore, model: Model) -> float:
 
 
 def report(pairs: list[Pair], graph_seconds: float) -> dict[str, Any]:
-    """Return medians over the pairs of runs; times of a clip in ms."""
+    """Return medians over the pairs of runs; times are in ms per clip."""
     clips = pairs[0].clips
     return {
         "clips": clips,
@@ -126,10 +127,10 @@ def show(result: dict[str, Any], console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=default_bundle(), metavar="FOLDER", help="with a graph `audio`")
-    parser.add_argument("--videos", type=Path, metavar="FOLDER", help="videos with sound (default: written ones)")
-    parser.add_argument("--films", type=int, default=16, metavar="N", help="videos that are written")
-    parser.add_argument("--seconds", type=float, default=32.0, metavar="S", help="of each")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="pairs of runs")
+    parser.add_argument("--videos", type=Path, metavar="FOLDER", help="videos with sound (default: synthetic ones)")
+    parser.add_argument("--films", type=int, default=16, metavar="N", help="number of synthetic videos")
+    parser.add_argument("--seconds", type=float, default=32.0, metavar="S", help="duration of each")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="number of pairs of runs")
     parser.add_argument("--clip-length", type=float, default=8.0, metavar="S")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

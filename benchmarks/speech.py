@@ -8,9 +8,9 @@ Three sets, of which every n-th item is used unless ``--all`` is given:
 - digits: single English digits, spoken by six people, 8 kHz: the Free Spoken Digit Dataset, packed in a tar file
 - sentences: drawn from the lists below, spoken by espeak-ng, in MP4 files with AAC sound; one row for each language
 
-The word error rate compares texts without case, punctuation and the spelling of numbers (Whisper's normalisation). The
-real-time factor is the time of decoding and recognition by the duration of the sound; the processor's time is stated
-too, which other work on the machine changes less.
+The word error rate ignores case, punctuation and the spelling of numbers (Whisper's normalisation). The real-time
+factor is the time of decoding and recognition divided by the duration of the sound; processor time, which depends less
+on other programs, is reported as well.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Measurement:
 
 
 def read_prompts(folder: Path, texts: Path) -> list[Utterance]:
-    """Return the prompts that have a text, which is not the description of a tone."""
+    """Return the prompts with a transcript, without those whose text describes a tone."""
     lines = gzip.decompress(texts.read_bytes()).decode("utf-8", "replace").splitlines()
     pairs = (line.split(":", 1) for line in lines if re.match(r"[\w/-]+:", line))
     return [
@@ -161,7 +161,7 @@ def unpack_digits(archive: Path, folder: Path) -> list[Utterance]:
 
 
 def speak_sentences(language: str, count: int, folder: Path) -> list[Utterance]:
-    """Let espeak-ng say ``count`` sentences, evenly spread over all, and write them to MP4 files."""
+    """Synthesize ``count`` sentences, evenly spread over all, with espeak-ng, and write them to MP4 files."""
     beginnings, ends = SENTENCES[language]
     sentences = every_nth([f"{beginning} {end}." for end in ends for beginning in beginnings], count)
     folder.mkdir()
@@ -174,7 +174,7 @@ def speak_sentences(language: str, count: int, folder: Path) -> list[Utterance]:
 
 
 def write_mp4(path: Path, sound: bytes) -> Path:
-    """Write a WAV file as AAC beside grey pictures."""
+    """Write an MP4 file with the sound of a WAV file as AAC and grey pictures."""
     with av.open(io.BytesIO(sound), "r") as source, av.open(str(path), "w") as container:
         pictures: Any = container.add_stream("libx264", rate=5)
         pictures.width, pictures.height, pictures.pix_fmt = 160, 96, "yuv420p"
@@ -193,14 +193,14 @@ def write_mp4(path: Path, sound: bytes) -> Path:
 
 
 def every_nth(items: Sequence[Any], count: int | None) -> list[Any]:
-    """Return ``count`` items, evenly spread; None: all."""
+    """Return ``count`` evenly spread items; None: all items."""
     if count is None or count >= len(items):
         return list(items)
     return [items[index * len(items) // count] for index in range(count)]
 
 
 def measure(recognizer: SpeechRecognizer, corpus: str, utterances: Sequence[Utterance], language: str) -> Measurement:
-    """Recognise each file and compare."""
+    """Recognise each file and compare the text with the transcript."""
     from torchmetrics.functional.text import word_error_rate
 
     spoken, expected = [], []
@@ -226,7 +226,7 @@ def measure(recognizer: SpeechRecognizer, corpus: str, utterances: Sequence[Utte
 
 
 def normalize(text: str, language: str) -> str:
-    """Return a text as Whisper's authors compare it: for English also with numbers as digits."""
+    """Return a text with Whisper's normalisation, which for English also writes numbers as digits."""
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
     normalizer: Any = EnglishTextNormalizer({}) if language == "en" else BasicTextNormalizer()  # type: ignore[no-untyped-call]
@@ -234,7 +234,7 @@ def normalize(text: str, language: str) -> str:
 
 
 def corpora(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, list[Utterance]]]:
-    """Yield the name, language and files of each set that is at hand."""
+    """Yield the name, language and files of each set that is available."""
     counts: Mapping[str, int | None] = dict.fromkeys(SAMPLES) if args.all else SAMPLES
     if PROMPTS.is_dir() and PROMPT_TEXTS.is_file():
         yield "prompts", "en", every_nth(read_prompts(PROMPTS, PROMPT_TEXTS), counts["prompts"])
@@ -263,7 +263,7 @@ def main() -> None:
             for corpus, language, utterances in sets:
                 try:
                     result = measure(recognizer, corpus, utterances, language)
-                except InvalidInput as error:  # a language that the model does not know
+                except InvalidInput as error:  # the model does not support the language
                     print(f"{corpus}: {error}")
                     continue
                 measurements.append(result)

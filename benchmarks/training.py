@@ -3,7 +3,7 @@
 `recipes`: steps per second and peak memory of every stage of the shipped recipes, on packed corpora. `base`: parameters
 and peak memory of the published sizes, one forward and one backward pass on one sample of random pixels.
 `loading`: size of packed splits, and how fast batches are read from them.
-Everything is measured in a process of its own.
+Each measurement runs in a separate process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXAMPLES = 256
 
 
 def shortened(recipe: Recipe, stage: int, steps: int) -> Recipe:
-    """Return a recipe of the first steps of one stage, with the schedule of the whole recipe and without validation."""
+    """Return a recipe of the first steps of one stage, with its full schedule and without validation."""
     whole = recipe.stages[stage]
     sources = [s.model_copy(update={"limit": min(s.limit or EXAMPLES, EXAMPLES)}) for s in whole.datasets]
     planned = whole.schedule_steps or whole.steps
@@ -35,7 +35,7 @@ def shortened(recipe: Recipe, stage: int, steps: int) -> Recipe:
 
 
 def recipe_table(names: Sequence[str], data: Path, steps: int, warm_up: int) -> str:
-    """Runs every stage of the recipes for so many steps after a warm-up; one row per stage, and one per recipe."""
+    """Run `steps` steps of every stage of the recipes after a warm-up; return a row per stage and a row per recipe."""
     lines = ["| recipe | stage | steps | steps per second | peak memory, MiB |", "|---|---|---|---|---|"]
     for name in names:
         recipe = read_recipe(RECIPES / f"{name}.toml")
@@ -52,7 +52,7 @@ def recipe_table(names: Sequence[str], data: Path, steps: int, warm_up: int) -> 
 
 
 def base_table(systems: Sequence[str]) -> str:
-    """A table with one row per system in its published size."""
+    """Return a table with one row per system in its published size."""
     lines = [
         "| system | one sample | parameters, millions | weights, MiB | peak memory of forward and backward, MiB |",
         "|---|---|---|---|---|",
@@ -65,7 +65,7 @@ def base_table(systems: Sequence[str]) -> str:
 
 
 def loading_table(splits: Sequence[Path], steps: int, workers: Sequence[int]) -> str:
-    """A table with one row per packed split: bytes of a clip, and clips per second in batches of 32 with captions."""
+    """Return a table with one row per packed split: bytes per clip, and clips per second in batches of 32."""
     lines = [
         "| split | bytes per clip | " + " | ".join(f"clips per second, {n} workers" for n in workers) + " |",
         "|---|---|" + "---|" * len(workers),
@@ -78,7 +78,7 @@ def loading_table(splits: Sequence[Path], steps: int, workers: Sequence[int]) ->
 
 
 def measure_loading(split: Path, workers: int, steps: int) -> dict[str, Any]:
-    """Bytes of a clip on disk, and clips per second over some batches, after one pass that fills the page cache."""
+    """Measure bytes per clip on disk, and clips per second over some batches after a pass that fills the page cache."""
     from training.data.batches import Batches, load_batches
     from training.data.packed import open_packed
     from training.models.pretrained import text_folder
@@ -104,7 +104,7 @@ def measure_loading(split: Path, workers: int, steps: int) -> dict[str, Any]:
 
 
 def measure_stage(name: str, stage: int, data: Path, steps: int, warm_up: int) -> dict[str, Any]:
-    """Seconds per step, mean over the steps after the warm-up, and the peak of this process in MiB."""
+    """Measure the mean seconds per step after the warm-up, and the peak memory of this process in MiB."""
     from training.curves import read_log
     from training.trainer import train
 
@@ -116,7 +116,7 @@ def measure_stage(name: str, stage: int, data: Path, steps: int, warm_up: int) -
 
 
 def measure_sample(system: str, size: str = "base") -> dict[str, Any]:
-    """One sample through all that learns in pre-training, float32: vectors, matching, masked words; and back."""
+    """Measure one forward and one backward pass of one sample in float32: embeddings, matching and masked words."""
     import torch
     import torch.nn.functional as F
 
@@ -154,7 +154,7 @@ def peak_memory() -> float:
 
 
 def _in_own_process(*arguments: str) -> dict[str, Any]:
-    """The last line that the command of these arguments prints, which is JSON."""
+    """Run this module's command with these arguments; return its last line of output, parsed as JSON."""
     command = [sys.executable, "-m", "benchmarks.training", *arguments]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
@@ -163,33 +163,35 @@ def _in_own_process(*arguments: str) -> dict[str, Any]:
 
 def _steps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
-    parser.add_argument("--steps", type=int, default=30, help="steps that are measured, of each stage")
-    parser.add_argument("--warm-up", type=int, default=5, help="steps before them that are not")
+    parser.add_argument("--steps", type=int, default=30, help="number of measured steps of each stage")
+    parser.add_argument("--warm-up", type=int, default=5, help="number of steps before them, which are not measured")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     shipped = sorted(path.stem for path in RECIPES.glob("*.toml"))
-    parser = argparse.ArgumentParser(description="What training costs, as markdown tables.")
+    parser = argparse.ArgumentParser(description="Print the cost of training as Markdown tables.")
     kinds = parser.add_subparsers(dest="kind", required=True)
     recipes = kinds.add_parser("recipes", help="steps per second and peak memory of the shipped recipes")
-    recipes.add_argument("names", nargs="*", metavar="RECIPE", help=f"some of {shipped}; default all")
+    recipes.add_argument("names", nargs="*", metavar="RECIPE", help=f"recipes among {shipped} (default: all)")
     _steps(recipes)
     base = kinds.add_parser("base", help="parameters and peak memory of the published sizes")
-    base.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"some of {list(ARCHITECTURES)}; default all")
-    stage = kinds.add_parser("stage", help="what `recipes` runs for each stage; prints JSON")
+    base.add_argument(
+        "systems", nargs="*", metavar="SYSTEM", help=f"systems among {list(ARCHITECTURES)} (default: all)"
+    )
+    stage = kinds.add_parser("stage", help="measure one stage for `recipes`; prints JSON")
     stage.add_argument("name")
     stage.add_argument("index", type=int)
     _steps(stage)
     loading = kinds.add_parser("loading", help="size of packed splits, and clips per second in batches")
     loading.add_argument("splits", nargs="+", type=Path, metavar="SPLIT", help="folder of a packed split")
     loading.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
-    load = kinds.add_parser("load", help="what `loading` runs for each split and number of workers; prints JSON")
+    load = kinds.add_parser("load", help="measure one split for `loading`; prints JSON")
     load.add_argument("split", type=Path)
     load.add_argument("workers", type=int)
     for parser_of_kind in (loading, load):
-        parser_of_kind.add_argument("--steps", type=int, default=30, help="batches that are read")
-    kinds.add_parser("sample", help="what `base` runs for each system; prints JSON").add_argument("system")
+        parser_of_kind.add_argument("--steps", type=int, default=30, help="number of batches to read")
+    kinds.add_parser("sample", help="measure one system for `base`; prints JSON").add_argument("system")
     chosen = parser.parse_args(arguments)
     if chosen.kind == "recipes":
         for name in chosen.names:

@@ -56,7 +56,7 @@ def main() -> int:
             tour(client, console)
             console.print(f"\n[dim]{time.monotonic() - started_at:.1f} s since the start[/dim]")
             if sys.stdout.isatty() and not os.environ.get("DEMO_EXIT"):
-                # An exception of a handler is lost where Python ignores exceptions, as in finalizers.
+                # Python ignores exceptions in finalizers, so an exception of a signal handler could be lost there.
                 signal.signal(signal.SIGTERM, lambda *_: server.terminate())
                 console.print(f"The service stays at [green]{client.url}[/green]. Ctrl-C ends it.")
                 return max(server.wait(), 0)  # negative: ended by a signal

@@ -21,7 +21,7 @@ Position = tuple[float, float]
 
 
 def moves(direction: str, distance: float, window: tuple[float, float] = WHOLE) -> Event:
-    """Return a steady move over ``distance`` pixels, in the middle of the window (seconds)."""
+    """Return a move over ``distance`` pixels at constant speed, in the middle of the window (seconds)."""
     rate = HORIZONTAL if direction in ("left", "right") else VERTICAL
     start = (window[0] + window[1] - distance / rate) / 2
     sign = 1 if direction in ("right", "down") else -1
@@ -100,6 +100,6 @@ def _world(things: tuple[Thing, ...], number: int) -> World:
     kind = ("flat", "gradient", "checker")[number % 3]
     background = Background(kind, (122, 132, 140), (136, 146, 154), 28, number)
     passing = any(event.depth == "behind" for each in things for event in each.events)
-    # From back to front; an object that passes behind is the first already.
+    # From back to front; an object that passes behind another is already the first one.
     order = tuple(range(len(things))) if passing else tuple(reversed(range(len(things))))
     return World("demo", things, background, order, 0, 0)

@@ -15,8 +15,8 @@ from training.recipe import Recipe
 
 SEEDS = (0, 1, 2)
 PRETRAINING, TUNING, ADAPTING, WHOLE, UNSEEN = 80, 60, 50, 80, 120
-"""Steps of a reference arm: of pre-training, of fine-tuning, of adaptation, of an arm with one stage, and of an arm
-whose encoder of visual tokens starts from random weights."""
+"""Numbers of steps of reference arms: for pre-training, fine-tuning, adaptation, arms with one stage, and arms whose
+encoder of visual tokens starts from random weights."""
 
 CLAIMS: Mapping[str, str] = {
     "labels": "Pre-training, then fine-tuning, against training from scratch",
@@ -164,7 +164,7 @@ def _labels() -> list[Arm]:
         tuned, scratch = f"pre-trained, {percent}% of the labels", f"from scratch, {percent}% of the labels"
         labelled = (_scenes(1.0, PAIRS, f"scenes_{percent}"),)
         arms.append(Arm("labels", tuned, "hd-vila", labelled, tuned, TUNING, follows="pretraining", model=HD_VILA))
-        # What pre-training has cost comes on top: both have the same compute in all.
+        # The compute of pre-training is added, so that both arms have the same total compute.
         arms.append(Arm("labels", scratch, "hd-vila", labelled, tuned, TUNING, model=HD_VILA))
     return arms
 
@@ -228,7 +228,7 @@ def recipe(arm: Arm, seed: int, steps: int) -> Recipe:
         "min_lr_ratio": 0.05,
         "fused_lr_mult": 1.0,
         "backbone_lr_mult": arm.backbone_lr_mult,
-        # At these picture sizes nine tenths of a step are text, so separate text layers are frozen.
+        # With such small pictures, text layers take nine tenths of a step's time, so separate text layers are frozen.
         "text_lr_mult": 0.0 if arm.architecture == "hd-vila" else 0.2,
         "datasets": list(arm.datasets),
     }

@@ -1,6 +1,6 @@
-"""The cost of a training step and of an embedded clip, in floating-point operations.
+"""The cost of a training step and of embedding a clip, in floating-point operations.
 
-Counted by PyTorch from the operations that run (matrix products and convolutions, forward and backward).
+PyTorch counts them while the operations run (matrix products and convolutions, forward and backward).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def clip_flops(model: FusedModel) -> float:
 
 
 def clip_latency(model: FusedModel, repeats: int = 30) -> float:
-    """Return the median seconds of embedding one clip in float32 on one thread. For an idle machine."""
+    """Return the median seconds of embedding one clip in float32 on one thread. Needs an idle machine."""
     model.eval()
     torch.set_num_threads(1)
     clip = _clip(model)

@@ -1,7 +1,7 @@
-"""The study's corpora: the packed ones with smaller pictures, and what single claims need of them.
+"""The study's corpora: the packed corpora with smaller pictures, and versions of them for single claims.
 
-STUDY/corpora/<geometry>/<corpus>/<split>/ in the format of `training.data.packed`. Test splits are cut to the first
-`TEST` examples.
+STUDY/corpora/<geometry>/<corpus>/<split>/ in the format of `training.data.packed`. Test splits of scenes contain the
+first `TEST` examples.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHARES = {"1": 0.01, "10": 0.1, "100": 1.0}
 
 
 def geometry(high: int, low: int) -> tuple[FrameStream, ...]:
-    """The two frame streams of a model with these picture sides."""
+    """Return the two frame streams of a model; `high`, `low`: sides of their pictures in pixels."""
     return (
         FrameStream(name="high", frames=1, height=high, width=high, placement="middle"),
         FrameStream(name="low", frames=6, height=low, width=low, placement="uniform"),
@@ -81,7 +81,7 @@ def _decode(folder: Path, streams: Sequence[FrameStream], source: Path, split: s
 
 
 def _write(folder: Path, make: Callable[[], Packed]) -> None:
-    """A split in one piece, unless it is there."""
+    """Write a split atomically, unless it exists."""
     if folder.exists():
         return
     resized = make()
@@ -101,7 +101,7 @@ def _write(folder: Path, make: Callable[[], Packed]) -> None:
 
 
 def _shrunk(folder: Path) -> Packed:
-    """Stills at the study's sizes, with antialiasing."""
+    """Return a split of pictures, resized to the study's sizes with antialiasing."""
     packed = open_packed(folder)
     streams = tuple(s.model_copy(update={"frames": 1}) for s in GEOMETRIES["hybrid"])
     arrays = {}

@@ -1,6 +1,6 @@
-"""docs/study.md's tables and plots from the results. Its sentences are written by people and stay as they are.
+"""Write the tables and plots of docs/study.md from the results. The page's text is written by hand and not changed.
 
-A table stands between `<!-- table: CLAIM -->` and `<!-- end -->`; what is between them is replaced.
+A table is between `<!-- table: CLAIM -->` and `<!-- end -->`; everything between them is replaced.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ MARKED = r"(<!-- table: {name} -->\n).*?(<!-- end -->)"
 
 
 def write_report(results: Results, page: Path, pictures: Path) -> None:
-    """Update the tables of `page`, the plots in `pictures`, and their numbers, `study.json` in the folder of the page.
+    """Update the tables of `page`, the plots in `pictures`, and `study.json` in the folder of the page.
 
-    Raises ValueError where the page has no place for a claim's table.
+    Raises:
+        ValueError: The page has no place for the table of a claim.
     """
     text = page.read_text("utf-8")
     tables = {claim: table(results, claim) for claim in CLAIMS} | {"flow": _flow_table(results), "cost": _cost(results)}
@@ -67,7 +68,7 @@ def _between(content: str, match: re.Match[str]) -> str:
 
 
 def table(results: Results, claim: str) -> str:
-    """One row per measured arm: steps, cost, and mean ± standard deviation of every metric, in percent."""
+    """Return a table with a row per arm: steps, cost, and mean ± standard deviation of each metric in percent."""
     arms = [arm for arm in ARMS.values() if arm.claim == claim and arm.measured and arm.key in results]
     metrics = METRICS[claim]
     timed = claim == "resolution"

@@ -15,11 +15,12 @@ from studies.run import RESULT, folder_of
 from training.initialization import load_or_initialize
 
 Results = dict[str, dict[str, Any]]
-"""By arm: `runs` (contents of result.json, by seed), and `seconds of a clip` where latency is part of the claim."""
+"""Results by arm: `runs` (contents of result.json, one per seed), and `seconds of a clip` if the claim is about
+latency."""
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation over seeds (0 of a single one), and how many there are."""
+    """Mean and sample standard deviation over seeds (0 for a single seed), and the number of seeds."""
 
     mean: float
     deviation: float
@@ -27,7 +28,7 @@ class Spread(NamedTuple):
 
 
 def gather(out: Path) -> Results:
-    """All finished runs, arms in the order of the study; arms without any are left out."""
+    """Return the results of all finished runs, in the order of the study's arms, without arms that have none."""
     results: Results = {}
     for arm in ARMS.values():
         paths = [folder_of(out, arm, seed) / RESULT for seed in SEEDS]
@@ -42,10 +43,10 @@ def gather(out: Path) -> Results:
 
 
 def restore(known: Path, out: Path) -> int:
-    """Put the results of an earlier study, its `study.json`, where their runs would be; says how many runs.
+    """Copy the results in the `study.json` of an earlier study to the folders of runs; return the number of runs.
 
-    A run that others go on from is restored only with all of these, since its checkpoint is not there. Runs that are
-    there already stay.
+    A run whose checkpoint other arms continue is restored only if all of these are restored too, since there is no
+    checkpoint. Existing runs are kept.
     """
     earlier: Results = json.loads(known.read_text("utf-8"))
     runs = {(key, run["seed"]): run for key, result in earlier.items() for run in result["runs"]}
@@ -66,7 +67,7 @@ def restore(known: Path, out: Path) -> int:
 
 
 def measure_latency(out: Path) -> None:
-    """Measure the latency of the arms of its claim, one after the other, to `latency.json`. Needs an idle machine."""
+    """Measure the latency of the arms of the claim about latency, and write `latency.json`. Needs an idle machine."""
     path = out / "latency.json"
     if path.exists():
         return

@@ -1,4 +1,4 @@
-"""Runs of the study: one arm with one seed is trained on its share of compute and measured; and a queue of all arms.
+"""Runs of the study. A run trains and evaluates one arm with one seed, with the compute of its arm.
 
 A finished run has a `result.json` in its folder and is skipped; an interrupted one continues from its checkpoint.
 """
@@ -41,9 +41,19 @@ def folder_of(out: Path, arm: Arm, seed: int) -> Path:
 
 
 def run(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, Any]:
-    """Train and measure an arm, unless it is finished. Returns the content of result.json.
+    """Train and measure an arm, unless the run is finished.
 
-    scale: Factor of the compute of every arm. Raises ValueError where the run was done at another scale.
+    Args:
+        out: Folder of the study.
+        arm: The arm.
+        seed: Seed of the run.
+        scale: Factor for the compute of every arm.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        ValueError: The run was finished with another scale.
     """
     folder = folder_of(out, arm, seed)
     if (folder / RESULT).exists():
@@ -75,12 +85,15 @@ def run(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, Any]:
         result["flow"] = measure_flow(checkpoint_folder, data, arm.flow, "test", 200)["layers"]
     _write(folder / RESULT, result)
     if not arm.exported and not any(o.claim == arm.claim and o.follows == arm.name for o in ARMS.values()):
-        shutil.rmtree(checkpoint_folder)  # a hundred megabytes that no arm continues from
+        shutil.rmtree(checkpoint_folder)  # a hundred megabytes, which no arm continues
     return result
 
 
 def _budget(out: Path, arm: Arm) -> float:
-    """Return the floating-point operations of the reference arm, and of the arm that it continues from."""
+    """Return the floating-point operations of the reference arm.
+
+    Those of the arm that it continues are included, unless `arm` continues one as well.
+    """
     reference = ARMS[f"{arm.claim}/{arm.reference}"]
     spent = reference.steps * _step_flops(out, reference)
     if reference.follows and not arm.follows:
@@ -111,7 +124,10 @@ def _write(path: Path, content: object) -> None:
 
 
 def measure(folder: Path, data: Path, metrics: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of a checkpoint on the test splits, in percent by `corpus metric`; in bfloat16, as trained."""
+    """Return the metrics of a checkpoint on the test splits in percent, by "corpus metric".
+
+    The model runs in bfloat16, as in training.
+    """
     loaded = checkpoint.load(folder)
     tokenizer = Tokenizer.open(loaded.tokenizer, max_length=loaded.model.cfg.text_length)
     encoder = TorchEncoder(loaded.model, tokenizer, loaded.answers)
@@ -128,7 +144,7 @@ def _corpus(encoder: TorchEncoder, packed: Packed, kinds: Sequence[str]) -> dict
     videos, tokens = embed_gallery(encoder, packed, None)
     metrics_by_name: dict[str, float] = {}
     if any(kind.startswith("t2v") for kind in kinds):
-        # Several pictures may carry one label; any of them is a right answer to it.
+        # Several pictures may have the same label; each of them is a right result for it.
         labels = [example.captions[0] for example in packed.examples]
         metrics_by_name |= concept_retrieval(encoder, queries := sorted(set(labels)), queries, videos, labels)
     if "right caption match" in kinds:
@@ -136,7 +152,7 @@ def _corpus(encoder: TorchEncoder, packed: Packed, kinds: Sequence[str]) -> dict
     if any(kind.startswith("objects") for kind in kinds):
         metrics_by_name |= object_accuracy(encoder.model, packed, tokens)
     if "exact of another video" in kinds:
-        # The accuracy of questions alone: each is asked about the next video.
+        # The accuracy from questions alone: each question is answered for the next video.
         metrics_by_name["exact of another video"] = exact_answers(encoder, packed, np.roll(tokens, 1, axis=0))["exact"]
     if "exact" in kinds:
         metrics_by_name |= exact_answers(encoder, packed, tokens)
@@ -147,9 +163,17 @@ Key = tuple[str, int]
 
 
 def run_all(out: Path, claims: Sequence[str], seeds: Sequence[int], jobs: int, scale: float = 1.0) -> None:
-    """Run every arm of these claims with every seed, one seed after the other, `jobs` at a time, one thread each.
+    """Run every arm of some claims with every seed, one seed after another.
 
-    Raises RuntimeError naming the failed runs, when all that do not depend on them are done.
+    Args:
+        out: Folder of the study.
+        claims: Names of the claims.
+        seeds: Seeds.
+        jobs: Number of concurrent runs, with one thread each.
+        scale: Factor for the compute of every arm.
+
+    Raises:
+        RuntimeError: Some runs failed. It names them, after all runs that do not depend on them are finished.
     """
     waiting = [(arm.key, seed) for seed in seeds for arm in ARMS.values() if arm.claim in claims]
     failed: dict[Key, str] = {}

@@ -70,14 +70,23 @@ def measure(
     matching: bool = False,
     log: Callable[[str], None] = lambda _: None,
 ) -> list[Point]:
-    """Measure bundles on one packed split with captions, on the CPU; returns them by latency per clip.
+    """Measure bundles on one packed split with captions, on the CPU.
 
     Args:
-        threads: threads of one operator.
-        rounds: timed clips and texts.
-        matching: also measure the match graph on minimally wrong captions, if the corpus has any; takes minutes.
+        bundles: Bundle folders.
+        packed: The split.
+        threads: Number of threads of an operator; 0: one per core.
+        rounds: Number of timed clips and texts.
+        matching: Whether to measure the match graph on negative captions with one change, if the corpus has any. Takes
+            minutes.
+        log: Receives progress messages.
 
-    Raises InvalidInput for a bundle whose frames cannot be derived from the packed ones.
+    Returns:
+        The measurements, ordered by latency per clip.
+
+    Raises:
+        InvalidInput: A bundle's frames cannot be derived from the packed frames, captions are missing, or bundles have
+            equal names.
     """
     if not all(example.captions for example in packed.examples):
         raise InvalidInput(f"{packed.folder}: examples without captions; one of each was expected")
@@ -107,10 +116,10 @@ def measure(
 
 
 def pareto_optimal(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
-    """Return for each whether nothing else gains as much at clearly less cost, or more at no clearly higher cost.
+    """Return for each item whether it is Pareto-optimal.
 
-    Costs that differ by less than `TOLERANCE` are equal, such as those of a student's and its teacher's
-    texts.
+    That is: no other item has the same gain at a clearly lower cost, or a higher gain at a cost that is not clearly
+    higher. Costs that differ by less than `TOLERANCE`, such as those of the same text graph, count as equal.
     """
     return [
         not any(

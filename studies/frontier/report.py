@@ -37,7 +37,8 @@ def write_report(points: Sequence[Point], settings: Mapping[str, Any], out: Path
 def update_page(points: Sequence[Point], settings: Mapping[str, Any], page: Path) -> None:
     """Update the table of a Markdown page, and `images/frontier.svg` and `frontier.json` in its folder.
 
-    Raises InvalidInput if the page has no table markers.
+    Raises:
+        InvalidInput: The page has no table markers.
     """
     text = page.read_text("utf-8")
     if not re.search(TABLE_PATTERN, text, re.DOTALL):
