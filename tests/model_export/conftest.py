@@ -41,7 +41,7 @@ CONFIG = HdVilaConfig.model_validate(
 
 
 def copy_bundle(source: Path, target: Path) -> Path:
-    """Copy a bundle and the checkpoint beside it."""
+    """Copy a bundle and the checkpoint next to it."""
     shutil.copytree(checkpoint_folder(source), checkpoint_folder(target))
     return shutil.copytree(source, target)
 
@@ -78,7 +78,7 @@ def model(folders: tuple[Path, Path]) -> HdVila:
 
 @pytest.fixture(scope="session")
 def graphs(model: HdVila, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Graphs:
-    """The graphs of the model. Each worker begins with another one, so that they are exported side by side."""
+    """The graphs of the model. Each worker starts with a different one, so that they are exported in parallel."""
     specs = graph_specs(model)
     first = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
     graphs: Graphs = {}

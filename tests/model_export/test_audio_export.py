@@ -124,7 +124,7 @@ def test_sound_is_encoded_and_matched_as_by_torch(exported: tuple[Path, Path]) -
 
 
 @only_by_chaos
-def test_a_model_whose_fused_layers_read_no_sound_is_searched_by_it_alone(
+def test_a_model_whose_fused_layers_read_no_sound_uses_sound_only_for_retrieval(
     exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def export_others(model: FusedModel) -> dict[GraphName, onnx.ModelProto]:
@@ -171,7 +171,7 @@ def test_variants_for_tensorrt_keep_the_features_in_float32(exported: tuple[Path
 def test_an_optimized_bundle_has_its_audio_graph_in_int8(
     exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Graphs that no validation split has inputs of stay as they are."""
+    """Graphs without inputs in any validation split are not changed."""
     faster = {"as stored": 1.0, "fused": 1.5, "float16": 0.9, "int8": 3.0}  # the time of such small graphs is noise
     monkeypatch.setattr(search, "QUICK", Effort((2,), 1, 0.0))
     monkeypatch.setattr(search, "THOROUGH", Effort((1,), 1, 0.0))

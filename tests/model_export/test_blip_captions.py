@@ -1,4 +1,4 @@
-"""BLIP captioning becomes a bundle that writes what `generate` of transformers writes."""
+"""Export of BLIP captioning: the bundle's captions equal those of `generate` of transformers."""
 
 from __future__ import annotations
 

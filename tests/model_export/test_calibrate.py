@@ -1,4 +1,4 @@
-"""Probabilities fitted on validation pairs mean what they say."""
+"""Calibration of probabilities on validation pairs."""
 
 from __future__ import annotations
 

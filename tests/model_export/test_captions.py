@@ -1,4 +1,4 @@
-"""A decoder of captions becomes two graphs of a bundle: equal to torch, and no other file changes."""
+"""Export of a caption decoder as two graphs: they equal torch, and no other file changes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_captions_equal_those_of_the_checkpoint(captioner: HdVila, bundle: Path)
     assert len(set(expected)) > 1
 
 
-def test_the_words_of_a_clip_without_sound_are_those_of_its_pictures_for_any_number_of_audio_tokens(
+def test_captions_of_a_clip_without_sound_do_not_depend_on_the_number_of_audio_tokens(
     tmp_path: Path,
 ) -> None:
     torch.manual_seed(0)

@@ -75,7 +75,7 @@ def cached_graph(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(moments, "export_graph", lambda *_: graph)
 
 
-def test_the_graph_gives_what_the_head_gives(exported: tuple[Path, Path], tmp_path: Path) -> None:
+def test_outputs_of_the_graph_equal_those_of_the_head(exported: tuple[Path, Path], tmp_path: Path) -> None:
     bundle, run = exported
     model = Model.open(bundle, threads=1)
     assert model.bundle.fingerprint == Bundle.open(make_small_bundle(tmp_path / "before")).fingerprint
@@ -94,7 +94,7 @@ def test_the_graph_gives_what_the_head_gives(exported: tuple[Path, Path], tmp_pa
 
 
 @pytest.mark.usefixtures("cached_graph")
-def test_the_card_and_the_manifest_say_where_the_head_comes_from(tmp_path: Path) -> None:
+def test_the_card_and_the_manifest_state_the_origin_of_the_head(tmp_path: Path) -> None:
     bundle = make_small_bundle(tmp_path / "bundle")
     run = write_run(tmp_path / "run", bundle)
     add_moments(bundle, run)

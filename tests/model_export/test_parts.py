@@ -86,7 +86,7 @@ def cached_graphs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
 @pytest.mark.usefixtures("cached_graphs")
 @pytest.mark.parametrize(("precision", "atol"), [("int8-weights", 0.05), ("float32", 5e-3)])
-def test_parts_are_added_and_nothing_else_changes(
+def test_parts_are_added_to_a_bundle_and_nothing_else_changes(
     precision: str, atol: float, bundles: dict[str, Path], runs: dict[str, Path], tmp_path: Path
 ) -> None:
     bundle = copy_bundle(bundles[precision], tmp_path / "bundle")
@@ -139,7 +139,7 @@ def test_parts_are_added_and_nothing_else_changes(
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle-checkpoint", "metrics.json"}
 
 
-def test_of_two_runs_that_began_with_the_same_parts_each_replaces_what_it_trained(
+def test_each_of_two_runs_from_the_same_parts_replaces_only_what_it_trained(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     tokenizer, both = folders[0] / "tokenizer.json", {"entailment": "video", "grounding_layers": 1}

@@ -22,7 +22,7 @@ from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 
 
-def test_training_goes_on_from_a_bundle(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_training_continues_from_a_bundle(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> None:
     changed = recipe(folders[0] / "tokenizer.json", steps=1, model={})
     ended = checkpoint.load(train(changed, folders[1], tmp_path, start_from=bundles["float32"]))
     start = load_initial_model(bundles["float32"])
@@ -35,7 +35,7 @@ def test_training_goes_on_from_a_bundle(bundles: dict[str, Path], folders: tuple
     assert torch.nn.functional.cosine_similarity(before[name].flatten(), after[name].flatten(), dim=0) > 0.9
 
 
-def test_a_recipe_may_change_what_needs_no_other_weights(
+def test_a_recipe_may_change_settings_that_need_no_other_weights(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     tokenizer, start = folders[0] / "tokenizer.json", bundles["float32"]

@@ -21,14 +21,14 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def test_graphs_share_what_they_have_in_common(bundles: dict[str, Path], graphs: Graphs) -> None:
+def test_graphs_share_common_weights(bundles: dict[str, Path], graphs: Graphs) -> None:
     by_graph = {name: sum(bytes_by_type(graph).values()) for name, graph in graphs.items()}
     shared = (bundles["float32"] / "weights.bin").stat().st_size
     # match and answer share the weights of text, and those of the fused layers.
     assert shared < by_graph["video"] + 1.3 * by_graph["text"] < 0.6 * sum(by_graph.values())
 
 
-def test_weights_begin_on_pages_and_nothing_is_stored_twice(bundles: dict[str, Path]) -> None:
+def test_weights_start_at_page_boundaries_and_are_stored_once(bundles: dict[str, Path]) -> None:
     for folder in bundles.values():
         extents: dict[int, int] = {}
         for path in folder.glob("*.onnx"):
@@ -119,7 +119,7 @@ def test_weight_beyond_float16_is_kept_in_float32(precision: Precision, tmp_path
     np.testing.assert_array_equal(output, weight)
 
 
-def test_weight_used_along_two_axes_stays_as_it_is(tmp_path: Path) -> None:
+def test_weight_used_along_two_axes_is_not_quantized(tmp_path: Path) -> None:
     """No scale fits a tied weight whose channels are rows for one reader and columns for the other."""
     weight = np.random.default_rng(0).uniform(-1, 1, (128, 128)).astype(np.float32)
     nodes = [

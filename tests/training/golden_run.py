@@ -75,7 +75,7 @@ def shortened(recipe: Recipe, seed: int) -> Recipe:
 
 
 def ten_steps(name: str, data: Path, out: Path) -> Losses:
-    """The losses of the first ten steps of a shortened recipe, which runs in `out`."""
+    """Return the losses of the first ten steps of a shortened recipe; `out`: folder of the run."""
     recipe = shortened(shipped()[name], SEEDS[name])
     # Checkpoints of real size after each stage, and a picture, are not what this is about.
     unneeded = mock.patch.object(checkpoint, "save"), mock.patch.object(curves, "plot")

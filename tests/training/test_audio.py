@@ -91,7 +91,7 @@ def test_sizes_have_the_tokens_that_their_streams_state(size: str) -> None:
     assert heard[: int(heard.sum())].all()
 
 
-def test_the_small_encoder_has_at_most_six_million_parameters() -> None:
+def test_the_small_audio_encoder_has_at_most_six_million_parameters() -> None:
     encoder = AudioEncoder(AUDIO_SIZES["tiny"], 256)
     assert sum(p.numel() for p in encoder.parameters()) < 6e6
 
@@ -193,7 +193,7 @@ def test_a_configuration_without_sound_is_stored_as_before() -> None:
         small_config(audio="huge")
 
 
-def test_pairs_contrast_as_videos_and_texts_do_where_nothing_is_missing() -> None:
+def test_the_pairwise_loss_equals_the_contrastive_loss_if_no_embedding_is_missing() -> None:
     torch.manual_seed(0)
     sound, text = (torch.nn.functional.normalize(torch.randn(n, 8), dim=-1) for n in (4, 8))
     groups = torch.tensor([0, 1, 2, 2])
@@ -201,7 +201,7 @@ def test_pairs_contrast_as_videos_and_texts_do_where_nothing_is_missing() -> Non
     assert torch.allclose(losses.paired_itc(sound, text, 0.1, groups, groups.repeat_interleave(2)), expected)
 
 
-def test_missing_embeddings_count_for_nothing_and_others_as_negatives() -> None:
+def test_missing_embeddings_are_ignored_and_others_are_negatives() -> None:
     torch.manual_seed(0)
     sound, text = (torch.nn.functional.normalize(torch.randn(4, 8), dim=-1) for _ in range(2))
     groups, some = torch.arange(4), torch.tensor([0, 1, losses.MISSING, 3])
@@ -280,7 +280,7 @@ def sound_recipe(tokenizer: Path, steps: int = 2, **changes: Any) -> Recipe:
     return recipe(tokenizer, model=plain.model | {"audio": SMALL_AUDIO}, stages=stages).model_copy(update=changes)
 
 
-def test_sound_is_learned_beside_what_a_model_knows_and_an_interrupted_run_ends_alike(
+def test_sound_is_added_to_a_trained_model_and_an_interrupted_run_ends_equally(
     corpora: tuple[Path, Path], tmp_path: Path
 ) -> None:
     data, tokenizer = corpora

@@ -65,7 +65,7 @@ def test_a_narrow_window_enlarges_and_a_wide_one_shrinks_into_the_border() -> No
     assert (corners > 250).all()  # what lies beyond the picture is its border, not black
 
 
-def test_both_streams_are_cut_alike() -> None:
+def test_both_streams_are_cropped_equally() -> None:
     cut = augment({"high": dot(64), "low": dot(32)}, dataset(min_crop=0.7, zoom_out=1.6), np.random.default_rng(3))
     assert ink(cut["low"]) == pytest.approx(ink(cut["high"]), abs=0.03)
 
@@ -77,7 +77,7 @@ def test_streams_of_a_quarter_of_the_side_keep_one_grid(ratio: float, low: int, 
     assert {name: x.shape[3:5] for name, x in cut.items()} == {"high": (high, high), "low": (low, low)}
 
 
-def test_depth_is_cut_and_mirrored_with_the_frames_and_keeps_its_values() -> None:
+def test_depth_is_cropped_and_mirrored_with_the_frames_and_keeps_its_values() -> None:
     streams = {"high": dot(64), "low": dot(32), "depth": dot(32)}
     altered = augment(streams, dataset(min_crop=0.7, zoom_out=1.6, flip=True), np.random.default_rng(3))
     assert torch.equal(altered["depth"], altered["low"])
@@ -98,7 +98,7 @@ def test_tinting_changes_colours_and_leaves_greys() -> None:
     assert (reds > 100).all()  # red stays mostly red
 
 
-def test_questions_that_do_not_train_the_text_layers_leave_them_alone(tmp_path: Path) -> None:
+def test_questions_do_not_train_detached_text_layers(tmp_path: Path) -> None:
     write_corpus(tmp_path / "data", tmp_path)
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     torch.set_num_threads(1)
@@ -145,7 +145,7 @@ def of_clips(data: Path, tokenizer: Path, **changes: Any) -> Batches:
     return Batches(stage, data, Tokenizer.open(tokenizer, max_length=16), [], 7, VIDEO_STREAMS)
 
 
-def test_so_many_clips_are_drawn_as_a_source_asks_in_the_order_of_time(tmp_path: Path) -> None:
+def test_the_configured_number_of_clips_is_sampled_in_time_order(tmp_path: Path) -> None:
     write_clips(tmp_path / "data", tmp_path, clips=4)
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     colours = np.array([*COLOURS.values()])
@@ -195,7 +195,7 @@ def test_more_clips_than_are_packed_are_refused_but_a_picture_has_one(tmp_path: 
         ("objects", "'objects' of 'changing', packed as 2 clips"),
     ],
 )
-def test_objectives_that_know_of_one_clip_alone_are_refused_with_several(
+def test_objectives_of_single_clips_are_refused_with_several_clips(
     tmp_path: Path, objective: str, message: str
 ) -> None:
     write_clips(tmp_path / "data", tmp_path, clips=2)
@@ -204,7 +204,7 @@ def test_objectives_that_know_of_one_clip_alone_are_refused_with_several(
         of_clips(tmp_path / "data", tokenizer, objectives={objective: 1.0})
 
 
-def test_objects_are_refused_where_the_picture_is_cut(tmp_path: Path) -> None:
+def test_the_objective_objects_is_refused_with_cropping(tmp_path: Path) -> None:
     plain = recipe(tmp_path / "t.json").model_dump()
     plain["stages"][0]["datasets"][0]["objectives"]["objects"] = 1.0
     with pytest.raises(ValueError, match="'objects' of 'squares' excludes min_crop"):
@@ -215,7 +215,7 @@ def packed(clips: int, *, still: bool = False) -> Packed:
     return Packed(Path("videos/train"), (), {}, [Example("a", still=still)], {"clips": clips})
 
 
-def test_one_clip_of_each_segment_is_drawn_and_each_of_them_may_be() -> None:
+def test_one_clip_of_each_segment_is_sampled_uniformly() -> None:
     drawn = sample_clips(np.random.default_rng(0), 400, 7, 3)
     assert [sorted(set(column)) for column in drawn.T.tolist()] == [[0, 1], [2, 3], [4, 5, 6]]
     np.testing.assert_array_equal(drawn, sample_clips(np.random.default_rng(0), 400, 7, 3))
@@ -224,7 +224,7 @@ def test_one_clip_of_each_segment_is_drawn_and_each_of_them_may_be() -> None:
 
 
 @pytest.mark.parametrize(("stored", "taken"), [(1, 1), (4, 4), (4, 2), (4, 1)])
-def test_what_else_is_drawn_does_not_depend_on_clips(stored: int, taken: int) -> None:
+def test_other_random_choices_do_not_depend_on_clips(stored: int, taken: int) -> None:
     rng = np.random.default_rng(3)
     sample_clips(rng, 5, stored, taken)
     assert rng.random() == np.random.default_rng(3).random()
@@ -234,11 +234,11 @@ def test_what_else_is_drawn_does_not_depend_on_clips(stored: int, taken: int) ->
     ("stored", "taken", "expected"),
     [(1, 1, [0]), (4, 4, [0, 1, 2, 3]), (4, 2, [0, 2]), (5, 1, [2]), (6, 2, [1, 4]), (8, 4, [0, 2, 4, 6])],
 )
-def test_in_testing_the_middle_of_each_segment_is_taken(stored: int, taken: int, expected: list[int]) -> None:
+def test_tests_use_the_middle_clip_of_each_segment(stored: int, taken: int, expected: list[int]) -> None:
     assert spread_clips(stored, taken).tolist() == expected
 
 
-def test_all_are_taken_by_default_and_of_a_picture_one() -> None:
+def test_all_clips_are_used_by_default_and_one_of_a_picture() -> None:
     assert clip_count(packed(4), None) == 4
     assert clip_count(packed(4), 2) == 2
     assert clip_count(packed(1, still=True), 4) == 1

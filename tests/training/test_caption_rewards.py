@@ -39,7 +39,7 @@ def test_captions_of_photographs_are_rewarded_by_cider_d_over_the_whole_corpus()
     assert first > 1.0 > second
 
 
-def test_rewarded_captions_become_more_frequent_and_all_else_stays_bit_for_bit(tmp_path: Path) -> None:
+def test_rewarded_captions_become_more_frequent_and_all_other_weights_stay_equal(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     data, tokenizer = tmp_path / "data", write_tokenizer(tmp_path / "tokenizer.json")
     write_corpus(data, tmp_path, copies=2)

@@ -35,7 +35,7 @@ from vitascope.model import Model
 
 
 @pytest.mark.parametrize("hears", [False, True])
-def test_words_decoded_one_by_one_are_those_of_one_pass_and_read_nothing_after_them(hears: bool) -> None:
+def test_decoding_word_by_word_equals_one_pass_and_is_causal(hears: bool) -> None:
     model = small_model(caption_layers=2, **({} if hears else {"audio": None}))
     visual = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(1))
     ids = torch.randint(1, 100, (3, 6), generator=torch.Generator().manual_seed(2))
@@ -80,7 +80,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     return data, start, train(made, data, folder / "run", start_from=start)
 
 
-def test_captions_become_more_probable_and_all_else_stays_bit_for_bit(runs: tuple[Path, Path, Path]) -> None:
+def test_captions_become_more_probable_and_all_other_weights_stay_equal(runs: tuple[Path, Path, Path]) -> None:
     _, start, trained = runs
     before, after = (checkpoint.load(path).model.state_dict() for path in (start, trained))
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
@@ -144,7 +144,7 @@ def test_generated_captions_are_those_of_the_most_probable_tokens_and_are_measur
         assert of_clip[0].match == pytest.approx(match[0], abs=1e-5)
 
 
-def test_captions_of_scenes_are_judged_by_what_the_generator_drew() -> None:
+def test_captions_of_scenes_are_compared_with_the_contents_of_the_scenes() -> None:
     examples = [make_example(0, "test", index) for index in range(60)]
     worlds = [world for world, _ in examples]
     assert set(scene_metrics([record["captions"][0] for _, record in examples], worlds).values()) == {100.0}
@@ -159,7 +159,7 @@ def test_captions_of_scenes_are_judged_by_what_the_generator_drew() -> None:
         assert list(scene_metrics(texts, shown).values()) == expected
 
 
-def test_captions_of_a_bundle_are_those_that_it_serves(tmp_path: Path) -> None:
+def test_evaluated_captions_of_a_bundle_are_those_that_it_serves(tmp_path: Path) -> None:
     model = Model.open(make_small_bundle(tmp_path, tasks=("retrieval", "captioning")), threads=1, device="cpu")
     texts = ["a red thing moves", "a blue thing moves"]  # greedily; "the red thing moves" is more probable
     packed = Packed(tmp_path, (), {}, [Example(text, (text.capitalize() + ".",)) for text in texts], {})
@@ -171,7 +171,7 @@ def test_captions_of_a_bundle_are_those_that_it_serves(tmp_path: Path) -> None:
     assert searched["BLEU-4"] < 1.0 < searched["CIDEr-D"] < greedy["CIDEr-D"]
 
 
-def test_captions_of_combinations_that_training_never_shows_are_also_measured_alone(tmp_path: Path) -> None:
+def test_captions_of_held_out_combinations_are_also_measured_alone(tmp_path: Path) -> None:
     model = Model.open(make_small_bundle(tmp_path, tasks=("retrieval", "captioning")), threads=1, device="cpu")
     worlds = [make_example(0, "test", index)[0] for index in range(60)]
     unseen = next(world for world in worlds if world.held_out and "red" in {thing.colour for thing in world.things})
@@ -197,7 +197,7 @@ def test_equal_captions_have_the_highest_scores_and_punctuation_does_not_count()
     assert equal["CIDEr-D"] > 100.0 > 1.0 > swapped["CIDEr-D"]
 
 
-def test_sampled_tokens_stand_for_the_whole_vocabulary() -> None:
+def test_a_loss_over_sampled_tokens_approximates_that_over_the_vocabulary() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(30_000), torch.tensor([7, 7, 29_000])
     sums = []

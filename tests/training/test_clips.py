@@ -97,7 +97,7 @@ def test_the_fused_layers_read_the_mean_of_the_clips_in_either_case(corpus: Path
     assert actual[0]["vqa"].item() == actual[1]["vqa"].item()
 
 
-def test_frozen_encoders_see_all_clips_once_or_drawn_ones_in_several_views(corpus: Path, tmp_path: Path) -> None:
+def test_frozen_encoders_encode_all_clips_once_or_sampled_clips_in_several_views(corpus: Path, tmp_path: Path) -> None:
     def kept(clips: int | None, **changes: Any) -> Path:
         plain = clip_recipe(corpus, clips=clips, steps=1).model_dump()
         plain["stages"][1]["datasets"][0] |= {"min_crop": 1.0, "jitter": 0.0} | changes
@@ -117,7 +117,7 @@ def test_frozen_encoders_see_all_clips_once_or_drawn_ones_in_several_views(corpu
     assert not kept(1).exists()  # encoded at every step
 
 
-def test_a_model_learns_by_the_clip_that_fits_and_is_tested_with_more_clips(
+def test_a_model_learns_from_the_matching_clip_and_is_tested_with_more_clips(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = train(clip_recipe(corpus), corpus / "data", tmp_path / "mean")

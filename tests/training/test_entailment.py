@@ -82,7 +82,7 @@ def negatives_of(record: Mapping[str, Any]) -> tuple[Negative, ...]:
     return tuple(Negative(**negative) for negative in record["negatives"])
 
 
-def test_contents_of_scenes_decide_the_classes_of_sentences() -> None:
+def test_contents_of_scenes_determine_the_classes_of_sentences() -> None:
     made = [make_example(0, "test", index) for index in range(40)]
     examples = [
         Example(record["key"], tuple(record["captions"]), (), negatives_of(record), attributes={"scene": asdict(world)})
@@ -103,7 +103,7 @@ def test_contents_of_scenes_decide_the_classes_of_sentences() -> None:
         assert [[h.label for h in sampled].count(label) for label in LABELS] == [2, 2, 2]
 
 
-def test_the_classifier_learns_and_all_else_stays_bit_for_bit(
+def test_the_classifier_learns_and_all_other_weights_stay_equal(
     start: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, initial = start
@@ -161,7 +161,7 @@ def test_a_sentence_is_classified_by_its_own_pictures_and_sounds(kind: str) -> N
             assert torch.allclose(alone, together[i : i + 1], atol=1e-5)
 
 
-def test_parts_that_were_trained_beside_one_another_become_one_model(tmp_path: Path) -> None:
+def test_parts_that_were_trained_separately_become_one_model(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
 
     def saved(name: str, **part: object) -> Path:

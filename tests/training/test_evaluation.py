@@ -75,7 +75,7 @@ def test_one_tie_counts_half_at_the_border() -> None:
     assert out["R@2"] == pytest.approx(100.0)
 
 
-def test_best_of_several_right_items_counts() -> None:
+def test_the_best_rank_of_several_right_items_counts() -> None:
     out = retrieval_metrics(np.array([[0.9, 0.1, 0.8]]), [np.array([1, 2])], at=(1, 2))
     assert out["R@1"] == 0.0
     assert out["R@2"] == 100.0
@@ -107,7 +107,7 @@ ANGLES = {"one": 0, "two": 30, "three": 60, "four": 90, "Two": 30, "lost": 180}
 
 
 class Turning:
-    """Knows every sentence as an angle."""
+    """Encoder that embeds every sentence as an angle."""
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         return angle_vectors([ANGLES[text] for text in texts])
@@ -140,7 +140,7 @@ def test_ranks_are_counted() -> None:
     }
 
 
-def test_clips_that_say_the_same_are_right_for_one_another() -> None:
+def test_clips_with_equal_captions_are_right_for_each_other() -> None:
     # "two" finds the clip of "Two" first, which is as right as its own.
     made = counts(["one", "two", "three", "Two"], [0, 140, 60, 30])
     assert made["first"] == 4.0
@@ -153,14 +153,14 @@ def test_equal_scores_count_as_chance() -> None:
     assert made["mean rank"] == 2.5
 
 
-def test_what_is_better_goes_by_the_first_and_then_by_rank() -> None:
+def test_results_are_compared_by_hits_at_rank_one_and_then_by_mean_rank() -> None:
     assert compare_counts({"first": 3, "mean rank": 9.0}, {"first": 4, "mean rank": 12.0}) == 1
     assert compare_counts({"first": 3, "mean rank": 9.0}, {"first": 3, "mean rank": 12.0}) == -1
     assert compare_counts({"first": 3, "mean rank": 9.0}, {"first": 3, "mean rank": 9.0}) == 0
 
 
 class Naming:
-    """Knows every class name as a direction of its own."""
+    """Encoder that embeds every class name in its own direction."""
 
     def __init__(self) -> None:
         self.places = {name: i for i, name in enumerate(class_names())}
@@ -184,7 +184,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return open_packed(folder / "packed")
 
 
-def test_who_agrees_with_the_classifier_finds_every_picture(pictures: Packed) -> None:
+def test_a_model_that_agrees_with_the_classifier_finds_every_picture(pictures: Packed) -> None:
     teacher = classify(pictures).astype(np.float32)
     assert np.allclose(teacher.sum(axis=1), 1.0, atol=0.01)
     agreeing = np.eye(teacher.shape[1], dtype=np.float32)[teacher.argmax(axis=1)]
@@ -195,7 +195,7 @@ def test_who_agrees_with_the_classifier_finds_every_picture(pictures: Packed) ->
     assert contrary["name R@1"] == 0.0
 
 
-def test_of_several_clips_the_classifier_is_asked_about_each(pictures: Packed) -> None:
+def test_the_classifier_runs_on_each_of_several_clips(pictures: Packed) -> None:
     alone = classify(pictures).astype(np.float32)
     pairs = pictures.arrays["high"].reshape(6, 2, 1, 96, 96, 3)  # neighbours as two clips of one video
     together = classify(replace(pictures, arrays={"high": pairs}, info={**pictures.info, "clips": 2}))
@@ -231,7 +231,7 @@ def packed() -> Packed:
 
 
 def model_that_tells(wrong: str | None) -> FusedModel:
-    """Its head knows every object but for one attribute, which it always gets wrong."""
+    """Return a model whose head predicts every object correctly, except one attribute, which is always wrong."""
     positions, classes = (torch.from_numpy(array) for array in object_targets(SCENES))
     token, _ = object_tokens(positions, classes, GRID)
     logits = torch.zeros(len(SCENES), GRID[0] * GRID[1], 1 + sum(SIZES))
@@ -253,19 +253,19 @@ def described(wrong: str | None) -> dict[str, Any]:
     return object_accuracy(model_that_tells(wrong), packed(), np.zeros((len(SCENES), GRID[0] * GRID[1], 8), np.float16))
 
 
-def test_a_head_that_knows_everything_is_right_about_everything() -> None:
+def test_a_perfect_head_has_perfect_accuracy() -> None:
     assert set(described(None).values()) == {100.0}
 
 
 @pytest.mark.parametrize("wrong", STILL)
-def test_what_is_wrong_of_one_attribute_lowers_the_mean_by_its_share(wrong: str) -> None:
+def test_errors_of_one_attribute_lower_the_mean_by_its_share(wrong: str) -> None:
     actual = described(wrong)
     assert actual.pop(f"objects ({wrong})") == 0.0
     assert actual.pop("objects") == pytest.approx(100 * (len(STILL) - 1) / len(STILL))
     assert set(actual.values()) == {100.0}
 
 
-def test_what_only_motion_shows_does_not_count_in_the_mean() -> None:
+def test_attributes_of_motion_are_not_part_of_the_mean() -> None:
     assert described("speed")["objects"] == 100.0
 
 
@@ -401,7 +401,7 @@ def test_reordered_hits_are_counted_beside_those_of_similarity(tmp_path: Path) -
     assert (few["similarity R@1 (top 2)"], few["match R@1 (top 2)"]) == (100, 0)
 
 
-def test_a_sentence_that_is_there_for_a_choice_alone_is_not_searched_with(tmp_path: Path) -> None:
+def test_sentences_only_for_choices_are_no_queries(tmp_path: Path) -> None:
     chosen = [Example("0", ("a", "b"), attributes={CHOICE_ONLY: 1}), *THREE[1:]]
     actual = measured(tmp_path, chosen, FakeEncoder(VECTORS))
     assert (actual["captions"], actual["t2v R@1"], actual["t2v MnR"]) == (2, 50, 1.5)
@@ -432,13 +432,13 @@ def test_right_captions_against_their_wrong_ones_in_pairs_and_in_choices(tmp_pat
     assert "choices of 2" not in actual
 
 
-def test_a_wrong_caption_of_no_caption_is_named(tmp_path: Path) -> None:
+def test_a_negative_of_a_missing_caption_is_named(tmp_path: Path) -> None:
     examples = [Example("first", ("a",), negatives=(Negative("b", 1, 1, "colour"),))]
     with pytest.raises(CorpusError, match="first: negatives: of: 1; the index of one of 1 captions was expected"):
         measured(tmp_path, examples, FakeEncoder(VECTORS))
 
 
-def test_questions_are_answered_where_the_model_answers(tmp_path: Path) -> None:
+def test_questions_are_evaluated_if_the_model_answers(tmp_path: Path) -> None:
     requested = [
         Question("which?", (answer,), kind) for answer, kind in (("Red", "other"), ("blue", ""), ("a b", "other"))
     ]
@@ -462,7 +462,7 @@ def low(frames: int, side: int) -> FrameStream:
     return FrameStream(name="low", frames=frames, height=side, width=side, placement="uniform")
 
 
-def test_only_pictures_may_have_one_frame_for_all(tmp_path: Path) -> None:
+def test_only_corpora_of_pictures_may_have_one_frame_per_stream(tmp_path: Path) -> None:
     encoder: Any = FakeEncoder({}, streams=(HIGH, low(2, 16)))
     check_streams(encoder, small_packed(tmp_path, 1, 16, still=True))
     check_streams(encoder, small_packed(tmp_path, 2, 16, still=False))
@@ -490,7 +490,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(corpora: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict[str, Any], str]:
-    """Exit status, numbers, and what was said."""
+    """Return the exit status, the metrics and the messages."""
     model = corpora / "run" / "checkpoint"
     capsys.readouterr()
     status = main(["evaluate", str(model), "--data", str(corpora / "data"), "--split", "val", "--json", *options])
@@ -498,7 +498,7 @@ def evaluate(corpora: Path, capsys: pytest.CaptureFixture[str], *options: str) -
     return status, json.loads(output.out or "{}"), output.err
 
 
-def test_all_that_is_packed_is_measured_and_what_is_left_out_is_said(
+def test_all_packed_corpora_are_measured_and_omissions_are_reported(
     corpora: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, actual, output = evaluate(corpora, capsys)
@@ -514,7 +514,7 @@ def test_all_that_is_packed_is_measured_and_what_is_left_out_is_said(
     assert "t2v R@1" not in actual["questions"]
 
 
-def test_clips_of_any_corpus_can_be_chosen(corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clips_can_be_chosen_for_any_corpus(corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, actual, _ = evaluate(corpora, capsys, "--corpus", "talks", "--clips", "2")
     assert (status, list(actual), actual["talks"]["clips"]) == (0, ["talks"], 2)
     status, _, output = evaluate(corpora, capsys, "--clips", "5")
@@ -531,7 +531,7 @@ def test_clips_of_any_corpus_can_be_chosen(corpora: Path, capsys: pytest.Capture
         (["--corpus", "wordless"], "corpus: 'wordless': neither captions nor questions"),
     ],
 )
-def test_what_cannot_be_measured_is_named(
+def test_corpora_that_cannot_be_measured_are_named(
     corpora: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     status, _, output = evaluate(corpora, capsys, *options)
@@ -544,7 +544,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
         open_encoder(tmp_path)
 
 
-def test_another_split_of_a_corpus_is_pointed_at(
+def test_an_error_about_a_missing_split_names_the_others(
     corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
@@ -555,7 +555,7 @@ def test_another_split_of_a_corpus_is_pointed_at(
     assert f"corpus: 'own': no split 'val' in {data} (only train)" in output
 
 
-def test_questions_alone_are_nothing_to_a_model_without_answers(
+def test_a_corpus_of_questions_is_refused_for_a_model_without_answers(
     corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = checkpoint.load(corpora / "run" / "checkpoint")
@@ -567,7 +567,7 @@ def test_questions_alone_are_nothing_to_a_model_without_answers(
     assert "questions: left out: questions alone" in capsys.readouterr().err
 
 
-def test_other_frames_are_interpolated_with_a_word_or_refused(
+def test_other_frames_are_interpolated_with_a_note_or_refused(
     corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def packed(name: str, side: int) -> list[str]:

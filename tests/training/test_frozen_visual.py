@@ -95,7 +95,7 @@ def initial_weights(made: Recipe) -> dict[str, torch.Tensor]:
         ("visual-parsing", test_visual_parsing.SMALL, {"swin", "from_cnn"}),
     ],
 )
-def test_only_what_reads_the_features_is_trained_and_an_interrupted_run_ends_alike(
+def test_only_layers_after_the_features_are_trained_and_an_interrupted_run_ends_equally(
     architecture: str, model: dict[str, Any], trained: set[str], corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
     made = cached_recipe(corpus[1], architecture=architecture, model=model, ema=0.9)
@@ -142,7 +142,7 @@ def test_a_stage_with_frozen_embeddings_trains_details_and_fused_layers_alone(
     assert not [name for name in changed if name.startswith(("video.", "visual_embeddings."))]
 
 
-def test_batches_of_similar_videos_hold_each_with_those_nearest_to_it(
+def test_batches_of_similar_videos_contain_nearest_neighbours(
     corpus: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = cached_recipe(corpus[1], frozen="embeddings", model={**KEPT, "dropout": 0.0})
@@ -166,7 +166,7 @@ def test_batches_of_similar_videos_hold_each_with_those_nearest_to_it(
         assert len({colours[row] for row in chosen}) <= 2
 
 
-def test_a_stage_averages_embeddings_with_those_that_fine_tuning_began_with(
+def test_a_stage_averages_embeddings_with_those_of_the_start_of_fine_tuning(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
     made, mixes = (cached_recipe(corpus[1], steps=2, mix_initial=share) for share in (0.0, 0.25))
@@ -285,7 +285,7 @@ def test_runs_with_other_seeds_share_cached_features_of_frames_that_are_not_alte
     assert len(list(tmp_path.iterdir())) == caches
 
 
-def test_locked_text_layers_stay(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+def test_locked_text_layers_do_not_change(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     made = cached_recipe(corpus[1], steps=2, locked_text_layers=1)
     changed = changed_parameters(
         initial_weights(made), checkpoint.load(train(made, corpus[0], tmp_path)).model.state_dict()
@@ -294,7 +294,7 @@ def test_locked_text_layers_stay(corpus: tuple[Path, Path], tmp_path: Path) -> N
     assert "text_project.weight" in changed
 
 
-def test_projections_stay_at_a_learning_rate_of_zero(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+def test_projections_do_not_change_at_a_learning_rate_of_zero(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     made = cached_recipe(corpus[1], steps=2, projection_lr_mult=0.0)
     changed = changed_parameters(
         initial_weights(made), checkpoint.load(train(made, corpus[0], tmp_path)).model.state_dict()
@@ -335,7 +335,7 @@ def test_before_training_the_kept_stages_change_nothing_and_later_only_their_sum
     assert torch.allclose(model.embedding_of_features(means), moved, atol=1e-4)
 
 
-def test_soho_embeds_the_map_of_its_cnn_as_it_embeds_the_picture() -> None:
+def test_soho_embeds_cached_feature_maps_as_it_embeds_pictures() -> None:
     torch.manual_seed(0)
     model = Soho(test_soho.small_config()).eval()
     streams = test_soho.frames(3)
@@ -395,7 +395,7 @@ def test_every_caption_of_a_video_is_a_target_and_similar_captions_of_others_are
     assert losses.itc(videos, texts, 0.1, groups, soft=0.5 * torch.full((3, 6), 1 / 6)) > right
 
 
-def test_features_are_moved_until_the_classifier_sees_the_class_in_them() -> None:
+def test_features_are_moved_until_the_classifier_predicts_the_class() -> None:
     torch.manual_seed(0)
     features = torch.rand(200, 16) * 3
     weight = torch.randn(5, 16)
@@ -412,7 +412,7 @@ def test_features_are_moved_until_the_classifier_sees_the_class_in_them() -> Non
     assert set(after.argmax(dim=1).tolist()) == set(range(5))
 
 
-def test_fine_tuning_adds_kept_stages_and_answers_and_begins_with_the_same_outputs(
+def test_fine_tuning_adds_kept_stages_and_answers_and_starts_with_the_same_outputs(
     corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.initialization.load_kept_stages", lambda *_: None)  # no package has this backbone

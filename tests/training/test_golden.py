@@ -1,4 +1,4 @@
-"""Numbers that guard training: the first steps of every shipped recipe give the losses that they are known to give."""
+"""Golden losses: the first steps of every shipped recipe give the stored losses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USUAL = ["hd-vila-tiny"]
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Packed corpora of all shipped recipes, small."""
+    """Small packed corpora for all shipped recipes."""
     folder = tmp_path_factory.mktemp("drawn")
     write_corpora(folder / "packed", folder / "media")
     return folder / "packed"
@@ -32,7 +32,7 @@ def known() -> dict[str, Losses]:
 
 
 @pytest.mark.parametrize("name", shipped() if is_chaos() else USUAL)
-def test_ten_steps_of_a_shipped_recipe_give_the_losses_known(name: str, drawn: Path, tmp_path: Path) -> None:
+def test_ten_steps_of_a_shipped_recipe_give_the_golden_losses(name: str, drawn: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
         actual = ten_steps(name, drawn, tmp_path)
@@ -44,7 +44,7 @@ def test_ten_steps_of_a_shipped_recipe_give_the_losses_known(name: str, drawn: P
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_the_known_losses_cover_every_objective_of_every_corpus(name: str) -> None:
+def test_the_golden_losses_cover_every_objective_of_every_corpus(name: str) -> None:
     required = {f"{o} {s.corpus}" for stage in shipped()[name].stages for s in stage.datasets for o in s.objectives}
     assert {key for step in known()[name] for key in step} == required
     assert SEEDS.keys() == known().keys() == shipped().keys()

@@ -88,7 +88,7 @@ def test_the_head_alone_is_trained_from_the_fused_layers_and_measured(runs: tupl
         train(grounding_recipe(start / "tokenizer.json", {}), data, trained.parent / "none", start_from=start)
 
 
-def test_the_loss_is_least_for_the_right_heat_map_and_boxes() -> None:
+def test_the_loss_is_lowest_for_the_right_heat_map_and_boxes() -> None:
     target = torch.tensor([[0.2, 0.3, 0.6, 0.9], [0.0, 0.0, 0.0, 0.0]])
     heat = torch.full((2, 8, 8), -9.0)
     heat[0, 4, 3] = 9.0
@@ -110,7 +110,7 @@ def drawn_box(world: World, number: int) -> Box:
     return left, top, right, bottom
 
 
-def test_objects_of_scenes_are_where_they_are_drawn() -> None:
+def test_boxes_of_objects_in_scenes_match_the_drawn_pixels() -> None:
     overlaps = []
     for index in range(8):
         world, _ = make_example(0, "train", index)

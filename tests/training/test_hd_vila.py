@@ -85,7 +85,7 @@ def test_padding_does_not_change_a_text(small: HdVila) -> None:
 
 
 @pytest.mark.parametrize("visual_reads_text", [True, False])
-def test_many_questions_about_a_video_are_answered_as_each_alone(visual_reads_text: bool) -> None:
+def test_many_questions_about_a_video_have_the_answers_of_single_questions(visual_reads_text: bool) -> None:
     torch.manual_seed(1)
     model = HdVila(small_config(fused_layers=2, visual_reads_text=visual_reads_text)).eval()
     tokens = torch.randn(2, 4, 32)
@@ -105,7 +105,7 @@ def test_many_questions_about_a_video_are_answered_as_each_alone(visual_reads_te
     assert torch.allclose(first, whole, atol=1e-5)
 
 
-def test_joint_reading_is_the_published_self_attention() -> None:
+def test_split_attention_equals_the_published_joint_self_attention() -> None:
     torch.manual_seed(2)
     model = HdVila(small_config(fused_layers=2, visual_reads_text=True)).eval()
     tokens = torch.randn(3, 4, 32)
@@ -152,7 +152,7 @@ def test_order_of_frames_matters(small: HdVila) -> None:
     assert (forward - backward).abs().max() > 1e-4
 
 
-def test_a_depth_map_is_one_more_neighbour_at_no_time() -> None:
+def test_a_depth_map_is_an_additional_frame_without_a_time() -> None:
     torch.manual_seed(0)
     plain = HdVila(small_config()).eval()
     torch.manual_seed(0)
@@ -209,7 +209,7 @@ def test_a_block_attends_over_time_then_over_space_and_then_has_its_mlp() -> Non
     assert actual.flatten().tolist() == [17 + 17**2, 19 + 19**2, 21 + 21**2, 23 + 23**2]
 
 
-def test_both_frames_of_a_pair_change_by_what_their_mean_does() -> None:
+def test_both_frames_of_a_pair_change_as_their_mean_does() -> None:
     states = torch.tensor([1.0, 3.0, 10.0, 5.0, 7.0, 9.0]).reshape(1, 6, 1, 1)
     changed = apply_to_pairs(lambda x, _: x + x**2, states, None, middle=2)
     # Pairs: 1 3, 5 7. The middle frame, 10, and the last one, without a pair, stand alone.
@@ -290,7 +290,7 @@ def test_other_grids_have_the_positions_between_the_learned_ones() -> None:
 
 
 @pytest.mark.parametrize(("first", "alone"), [(True, False), (False, True)])
-def test_at_first_only_the_first_block_lets_frames_meet(first: bool, alone: bool) -> None:
+def test_initially_only_the_first_block_mixes_frames(first: bool, alone: bool) -> None:
     torch.manual_seed(5)
     block = DividedSpaceTimeBlock(8, 1, drop_path=0.0, first=first).eval()
     x = torch.randn(1, 3, 4, 8)
@@ -300,7 +300,7 @@ def test_at_first_only_the_first_block_lets_frames_meet(first: bool, alone: bool
         assert torch.allclose(block(x)[:, :2], block(other)[:, :2], atol=1e-6) == alone
 
 
-def test_drop_path_leaves_out_whole_samples_and_scales_the_rest() -> None:
+def test_drop_path_drops_whole_samples_and_scales_the_others() -> None:
     torch.manual_seed(6)
     drop = DropPath(0.25)
     x = torch.randn(2000, 3, 2)
@@ -311,13 +311,13 @@ def test_drop_path_leaves_out_whole_samples_and_scales_the_rest() -> None:
     assert torch.equal(drop.eval()(x), x)
 
 
-def test_drop_path_grows_from_nothing_to_its_rate_over_the_blocks() -> None:
+def test_drop_path_increases_from_zero_to_its_rate_over_the_blocks() -> None:
     blocks = HybridTransformer(small_config(hybrid_layers=4, drop_path=0.3)).blocks
     rates = [block.drop_path.rate for block in blocks if isinstance(block, DividedSpaceTimeBlock)]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
-def test_each_clip_has_a_vector_of_its_own(small: HdVila) -> None:
+def test_each_clip_has_its_own_embedding(small: HdVila) -> None:
     streams = frames(2, 3)
     with torch.no_grad():
         of_clips = small.video_embedding(small.clip_tokens(streams))
@@ -350,7 +350,7 @@ def test_training_mode_keeps_frozen_statistics() -> None:
     assert all(torch.equal(before[n], b) for n, b in model.video.named_buffers())
 
 
-def test_frozen_stages_keep_their_statistics_where_the_others_learn_theirs() -> None:
+def test_frozen_stages_keep_their_statistics_while_others_update_theirs() -> None:
     model = HdVila(small_config(backbone="test_resnet", frozen_stages=2, frozen_norm=False)).train()
     before = {n: b.clone() for n, b in model.video.high.named_buffers() if "running" in n}
     model.encode_video(frames(2, 1))
@@ -363,7 +363,7 @@ def test_config_refuses_a_grid_that_does_not_fit() -> None:
         small_config(grid_height=3)
 
 
-def test_all_frames_may_be_alike() -> None:
+def test_high_and_low_frames_may_have_equal_sizes() -> None:
     alike = HdVila(small_config(high_height=32, high_width=32)).eval()
     streams = frames(2, 1)
     with torch.no_grad():
@@ -385,7 +385,7 @@ def hybrid(grid: int = 3) -> HybridTransformer:
 
 
 def merged_one_by_one(features: np.ndarray, kept: int) -> set[frozenset[int]]:
-    """The groups of one clip, by the words of the paper: A proposes to B, the best proposals are taken."""
+    """Return the groups of one clip as in the paper: tokens of A are merged into similar ones of B, best first."""
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     count = len(unit)
     proposals = []
@@ -401,7 +401,7 @@ def merged_one_by_one(features: np.ndarray, kept: int) -> set[frozenset[int]]:
 
 
 @pytest.mark.parametrize(("count", "kept"), [(9, 9), (9, 7), (9, 4), (8, 4), (49, 25)])
-def test_the_likest_pairs_are_merged_in_each_clip(count: int, kept: int) -> None:
+def test_the_most_similar_pairs_are_merged_in_each_clip(count: int, kept: int) -> None:
     features = torch.randn(3, count, 5, generator=torch.Generator().manual_seed(count + kept))
     merging = soft_matching(features, kept)
     assert merging.members.shape == (3, kept, count)
@@ -416,7 +416,7 @@ def test_of_equal_pairs_the_first_are_merged() -> None:
     assert groups == {(4,), (0, 1, 2), (3,), (5,)}
 
 
-def test_each_place_gets_the_mean_of_its_group() -> None:
+def test_each_position_gets_the_mean_of_its_group() -> None:
     features = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]]])
     merging = soft_matching(features, 3)  # places 0 and 1 are alike
     values = torch.tensor([2.0, 4.0, 6.0, 8.0]).reshape(1, 1, 4, 1)
@@ -424,15 +424,15 @@ def test_each_place_gets_the_mean_of_its_group() -> None:
     assert sorted(merging.sizes.flatten().tolist()) == [1.0, 1.0, 2.0]
 
 
-def test_without_anything_merged_nothing_changes() -> None:
+def test_merging_no_tokens_changes_nothing() -> None:
     plain = hybrid()
     x = torch.randn(2, 5, 3, 3, 32)
     with torch.no_grad():
         torch.testing.assert_close(MergedHybrid(plain, 9)(x), plain(x), atol=1e-5, rtol=0)
 
 
-def test_places_that_show_the_same_are_merged_without_loss() -> None:
-    """That a token counts as often as it stands for makes this exact: half of the places, the same result."""
+def test_equal_tokens_are_merged_without_loss() -> None:
+    """Tokens are weighted by the number of tokens merged into them, so half of the tokens give the same result."""
     plain = hybrid(grid=4)
     with torch.no_grad():
         plain.position.zero_()  # places differ by what they show alone
@@ -453,8 +453,8 @@ def model() -> HdVila:
     return HdVila(small_config(low_frames=4, backbone="test_resnet", frozen_stages=0)).eval()
 
 
-def test_the_times_of_fewer_frames_are_those_of_the_same_moments() -> None:
-    """Two frames of six lie at a quarter and at three quarters of the clip, where the second and the fifth lay."""
+def test_fewer_frames_use_the_time_embeddings_of_the_same_moments() -> None:
+    """Two frames are at one and three quarters of the clip, like the second and the fifth of six frames."""
     old, new = tiny(), reduced_config(tiny(), low_frames=2)
     hybrid = HybridTransformer(old)
     with torch.no_grad():
@@ -463,7 +463,7 @@ def test_the_times_of_fewer_frames_are_those_of_the_same_moments() -> None:
     assert time[0, :, 0].tolist() == [1.0, 3.0, 5.0]  # of seven the fourth is the middle one
 
 
-def test_between_learned_times_they_are_mixed() -> None:
+def test_time_embeddings_between_learned_times_are_interpolated() -> None:
     old, new = tiny(), reduced_config(tiny(), low_frames=3)
     hybrid = HybridTransformer(old)
     with torch.no_grad():
@@ -473,7 +473,7 @@ def test_between_learned_times_they_are_mixed() -> None:
     assert interpolated_embeddings(hybrid, old, new)["time"][0, :, 0].tolist() == pytest.approx([0.5, 3.0, 3.0, 5.5])
 
 
-def test_smaller_pictures_have_a_smaller_grid() -> None:
+def test_smaller_frames_have_a_smaller_grid() -> None:
     small = reduced_config(tiny(), size=160)
     assert [(s.name, s.height, s.width, s.frames) for s in small.streams()] == [
         ("high", 160, 160, 1),
@@ -482,7 +482,7 @@ def test_smaller_pictures_have_a_smaller_grid() -> None:
     assert (small.grid_height, small.grid_width) == (5, 5)
 
 
-def test_what_is_left_as_it_is_gives_the_same(model: HdVila) -> None:
+def test_a_reduction_to_the_same_size_changes_nothing(model: HdVila) -> None:
     streams = frames(2, 2)
     with torch.no_grad():
         vector, tokens = ReducedVideo(model, reduced_config(model.cfg))(streams["high"], streams["low"])
@@ -490,7 +490,7 @@ def test_what_is_left_as_it_is_gives_the_same(model: HdVila) -> None:
     torch.testing.assert_close((vector, tokens), expected)
 
 
-def test_there_are_as_many_tokens_whatever_is_reduced(model: HdVila) -> None:
+def test_every_reduction_keeps_the_number_of_output_tokens(model: HdVila) -> None:
     cfg = reduced_config(model.cfg, low_frames=2, size=32)
     streams = frames(3, 1)
     high, low = streams["high"][:, :, :, ::2, ::2], streams["low"][:, :, :2, ::2, ::2]
@@ -510,7 +510,7 @@ def test_there_are_as_many_tokens_whatever_is_reduced(model: HdVila) -> None:
         ({"size": 150}, "size: 150 pixels; a multiple of 32 up to 224 was expected"),
     ],
 )
-def test_what_cannot_be_reduced_is_refused(changes: dict[str, int], message: str) -> None:
+def test_invalid_reductions_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         reduced_config(tiny(), **changes)
 

@@ -23,7 +23,7 @@ def small_model() -> FusedModel:
     return build(model_config(recipe(Path("unused"), model=MODEL), 4)).eval()
 
 
-def test_a_video_near_to_all_texts_is_found_by_its_own_alone() -> None:
+def test_a_hub_video_is_found_only_by_its_own_texts() -> None:
     torch.manual_seed(0)
     topic = normalize(torch.randn(1, 62), dim=1)
     things = normalize(torch.randn(400, 62), dim=1)
@@ -69,7 +69,7 @@ def test_rotated_projections_keep_what_a_model_finds_similar() -> None:
         model.add_hubness_correction(texts, videos, references=100, seed=0)
 
 
-def test_a_stage_ends_with_a_correction_that_its_checkpoint_keeps(tmp_path: Path) -> None:
+def test_a_stage_ends_with_a_correction_that_its_checkpoint_contains(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     write_corpus(tmp_path / "data", tmp_path)
     dataset = {"corpus": "squares", "weight": 1.0, "batch_size": 8, "objectives": {"itm": 1.0}}

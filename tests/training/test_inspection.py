@@ -26,13 +26,13 @@ def weights(*heads: list[list[float]]) -> torch.Tensor:
     return torch.tensor(heads)[None]
 
 
-def test_shares_of_a_known_attention() -> None:
+def test_shares_of_attention_by_hand() -> None:
     actual = inter_modality_flow(weights(ROWS), WORDS)
     # Text: 0.4 + 0.6 of 2; video: 0.4 + 0.2 of 2; both: 1.6 of 4.
     assert actual == pytest.approx(Flow(0.5, 0.3, 0.4))
 
 
-def test_residual_halves_what_crosses() -> None:
+def test_residual_connections_halve_the_flow() -> None:
     assert inter_modality_flow(weights(ROWS), WORDS, FlowOptions(residual=True)) == pytest.approx(Flow(0.25, 0.15, 0.2))
 
 
@@ -42,7 +42,7 @@ def test_special_tokens_and_padding_do_not_count() -> None:
     assert actual == pytest.approx(Flow(0.6 / 0.9, 0.3 / 1.7, 0.9 / 2.6))
 
 
-def test_heads_are_averaged_or_the_largest_counts() -> None:
+def test_heads_are_averaged_or_the_maximum_is_used() -> None:
     within = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     across = [[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
     assert inter_modality_flow(weights(within, across), WORDS).crossing == pytest.approx(0.5)
@@ -65,8 +65,8 @@ def test_shapes_that_do_not_fit_are_named() -> None:
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_the_weights_are_those_that_the_layers_use(reads: bool) -> None:
-    """Each layer's attention output, made again from the weights, is the one that the model's layers make."""
+def test_inspected_attention_weights_are_those_of_the_layers(reads: bool) -> None:
+    """The attention output of each layer, computed from the inspected weights, equals that of the model."""
     torch.manual_seed(0)
     model = HdVila(small_config(fused_layers=1, visual_reads_text=reads)).eval()
     ids, mask = torch.randint(1, 100, (2, 5)), torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
@@ -135,7 +135,9 @@ def test_flow_by_layer_and_direction_as_numbers_and_as_a_picture(
     assert other["layers"] != actual["layers"]
 
 
-def test_where_visual_tokens_do_not_read_text_it_says_so(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_message_says_that_visual_tokens_do_not_attend_to_text(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(inspect(runs, "flow", "hd-vila")) == 0
     out = capsys.readouterr().out
     assert "hd-vila-tiny on 16 pairs of squares/val" in out

@@ -30,7 +30,7 @@ def test_training_and_serving_attend_alike(masked: bool) -> None:
     assert torch.allclose(served, trained, atol=1e-6)
 
 
-def test_what_is_masked_is_not_read() -> None:
+def test_masked_tokens_are_not_attended_to() -> None:
     torch.manual_seed(0)
     queries, keys, values = (torch.randn(1, 1, n, 4) for n in (2, 5, 5))
     mask = torch.zeros(1, 1, 1, 5)
@@ -40,7 +40,7 @@ def test_what_is_masked_is_not_read() -> None:
     assert torch.allclose(once, attend(queries, keys, values, mask))
 
 
-def test_channels_come_from_the_frames_beside() -> None:
+def test_shifted_channels_come_from_neighbouring_frames() -> None:
     frames = torch.arange(1.0, 4.0).repeat_interleave(8).reshape(3, 8, 1, 1)  # frame t holds t in all 8 channels
     shifted = temporal_shift(frames, 3, 0.25)[..., 0, 0]
     assert shifted[:, :2].tolist() == [[1, 1], [1, 1], [2, 2]]  # from the frame before; the first keeps its own
@@ -48,13 +48,13 @@ def test_channels_come_from_the_frames_beside() -> None:
     assert torch.equal(shifted[:, 4:], frames[:, 4:, 0, 0])
 
 
-def test_videos_of_a_batch_do_not_meet() -> None:
+def test_videos_of_a_batch_are_not_mixed() -> None:
     first, other = torch.rand(3, 8, 2, 2), torch.rand(3, 8, 2, 2)
     together = temporal_shift(torch.cat([first, other]), 3, 0.125)
     assert torch.equal(together, torch.cat([temporal_shift(first, 3, 0.125), temporal_shift(other, 3, 0.125)]))
 
 
-def test_only_with_a_shift_does_a_frame_see_its_neighbours() -> None:
+def test_a_frame_depends_on_its_neighbours_only_with_a_shift() -> None:
     def first_frame(share: float) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         cfg = tiny().model_copy(update={"temporal_shift": share})
@@ -70,7 +70,7 @@ def test_only_with_a_shift_does_a_frame_see_its_neighbours() -> None:
     assert (before - after).abs().max() > 1e-3
 
 
-def test_a_video_that_stands_still_is_seen_as_its_frame() -> None:
+def test_a_still_video_has_the_features_of_its_frame() -> None:
     torch.manual_seed(0)
     low = HdVila(tiny().model_copy(update={"temporal_shift": 0.125})).eval().video.low
     still = torch.randint(0, 256, (1, 3, 112, 112)).float()
@@ -86,7 +86,7 @@ def test_a_backbone_whose_shortcuts_are_not_known_is_refused() -> None:
 
 
 def network() -> nn.Module:
-    """An EfficientNet whose norms are not the identity, in training mode with its norms at fixed statistics."""
+    """An EfficientNet in training mode, whose norms are not the identity and use fixed statistics."""
     torch.manual_seed(0)
     made: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     for module in made.modules():
@@ -123,7 +123,7 @@ def test_outputs_gradients_and_names_are_those_of_separate_layers() -> None:
         assert torch.allclose(p.grad, q.grad, rtol=1e-8, atol=1e-10), name
 
 
-def test_in_evaluation_mode_nothing_is_folded() -> None:
+def test_norms_are_not_folded_in_evaluation_mode() -> None:
     plain = network().eval()
     folded = copy.deepcopy(plain)
     fold_frozen_norms(folded)

@@ -70,7 +70,7 @@ def test_similarities_of_clips_merge_by_log_sum_exp() -> None:
     assert merged.tolist() == [[pytest.approx(0.438976, abs=1e-5), pytest.approx(0.0, abs=1e-7)]]
 
 
-def test_equal_clips_count_as_one_and_a_low_temperature_takes_the_best() -> None:
+def test_equal_clips_merge_to_one_and_a_low_temperature_selects_the_best() -> None:
     alone = torch.tensor([[0.3, -0.7]])
     assert torch.allclose(losses.pool_clip_similarity(alone[:, None].repeat(1, 5, 1), 0.05), alone, atol=1e-6)
     apart = torch.tensor([[[0.1], [0.9], [0.5]]])
@@ -97,7 +97,7 @@ def reference(video: list, text: list, wrong: list, groups: list[int], temperatu
 
 
 @pytest.mark.parametrize("groups", [[0, 1, 2], [0, 1, 0]])
-def test_contrastive_with_two_clips_is_as_written_out(groups: list[int]) -> None:
+def test_the_contrastive_loss_of_two_clips_equals_a_plain_reference(groups: list[int]) -> None:
     torch.manual_seed(0)
     video, text, wrong = (
         torch.nn.functional.normalize(torch.randn(shape), dim=-1) for shape in ((3, 2, 4), (3, 4), (2, 4))
@@ -107,19 +107,19 @@ def test_contrastive_with_two_clips_is_as_written_out(groups: list[int]) -> None
     assert actual.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_unknown_answers_do_not_count() -> None:
+def test_unknown_answers_do_not_affect_the_loss() -> None:
     logits = torch.tensor([[5.0, 0.0], [0.0, 5.0]])
     assert losses.vqa(logits, torch.tensor([0, -100])) < 0.01
     assert losses.vqa(logits, torch.tensor([-100, -100])) == 0.0
 
 
-def test_matching_weighs_right_and_wrong_alike() -> None:
+def test_matching_weights_right_and_wrong_captions_equally() -> None:
     right, wrong = torch.tensor([0.0]), torch.zeros(5)
     assert losses.itm(right, wrong).item() == pytest.approx(math.log(2))
     assert losses.itm(right + 3, wrong).item() == pytest.approx(losses.itm(right, wrong - 3).item())
 
 
-def test_ranking_asks_only_which_of_a_pair_is_higher() -> None:
+def test_the_ranking_loss_depends_only_on_the_difference_of_a_pair() -> None:
     right, wrong = torch.tensor([1.0, -2.0]), torch.tensor([0.0, -3.0])
     assert losses.itm_ranking(right, wrong) < losses.itm_ranking(wrong, right)
     assert losses.itm_ranking(right, wrong).item() == pytest.approx(losses.itm_ranking(right + 9, wrong + 9).item())
@@ -131,7 +131,7 @@ def described(places: list[list[float]], classes: list[list[int]], logits: torch
     return losses.objects(logits, required[1], required[0], (2, 2), [3], [1.0]).item()
 
 
-def test_an_object_is_read_at_the_token_where_it_is() -> None:
+def test_an_object_is_predicted_from_the_token_at_its_position() -> None:
     logits = torch.full((1, 4, 4), -9.0)
     logits[0, 1, 0] = 9.0  # something is in the upper right token
     logits[0, 1, 2] = 9.0  # and it is of class 1
@@ -140,7 +140,7 @@ def test_an_object_is_read_at_the_token_where_it_is() -> None:
     assert described([[0.1, 0.9]], [[1]], logits) > 1.0
 
 
-def test_what_is_not_there_or_hidden_does_not_count() -> None:
+def test_absent_or_hidden_objects_do_not_affect_the_loss() -> None:
     logits = torch.full((1, 4, 4), -9.0)
     logits[0, 1, [0, 2]] = 9.0
     alone = described([[0.9, 0.1]], [[1]], logits)
@@ -189,7 +189,7 @@ def drawn(draw: Callable[[], torch.Tensor], times: int = 4000) -> torch.Tensor:
     return torch.nn.functional.one_hot(picked, picked.shape[1]).float().mean(dim=0)
 
 
-def test_hard_negatives_are_drawn_by_similarity_and_never_from_the_own_group() -> None:
+def test_hard_negatives_are_sampled_by_similarity_and_never_from_the_same_group() -> None:
     # exp(similarity / 0.5) of the first row: 9, 9, 1, 3, 4; its own group's are left out, so 1/8, 3/8 and 4/8.
     # Of the third row: 2, 6, 9, 1, 1 without its own 9.
     similarity = torch.ones(5, 5)
@@ -201,14 +201,14 @@ def test_hard_negatives_are_drawn_by_similarity_and_never_from_the_own_group() -
     assert not shares[OF_TWO[:, None] == OF_TWO].any()
 
 
-def test_random_negatives_are_any_of_the_other_groups_alike() -> None:
+def test_random_negatives_are_uniform_over_the_other_groups() -> None:
     shares = drawn(lambda: losses.random_negatives(OF_TWO))
     assert shares[0].tolist() == pytest.approx([0.0, 0.0, 1 / 3, 1 / 3, 1 / 3], abs=0.03)
     assert shares[4].tolist() == pytest.approx([0.25, 0.25, 0.25, 0.25, 0.0], abs=0.03)
     assert not shares[OF_TWO[:, None] == OF_TWO].any()
 
 
-def test_where_all_are_of_one_group_each_row_gets_itself_back() -> None:
+def test_if_all_rows_are_of_one_group_each_row_is_its_own_negative() -> None:
     same = torch.zeros(3, dtype=torch.long)
     assert losses.random_negatives(same).tolist() == [0, 1, 2]
     assert losses.hard_negatives(torch.rand(3, 3), same, 0.05).tolist() == [0, 1, 2]
@@ -225,7 +225,7 @@ def model() -> HdVila:
 
 
 def batch(model: HdVila, groups: list[int], negatives: Literal["hard", "random"]) -> Batch:
-    """Four videos that an encoder has seen already, each with two captions of its own."""
+    """Four encoded videos with two captions each."""
     torch.manual_seed(1)
     dataset = DatasetConfig(
         corpus="made",
@@ -253,7 +253,7 @@ def batch(model: HdVila, groups: list[int], negatives: Literal["hard", "random"]
 def held_against(
     model: HdVila, made: Batch, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(right, wrong), each (times, videos, pairs): numbers of the captions that matching was given."""
+    """Return indices of the right and of the wrong captions that matching was given, (times, videos, pairs) each."""
     assert made.captions is not None
     states = model.text.encode(made.captions.ids, made.captions.mask)
     inputs: list[torch.Tensor] = []
@@ -308,7 +308,7 @@ def test_random_negatives_come_from_every_other_video_and_hard_ones_from_the_mos
     ]
 
 
-def test_where_all_videos_are_of_one_group_nothing_is_wrong(model: HdVila) -> None:
+def test_if_all_videos_are_of_one_group_there_are_no_negatives(model: HdVila) -> None:
     made = batch(model, [5, 5, 5, 5], "hard")
     loss = compute_losses(model, made, WORDS, None)["itm"]
     assert loss.item() == 0.0
@@ -321,7 +321,7 @@ def test_where_all_videos_are_of_one_group_nothing_is_wrong(model: HdVila) -> No
     )  # minimally wrong ones are
 
 
-def test_correlation_puts_all_pairs_on_the_scale_of_caption_similarity() -> None:
+def test_correlation_compares_all_similarities_with_those_of_captions() -> None:
     states = torch.randn(12, 16, generator=torch.Generator().manual_seed(0))  # two captions each of six videos
     centred = torch.nn.functional.normalize(states - states.mean(dim=0), dim=-1)
     video = torch.nn.functional.normalize(centred.reshape(6, 2, 16).mean(dim=1), dim=-1)

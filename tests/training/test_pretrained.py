@@ -114,7 +114,7 @@ def hub_folder(folder: Path, state: dict[str, Tensor]) -> Path:
 
 
 @pytest.mark.parametrize("write", [old_file, hub_folder])
-def test_a_recipe_can_name_files_of_its_own(
+def test_a_recipe_can_name_files_of_weights(
     small_published: Path, corpus: Path, tmp_path: Path, write: Callable[[Path, dict[str, Tensor]], Path]
 ) -> None:
     backbone, bert = random_backbone(), write_bert(tmp_path / "bert")
@@ -135,7 +135,9 @@ def test_published_weights_come_from_the_cache_without_a_network(small_published
     assert actual.sources == ("squares", "ResNet-50", "BERT-base")
 
 
-def test_what_is_neither_cached_nor_reachable_is_named(small_published: Path, corpus: Path, tmp_path: Path) -> None:
+def test_weights_that_are_neither_cached_nor_reachable_are_named(
+    small_published: Path, corpus: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InvalidInput, match=r"^bert-base-uncased: not in the cache .* `text_weights` in the recipe"):
         loaded(corpus, base_recipe())
     write_bert(cached(small_published, "bert-base-uncased"))
@@ -179,7 +181,7 @@ def test_weights_of_another_backbone_are_refused(
         loaded(corpus, base_recipe(**weights))
 
 
-def test_a_text_encoder_of_another_size_or_place_is_refused(
+def test_a_text_encoder_of_another_size_or_of_a_missing_folder_is_refused(
     small_published: Path, corpus: Path, tmp_path: Path
 ) -> None:
     write_bert(tmp_path / "deep", num_hidden_layers=3)
@@ -211,7 +213,7 @@ def as_authors_wrote(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("by_authors", [False, True])
-def test_a_swin_begins_with_weights_of_timm_or_of_its_authors(tmp_path: Path, by_authors: bool) -> None:
+def test_a_swin_starts_with_weights_of_timm_or_of_its_authors(tmp_path: Path, by_authors: bool) -> None:
     cfg = small_config(backbone="")
     torch.manual_seed(3)
     published = timm.models.swin_transformer.SwinTransformer(
@@ -263,6 +265,6 @@ def test_a_base_has_the_layers_of_the_published_models() -> None:
 @pytest.mark.parametrize(
     ("key", "init"), [("backbone_weights", "text"), ("backbone_weights", "scratch"), ("text_weights", "scratch")]
 )
-def test_weights_that_would_not_be_read_are_refused(key: str, init: str) -> None:
+def test_weights_that_would_not_be_used_are_refused(key: str, init: str) -> None:
     with pytest.raises(ValidationError, match=rf"{key}: 'file' with init = '{init}'"):
         base_recipe(**{key: "file", "init": init})

@@ -1,4 +1,4 @@
-"""Training in several processes: one model, every process with its own share of the data."""
+"""Training of one model in several processes, each with its own part of the data."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def run_two() -> Iterator[RunTwo]:
         starter.stdin.close()
 
 
-def test_processes_share_an_epoch_out_among_themselves(corpus: Path) -> None:
+def test_each_process_gets_its_share_of_an_epoch(corpus: Path) -> None:
     stage = recipe(corpus / "tokenizer.json", steps=2).stages[0]
     tokenizer = Tokenizer.open(corpus / "tokenizer.json", max_length=16)
 
@@ -240,7 +240,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory, run_two: RunTwo) -> Path:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_two_processes_learn_as_one_process_with_the_same_whole_batch(system: str, halves: Path) -> None:
+def test_two_processes_train_like_one_process_with_the_whole_batch(system: str, halves: Path) -> None:
     one_process, two_processes = (read_log(halves / run / system / "log.jsonl") for run in ("one", "two"))
     assert len(one_process) == len(two_processes) == (2 * STEPS if system == "hd-vila" else STEPS)
     for step, (alone, together) in enumerate(zip(one_process, two_processes, strict=True)):
@@ -260,7 +260,7 @@ def test_two_processes_train_one_model(system: str, halves: Path) -> None:
     assert all(torch.equal(first[name], value) for name, value in saved.items())
 
 
-def test_norms_take_the_statistics_of_all_processes(tmp_path: Path, run_two: RunTwo) -> None:
+def test_norms_use_the_statistics_of_all_processes(tmp_path: Path, run_two: RunTwo) -> None:
     torch.manual_seed(1)
     x = torch.randn(6, 3, 4, 4) * 3.0 + 1.0
     torch.save(x, tmp_path / "x.pt")

@@ -110,17 +110,17 @@ def test_a_step_without_a_masked_picture_can_be_trained() -> None:
     assert loss.item() == 0.0
 
 
-def test_base_has_the_published_order_and_gate_and_tiny_its_own() -> None:
+def test_base_has_the_published_order_and_gate_and_tiny_has_its_own() -> None:
     assert [(cfg.update_first, cfg.mvm_probability) for cfg in (base(), tiny())] == [(True, 0.015), (False, 1.0)]
 
 
-def test_entries_stand_still_outside_training() -> None:
+def test_dictionary_entries_do_not_change_outside_training() -> None:
     made = dictionary([[0.0], [10.0]]).eval()
     made(torch.tensor([[1.0], [2.0]]))
     assert made.entries.flatten().tolist() == [0.0, 10.0]
 
 
-def test_the_gradient_passes_straight_through() -> None:
+def test_the_dictionary_uses_the_straight_through_gradient() -> None:
     features = torch.tensor([[1.0, 1.0], [9.0, 2.0]], requires_grad=True)
     values = dictionary([[0.0, 0.0], [10.0, 0.0]]).eval()(features).values
     (values * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()
@@ -128,7 +128,7 @@ def test_the_gradient_passes_straight_through() -> None:
     assert features.grad.tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
-def test_an_entry_that_nothing_is_near_to_is_revived_and_usage_tells() -> None:
+def test_an_unused_entry_is_reset_and_usage_shows_it() -> None:
     torch.manual_seed(0)
     made = dictionary([[0.0], [1000.0]], decay=0.0, revive_below=0.5).train()
     made(torch.tensor([[1.0], [2.0], [3.0]]))
@@ -143,7 +143,7 @@ def test_an_entry_that_nothing_is_near_to_is_revived_and_usage_tells() -> None:
     assert unguarded.usage()["entries used"] == 1.0
 
 
-def test_perplexity_is_that_of_the_shares() -> None:
+def test_perplexity_is_computed_from_the_shares_of_entries() -> None:
     made = dictionary([[0.0], [10.0]]).train()
     made(torch.tensor([[0.0], [0.0], [0.0], [10.0]]))
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
@@ -168,7 +168,7 @@ def test_all_tokens_of_one_index_are_masked_and_no_other() -> None:
     assert seen == {(0, 3), (0, 5), (1, 1), (1, 2)}
 
 
-def test_entries_are_told_by_their_cosine() -> None:
+def test_masked_tokens_are_classified_by_cosine_with_the_entries() -> None:
     model = Soho(small_config(entry_temperature=0.5))
     states = torch.randn(3, 48)
     logits = model.entry_logits(states)
@@ -193,7 +193,7 @@ def test_shapes_of_all_steps() -> None:
         assert model.masked_visual_loss(*model.encode_for_masking(frames(3)), states, mask).isfinite()
 
 
-def test_a_text_vector_is_that_of_the_text_alone_through_all_layers() -> None:
+def test_a_text_embedding_is_that_of_the_text_alone_after_all_layers() -> None:
     torch.manual_seed(0)
     model = Soho(small_config()).eval()
     ids = torch.randint(1, 40, (2, 6))

@@ -66,12 +66,12 @@ def measured(root: Path, corpus: str, **options: Any) -> dict[str, float]:
     return evaluate(root / "bundle", root / "data", corpora=[corpus], **options)[corpus]
 
 
-def test_a_bundle_for_another_sample_rate_hears_what_is_packed(root: Path) -> None:
+def test_a_bundle_with_another_sample_rate_reads_packed_sounds(root: Path) -> None:
     actual = measured(root, "esc10")
     assert (actual["precision@1"], actual["mAP"], actual["name top-1"]) == (100, 100, 100)
 
 
-def test_clips_are_found_by_what_sentences_need_and_by_chance_where_that_is_blanked(root: Path) -> None:
+def test_clips_are_found_by_the_needed_modality_and_only_by_chance_without_it(root: Path) -> None:
     actual = measured(root, "sound_scenes")
     for need, without in (("sight", " [sight blanked]"), ("sound", " [sound blanked]")):
         other = " [sound blanked]" if need == "sight" else " [sight blanked]"
@@ -105,14 +105,14 @@ def test_clips_are_reranked_as_by_a_service(root: Path, tmp_path: Path) -> None:
     assert "match R@1 (sight, top 3) [sound blanked]" in actual
 
 
-def test_sounds_and_pictures_of_one_thing_find_one_another(root: Path) -> None:
+def test_sounds_and_pictures_with_the_same_label_find_each_other(root: Path) -> None:
     actual = measured(root, "stamp_sounds")
     assert actual["sounds"] == 4
     assert actual["sound to picture R@1"] == actual["picture to sound R@1"] == 100
     assert (actual["chance R@1"], actual["chance R@5"]) == (25, 100)
 
 
-def test_many_pairs_have_the_scores_and_answers_of_each_alone(tmp_path: Path) -> None:
+def test_many_pairs_have_the_scores_and_answers_of_single_pairs(tmp_path: Path) -> None:
     model = small_model()
     torch.nn.init.constant_(model.match_audio_scale, 0.3)
     torch.nn.init.normal_(model.match_head.weight)

@@ -51,7 +51,7 @@ def trained(corpus: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     return train(recipe(corpus[1]), corpus[0], tmp_path_factory.mktemp("whole"))
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one_whatever_the_number_of_workers(
+def test_an_interrupted_run_ends_like_an_uninterrupted_one_with_any_number_of_workers(
     corpus: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
     made = recipe(corpus[1])
@@ -68,7 +68,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_whatever_the_number_of_
     assert logs[0] == logs[1]
 
 
-def test_it_learns_what_color_it_is(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_learns_to_answer_questions_about_colors(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     ended = checkpoint.load(train(recipe(corpus[1], steps=25), corpus[0], tmp_path))
     packed = open_packed(corpus[0] / "squares" / "val")
     encoder = TorchEncoder(ended.model, Tokenizer.open(ended.tokenizer, max_length=16), ended.answers)
@@ -86,7 +86,7 @@ def test_answers_of_examples_that_no_stage_uses_are_not_in_the_vocabulary(
     assert limited.answers == ["green", "red"]  # the first two of red, green, blue, yellow
 
 
-def test_the_fusion_stage_leaves_both_encoders_as_they_were(
+def test_the_fusion_stage_does_not_change_the_encoders(
     corpus: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
     made = recipe(corpus[1])
@@ -98,7 +98,7 @@ def test_the_fusion_stage_leaves_both_encoders_as_they_were(
     assert any(not torch.equal(old[name], new[name]) for name in set(old) - frozen)
 
 
-def test_text_layers_at_no_learning_rate_stand_still_and_fused_layers_learn(
+def test_text_layers_at_a_learning_rate_of_zero_do_not_change_and_fused_layers_learn(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
     plain = recipe(corpus[1], steps=2).model_dump()
@@ -112,7 +112,9 @@ def test_text_layers_at_no_learning_rate_stand_still_and_fused_layers_learn(
     assert {"text_project.weight", "video_project.weight"} <= moved
 
 
-def test_a_run_may_start_with_public_text_and_random_eyes(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_may_start_with_public_text_layers_and_a_random_video_encoder(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
     plain = recipe(corpus[1]).model_dump() | {"tokenizer": None, "model": {"dropout": 0.0}}
     models = {
         start: load_or_initialize(Recipe.model_validate(plain | {"init": start}), corpus[0], tmp_path / start, None)
@@ -133,7 +135,7 @@ def test_a_run_may_start_with_public_text_and_random_eyes(corpus: tuple[Path, Pa
     }
 
 
-def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(
+def test_a_video_is_encoded_once_by_frozen_encoders_and_a_resumed_run_uses_the_same_features(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
     plain = recipe(corpus[1]).model_dump()
@@ -155,7 +157,7 @@ def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(
     assert torch.allclose(torch.from_numpy(np.load(kept)[0]).float(), expected, atol=0.05)  # bfloat16 and float16
 
 
-def test_a_backbone_at_no_learning_rate_keeps_its_weights_and_statistics(
+def test_a_backbone_at_a_learning_rate_of_zero_keeps_its_weights_and_statistics(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
     plain = recipe(corpus[1], steps=2).model_dump()
@@ -222,7 +224,7 @@ def test_a_run_that_began_with_another_model_is_refused(
 def test_a_checkpoint_is_never_missing_however_often_saving_it_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill after a checkpoint has been renamed leaves it in another place; the next kill must not lose it."""
+    """A kill while a checkpoint is renamed leaves it under another name; the next kill must not lose it."""
 
     def save(content: str) -> None:
         with checkpoint.replaced_whole(tmp_path / "checkpoint") as part:
@@ -241,7 +243,7 @@ def test_a_checkpoint_is_never_missing_however_often_saving_it_is_killed(
     assert (stored / "state.json").read_text() == "1"
 
 
-def test_the_log_has_the_time_of_a_step_and_its_wait_for_data(trained: Path) -> None:
+def test_the_log_contains_the_time_of_a_step_and_its_wait_for_data(trained: Path) -> None:
     rows = [json.loads(line) for line in (trained.parent / "log.jsonl").open()]
     assert all(0.0 <= row["data_wait"] <= row["seconds"] for row in rows)
 
@@ -292,7 +294,7 @@ def test_a_corpus_of_choices_alone_has_no_queries_to_validate_with_and_one_of_so
         validator(recipe(corpus[1], validate_on=["sounds"]), tmp_path)
 
 
-def test_curves_are_drawn(trained: Path, tmp_path: Path) -> None:
+def test_a_run_draws_its_curves(trained: Path, tmp_path: Path) -> None:
     assert (trained.parent / "curves.png").exists()
     plot(trained.parent / "log.jsonl", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -305,7 +307,7 @@ def test_warmup_and_decay() -> None:
     assert schedule_factor(99, stage) < 0.05
 
 
-def test_a_stage_that_ends_before_its_plan_decays_as_planned() -> None:
+def test_a_stage_that_ends_before_its_schedule_follows_the_schedule() -> None:
     short = recipe(Path("t.json"), steps=40).stages[0].model_copy(update={"schedule_steps": 100})
     long = recipe(Path("t.json"), steps=100).stages[0]
     assert [schedule_factor(i, short) for i in range(40)] == [schedule_factor(i, long) for i in range(40)]
@@ -328,7 +330,7 @@ def test_no_learning_rate_is_negative(value: str, reason: str, tmp_path: Path) -
         read_recipe(path)
 
 
-def test_answers_asked_but_not_in_the_vocabulary_are_refused() -> None:
+def test_answers_from_must_name_every_corpus_of_questions() -> None:
     with pytest.raises(ValueError, match=r"answers_from: lacks \['squares'\]"):
         recipe(Path("t.json"), answers_from=[])
 
@@ -399,7 +401,7 @@ def small_visual_parsing() -> tuple[FusedModel, dict[str, torch.Tensor]]:
 
 
 def encoded(model: FusedModel, streams: dict[str, torch.Tensor], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Visual tokens and text states, whatever chance has to do with them."""
+    """Return visual tokens and text states, computed with this random seed."""
     torch.manual_seed(seed)
     ids = torch.arange(5, 15).reshape(2, 5)
     with torch.no_grad():
@@ -407,7 +409,9 @@ def encoded(model: FusedModel, streams: dict[str, torch.Tensor], seed: int) -> t
 
 
 @pytest.mark.parametrize("make", [small_hd_vila, small_soho, small_visual_parsing])
-def test_encoders_that_stand_still_do_so_in_training_and_after_an_evaluation(make: Make, tmp_path: Path) -> None:
+def test_frozen_encoders_stay_in_evaluation_mode_in_training_and_after_an_evaluation(
+    make: Make, tmp_path: Path
+) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, streams = make()
@@ -434,7 +438,7 @@ def test_encoders_that_stand_still_do_so_in_training_and_after_an_evaluation(mak
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(*lively, strict=True))
 
 
-def test_a_frozen_stage_that_encodes_anew_moves_no_dictionary_and_no_statistics(tmp_path: Path) -> None:
+def test_a_frozen_stage_that_encodes_at_every_step_changes_no_dictionary_and_no_statistics(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     write_corpus(tmp_path / "data", tmp_path)
     plain = test_soho.soho_recipe(write_tokenizer(tmp_path / "tokenizer.json")).model_dump()
@@ -494,7 +498,7 @@ def test_steps_follow_the_number_of_clips(clips: int, steps: int) -> None:
     [(hd_vila.tiny(0), False), (soho.tiny(3), True), (visual_parsing.tiny(3), True)],
     ids=lambda x: getattr(x, "system", None),
 )
-def test_each_system_learns_by_its_own_objectives(cfg: FusedConfig, masks_visual: bool) -> None:
+def test_each_system_learns_with_its_own_objectives(cfg: FusedConfig, masks_visual: bool) -> None:
     made = adaptation_recipe(cfg, 20, steps=7, seed=3)
     assert (made.architecture, made.size, made.seed, made.total_steps) == (cfg.system, "tiny", 3, 7)
     (source,) = made.stages[0].datasets

@@ -52,7 +52,7 @@ def test_shapes_of_all_steps(small: VisualParsing) -> None:
 
 
 def test_attention_is_that_of_the_last_block(small: VisualParsing) -> None:
-    """The block's output, made again from the weights of one head, is the one that Swin makes."""
+    """The output of the block, computed from the weights of one head, equals that of Swin."""
     model = VisualParsing(small_config(swin_heads=[1, 1, 1])).eval()
     with torch.no_grad():
         parsed = model.video.parse(frames(2)["high"].flatten(0, 1))
@@ -85,7 +85,7 @@ def test_a_token_is_masked_with_those_that_it_attends_to_most(small: VisualParsi
     assert actual == expected
 
 
-def test_features_are_regressed_from_what_is_left(small: VisualParsing) -> None:
+def test_masked_features_are_predicted_from_the_other_tokens(small: VisualParsing) -> None:
     ids = torch.randint(1, 40, (4, 9))
     mask = torch.ones_like(ids)
     torch.manual_seed(1)

@@ -61,7 +61,7 @@ def _items(folder: Path, split: str, count: int) -> Iterator[tuple[Example, Medi
 
 
 def recipes(tokenizer: Path, batch: int) -> dict[str, Recipe]:
-    """One per system, with every objective that it has."""
+    """Return one recipe per system, with all its objectives."""
     seen = {"itc": 1.0, "correlation": 0.5, "itm": 1.0, "vqa": 1.0, "mlm": 0.5, "class_names": 0.5}
     fused = {"itm": 1.0, "vqa": 1.0, "mlm": 0.5}
     # As in `base`: a ResNet whose norms learn their statistics. This one is shallow, so that rounding stays small.

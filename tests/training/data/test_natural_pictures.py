@@ -1,4 +1,4 @@
-"""Questions from captions, and Tux Paint's stamps: what is asked about natural pictures, and what is left out."""
+"""Questions from captions of natural pictures, and Tux Paint's stamps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def answers(captions: tuple[str, ...], key: str = "a") -> dict[str, str]:
     return {q.question: q.answers[0] for q in questions}
 
 
-def test_captions_answer_what_is_there_how_many_what_they_do_and_of_which_colour() -> None:
+def test_captions_yield_questions_about_objects_numbers_actions_and_colours() -> None:
     by_question = answers(DOGS)
     assert by_question["what animal is it?"] == "dog"
     assert by_question["is there a dog?"] == "yes"
@@ -52,7 +52,7 @@ def test_captions_answer_what_is_there_how_many_what_they_do_and_of_which_colour
     ],
     ids=["implied person", "implied water", "two colours", "two animals", "named once"],
 )
-def test_nothing_is_asked_that_captions_leave_open(captions: tuple[str, ...], question: str) -> None:
+def test_there_are_no_questions_that_captions_do_not_answer(captions: tuple[str, ...], question: str) -> None:
     assert question not in {q for key in "abcdefgh" for q in answers(captions, key)}
 
 

@@ -1,4 +1,4 @@
-"""A packed corpus as models see it that take fewer or smaller frames."""
+"""Packed corpora used by models with fewer or smaller frames."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def seen(packed: Packed, *streams: FrameStream) -> dict[str, np.ndarray]:
     return stream_adapter(packed, streams)(streams_of(packed, np.array([0]), streams))
 
 
-def test_what_is_packed_is_seen_as_it_is(packed: Packed) -> None:
+def test_packed_streams_are_passed_unchanged(packed: Packed) -> None:
     actual = stream_adapter(packed, [LOW, HIGH])
     assert actual.exact
     assert actual.words() == "as packed"
     np.testing.assert_array_equal(seen(packed, LOW)["low"], packed.frames("low")[:1])
 
 
-def test_two_frames_of_six_are_the_very_ones(packed: Packed) -> None:
+def test_two_of_six_frames_are_the_packed_frames(packed: Packed) -> None:
     two = LOW.model_copy(update={"frames": 2})
     actual = stream_adapter(packed, [two])
     assert (actual.exact, actual.max_offset) == (False, pytest.approx(0))
@@ -48,7 +48,7 @@ def test_two_frames_of_six_are_the_very_ones(packed: Packed) -> None:
     np.testing.assert_array_equal(seen(packed, two)["low"], packed.frames("low")[:1, :, [1, 4]])
 
 
-def test_frames_beside_their_moments_are_said_so(packed: Packed) -> None:
+def test_frames_at_other_times_are_reported(packed: Packed) -> None:
     actual = stream_adapter(packed, [LOW.model_copy(update={"frames": 4})])
     assert actual.max_offset == pytest.approx(1 / 24)
     assert actual.words() == "4 of the packed frames of 'low', at most 4.2% of a clip off their times"
@@ -73,14 +73,14 @@ def test_smaller_pictures_keep_their_colours(packed: Packed) -> None:
         LOW.model_copy(update={"resample": "bicubic"}),
     ],
 )
-def test_what_cannot_be_made_of_it_is_refused(packed: Packed, expected: FrameStream) -> None:
+def test_streams_that_cannot_be_derived_are_refused(packed: Packed, expected: FrameStream) -> None:
     with pytest.raises(
         InvalidInput, match=rf"streams: .*{expected.name}.*packed; .* cannot be made from it .*--seen-by"
     ):
         stream_adapter(packed, [expected])
 
 
-def test_a_picture_stands_for_any_number_of_frames(tmp_path: Path) -> None:
+def test_a_picture_is_repeated_for_any_number_of_frames(tmp_path: Path) -> None:
     movie(tmp_path / "a.mp4", [RED])
     still = [LOW.model_copy(update={"frames": 1})]
     items = [(Example("a", still=True), tmp_path / "a.mp4")]
@@ -90,7 +90,7 @@ def test_a_picture_stands_for_any_number_of_frames(tmp_path: Path) -> None:
     assert seen(packed, LOW)["low"].shape == (1, 1, 6, 24, 32, 3)
 
 
-def test_the_shipped_students_see_what_is_usually_packed() -> None:
+def test_the_shipped_students_can_use_the_usual_packed_corpora() -> None:
     from training.distillation.recipe import STUDENTS, student_recipe
 
     names = [path.stem for path in STUDENTS.glob("*.toml")]

@@ -15,7 +15,7 @@ from vitascope.bundle.manifest import FrameStream
 
 
 def named(split: str, count: int) -> list[str]:
-    """The first names of videos that the split of the folder puts there."""
+    """Return the first names of videos that belong to a split by the rule for folders."""
     return [name for name in (f"talk{n}.mp4" for n in range(2000)) if split_of(name) == split][:count]
 
 
@@ -24,7 +24,7 @@ def videos_of(clips: list) -> set[str]:  # type: ignore[type-arg]
 
 
 def fill(folder: Path, names: list[str], cues: int) -> None:
-    """Videos with so many cues of five seconds each; every one says something else."""
+    """Write videos with a number of cues of five seconds each, all with different texts."""
     for name in names:
         write(folder / name, *((5.0 * n, 5.0 * n + 5, f"{Path(name).stem} says {n}") for n in range(cues)))
 
@@ -33,7 +33,7 @@ def read(folder: Path) -> OwnClips:
     return own_clips(folder, 4.0, 16.0)
 
 
-def test_the_splits_of_the_folder_decide_where_validation_has_enough(tmp_path: Path) -> None:
+def test_the_splits_of_the_folder_are_used_if_validation_is_large_enough(tmp_path: Path) -> None:
     train, val, test = named("train", 6), named("val", 1), named("test", 2)
     fill(tmp_path, train + val + test, 4)
     actual = read(tmp_path)
@@ -45,7 +45,7 @@ def test_the_splits_of_the_folder_decide_where_validation_has_enough(tmp_path: P
     }
 
 
-def test_of_few_videos_test_videos_are_held_out_and_then_others() -> None:
+def test_few_videos_are_held_out_from_the_test_split_first() -> None:
     train, test = named("train", 5), named("test", 1)
     assert choose_held_out(dict.fromkeys([*train, *test], 4)) == set(test)
     (chosen,) = choose_held_out(dict.fromkeys(train, 4))
@@ -61,7 +61,7 @@ def test_never_more_than_half_is_held_out() -> None:
     assert choose_held_out({single: 10, other: 300}) == {single}
 
 
-def test_test_videos_are_learned_from_where_the_rest_is_too_little(tmp_path: Path) -> None:
+def test_test_videos_are_trained_on_if_there_are_too_few_others(tmp_path: Path) -> None:
     train, val, test = named("train", 1), named("val", 1), named("test", 2)
     fill(tmp_path, train + val + test, 8)
     actual = read(tmp_path)
@@ -69,7 +69,7 @@ def test_test_videos_are_learned_from_where_the_rest_is_too_little(tmp_path: Pat
     assert actual.unused == 0
 
 
-def test_another_cut_or_another_video_is_another_set_of_clips(tmp_path: Path) -> None:
+def test_other_clip_lengths_or_videos_give_another_set_of_clips(tmp_path: Path) -> None:
     fill(tmp_path, named("train", 5), 10)
     first = read(tmp_path)
     assert read(tmp_path).identity == first.identity
@@ -81,7 +81,7 @@ def test_another_cut_or_another_video_is_another_set_of_clips(tmp_path: Path) ->
     assert read(tmp_path).identity != second.identity
 
 
-def test_too_little_is_named_with_its_number(tmp_path: Path) -> None:
+def test_too_few_clips_are_an_error_with_their_number(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such folder"):
         read(tmp_path / "nowhere")
     (tmp_path / "notes.txt").touch()
@@ -100,7 +100,7 @@ def test_too_little_is_named_with_its_number(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_clips_that_all_say_the_same_are_too_few(tmp_path: Path) -> None:
+def test_clips_with_equal_texts_are_too_few(tmp_path: Path) -> None:
     for name in named("train", 10):
         write(tmp_path / name, *((9.0 * n, 9.0 * n + 5, "Applause" if n else "applause") for n in range(4)))
     with pytest.raises(CorpusError, match=r"too few clips to train on: 36 with 1 different sentences"):
@@ -137,7 +137,7 @@ def test_every_video_is_cut_into_equal_clips_and_whole_videos_are_held_out(unlab
     assert output[0].startswith("broken.mp4: ")
 
 
-def test_clips_are_decoded_from_where_they_lie(unlabelled: Path, tmp_path: Path) -> None:
+def test_clips_are_decoded_at_their_times(unlabelled: Path, tmp_path: Path) -> None:
     training, held_out = unlabelled_clips(unlabelled, 0.5, lambda _: None)
     clips = [clip for clip in [*training, *held_out] if clip[0].attributes["video"] == "a.mp4"]
     stream = FrameStream(name="high", frames=1, height=16, width=16, placement="middle")

@@ -178,7 +178,7 @@ def test_a_broken_file_is_left_out_and_named(tmp_path: Path) -> None:
     assert packed.info["skipped"] == info["skipped"]
 
 
-def test_too_many_broken_files_fail_and_leave_what_was_there(tmp_path: Path) -> None:
+def test_too_many_broken_files_fail_and_keep_the_old_split(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     write_packed(folder, STILL_STREAMS, pictures([RED]), ORIGIN)
     broken: list[tuple[Example, Media]] = [(Example("bad"), EncodedMedia("bad.jpg", b"nothing"))]
@@ -202,7 +202,7 @@ def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
         (Example("k", attributes={"url": "\ud83d"}), "key: 'k': .*surrogates not allowed"),
     ],
 )
-def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, example: Example, message: str) -> None:
+def test_values_that_could_not_be_read_again_are_not_written(tmp_path: Path, example: Example, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         write_packed(tmp_path / "out", STILL_STREAMS, [(example, EncodedMedia("a.jpg", picture(RED)))], ORIGIN)
     assert list(tmp_path.iterdir()) == []

@@ -47,7 +47,7 @@ PACKAGE = Package("@someone/pictures", "1.2.3", hashlib.sha256(CONTENT).hexdiges
 
 @pytest.fixture
 def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A command called npm that serves CONTENT and writes down how it was called."""
+    """A command named npm that serves CONTENT and logs its arguments."""
     served = tmp_path / "served"
     served.write_bytes(CONTENT)
     command = tmp_path / "bin" / "npm"
@@ -77,7 +77,7 @@ def test_a_file_with_another_checksum_is_refused(npm: Path) -> None:
         fetch([PACKAGE], npm / "cache")
 
 
-def test_what_npm_says_is_passed_on(npm: Path) -> None:
+def test_the_message_of_npm_is_part_of_the_error(npm: Path) -> None:
     (npm / "served").unlink()
     with pytest.raises(CorpusError, match=r"npm pack @someone/pictures@1\.2\.3 .*E404 not found"):
         fetch([PACKAGE], npm / "cache")
@@ -178,7 +178,7 @@ def test_captions_of_a_still_do_not_speak_of_an_animation() -> None:
     assert any(word in moving for word in ("animat", "clip", "moving"))
 
 
-def test_codes_of_countries_are_not_told_as_words() -> None:
+def test_country_codes_are_not_used_as_words() -> None:
     assert not any("PE" in caption.split() for caption in captions_of(PERU, still=True, style="google"))
 
 
@@ -216,7 +216,7 @@ def test_answers_come_from_the_metadata(code: str, expected: dict[str, tuple[str
     assert {kind: actual[kind] for kind in expected} == expected
 
 
-def test_questions_that_make_no_sense_are_not_asked() -> None:
+def test_there_are_no_meaningless_questions() -> None:
     assert set(answers("1f436")) == {"what", "category", "group"}
 
 
@@ -333,7 +333,7 @@ def test_stills_come_from_both_vendors_and_only_from_the_small_pictures(packages
     assert media.data == picture((20, 20, 220), "PNG", (64, 64))
 
 
-def test_training_alone_has_the_styles_of_the_icon_sets_after_the_others(packages: dict[str, Path]) -> None:
+def test_only_training_has_the_icon_sets_after_the_other_styles(packages: dict[str, Path]) -> None:
     words = read_words(packages)
     styles = {
         split: [example.attributes["style"] for example, _ in stills(packages, words, split)]
@@ -365,7 +365,7 @@ def test_names_of_icons_are_labels_or_names_of_unicode() -> None:
     assert codes_by_name({c.code: c for c in (bear, face)})["bearface"] == "0001"
 
 
-def test_what_is_known_of_a_pictogram_comes_with_it(packages: dict[str, Path]) -> None:
+def test_a_pictogram_has_its_metadata(packages: dict[str, Path]) -> None:
     actual = by_key(list(videos(packages, read_words(packages), "test")))
     flag = actual["fluent-1f1f5-1f1ea"][0]
     assert not flag.still

@@ -101,7 +101,7 @@ def test_objects_stay_in_the_picture(train: list[World], test_split: list[World]
                 assert reach <= y <= HEIGHT - reach, (world.kind, thing)
 
 
-def test_objects_meet_only_where_the_scene_is_about_it(train: list[World]) -> None:
+def test_objects_touch_only_in_collisions_and_passes(train: list[World]) -> None:
     for world in train:
         near = any(
             (ax - bx) ** 2 + (ay - by) ** 2 < (ar + br) ** 2
@@ -123,12 +123,12 @@ def test_a_digit_is_visible_in_the_middle_of_the_clip(train: list[World]) -> Non
             assert world.drawing_order[-1] == index  # the one in front
 
 
-def test_one_way_of_being_named_for_every_object(train: list[World]) -> None:
+def test_colour_and_shape_identify_every_object(train: list[World]) -> None:
     for world in train:
         assert len({(t.colour, t.shape) for t in world.things}) == len(world.things)
 
 
-def test_only_shapes_that_can_be_seen_to_turn_rotate(train: list[World]) -> None:
+def test_only_shapes_whose_rotation_is_visible_rotate(train: list[World]) -> None:
     turning = {t.shape for w in train for t in w.things for e in t.events if e.motion == "rotates"}
     assert turning
     assert turning <= set(TURNING)
@@ -182,7 +182,7 @@ def test_a_clip_is_three_seconds_of_h264() -> None:
     assert times[18] == pytest.approx(1.5)
 
 
-def test_drawing_is_repeatable_and_coding_keeps_close_to_it() -> None:
+def test_drawing_is_deterministic_and_encoded_frames_are_close_to_it() -> None:
     world = world_of(make_thing(digit=4, pattern="dotted"), shake=2)
     drawn = np.stack(frames_of(world))
     assert np.array_equal(drawn, np.stack(frames_of(world)))
@@ -297,7 +297,7 @@ def test_digits_can_be_told_apart_in_a_frame_stretched_to_224_pixels() -> None:
             assert np.abs(single - other).max() > 80, (i, j)
 
 
-def test_the_camera_shakes_only_when_told_to() -> None:
+def test_the_camera_shakes_only_if_the_scene_says_so() -> None:
     still = frames_of(world_of(make_thing()))
     assert all(np.array_equal(frame, still[0]) for frame in still)
     shaken = [centre_of(frame, "red") for frame in frames_of(world_of(make_thing(), shake=3))]
@@ -313,7 +313,7 @@ def test_backgrounds_are_muted_so_that_every_colour_stands_out(kind: str) -> Non
         assert np.abs(pixels - np.array(rgb)).sum(axis=2).min() > 90
 
 
-def test_what_cannot_be_drawn_is_named() -> None:
+def test_unknown_shapes_and_backgrounds_are_named() -> None:
     with pytest.raises(ValueError, match="'hexagon'"):
         outline("hexagon")
     with pytest.raises(ValueError, match="'plasma'"):
@@ -346,13 +346,13 @@ def test_the_colour_of_an_object_is_seen_at_its_place_in_the_middle_of_the_clip(
     assert seen > 10
 
 
-def test_places_without_an_object_are_unknown() -> None:
+def test_absent_objects_have_no_targets() -> None:
     _, classes = object_targets([asdict(w) for w in WORLDS])
     assert [int((c[:, 0] != NO_OBJECT).sum()) for c in classes] == [len(w.things) for w in WORLDS]
     assert (classes[classes != NO_OBJECT] >= 0).all()
 
 
-def test_what_happens_in_one_half_is_told_of_that_half() -> None:
+def test_events_in_one_half_are_targets_of_that_half() -> None:
     first = Event("moves", 0.1, 1.3, 60.0, "right", "fast")
     second = Event("shrinks", 1.7, 2.9, 0.5)
     whole = Event("rotates", 0.1, 2.9, 180.0, "clockwise")
@@ -416,7 +416,7 @@ def test_the_command_makes_the_same_files_with_other_workers(
         assert (tmp_path / file).read_bytes() == (generated_corpus / file).read_bytes(), file
 
 
-def test_a_stopped_run_goes_on_and_keeps_finished_clips(generated_corpus: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_and_keeps_finished_clips(generated_corpus: Path, tmp_path: Path) -> None:
     make_corpus(tmp_path, {"train": 3}, seed=5)
     kept, lost = tmp_path / "train" / "000000.mp4", tmp_path / "train" / "000001.mp4"
     before = kept.stat().st_mtime_ns
@@ -432,7 +432,7 @@ def test_a_stopped_run_goes_on_and_keeps_finished_clips(generated_corpus: Path, 
     assert not list((tmp_path / "train").glob(".*"))
 
 
-def test_another_seed_is_not_mixed_into_a_corpus(generated_corpus: Path) -> None:
+def test_a_corpus_is_not_continued_with_another_seed(generated_corpus: Path) -> None:
     with pytest.raises(SystemExit, match="'seed': 5"):
         make_corpus(generated_corpus, COUNTS, seed=6)
 
@@ -462,7 +462,7 @@ def generated(folder: Path, *lines: dict[str, Any]) -> Path:
     return folder
 
 
-def test_everything_the_generator_says_is_kept(tmp_path: Path) -> None:
+def test_the_reader_keeps_all_fields_of_the_generator(tmp_path: Path) -> None:
     ((example, media),) = read_scenes(generated(tmp_path, LINE), "test")
     assert media == tmp_path / "test" / "000000.mp4"
     assert example.captions == ("a red square moves left",)

@@ -52,7 +52,7 @@ def test_split() -> list[Example]:
     return [make_example(0, "test", index) for index in range(250)]
 
 
-def test_a_description_is_judged_by_the_world_and_not_by_its_words() -> None:
+def test_a_description_is_true_or_false_by_the_scene_not_by_its_words() -> None:
     world = ordered_world()
     described = describe(world)
     assert holds(described, world)
@@ -127,7 +127,7 @@ def _says(text: str, word: str) -> bool:
     return any(re.search(rf"\b{way}\b", text.lower()) for way in ways)
 
 
-def test_the_first_two_captions_tell_everything(train: list[Example]) -> None:
+def test_the_first_two_captions_contain_all_facts(train: list[Example]) -> None:
     for world, record in train:
         for caption in record["captions"][:2]:
             for thing in world.things:
@@ -169,8 +169,8 @@ def test_every_clip_has_four_kinds_of_minimally_wrong_captions(train: list[Examp
     assert set(seen) == expected
 
 
-def test_a_wrong_colour_is_wrong_of_the_clip(train: list[Example]) -> None:
-    """Judged from the words alone: the coloured shapes that it names are not those of the clip."""
+def test_a_negative_with_another_colour_is_wrong_about_the_clip(train: list[Example]) -> None:
+    """The coloured shapes that the caption names differ from those of the clip."""
     wrong = [(w, n) for w, r in train for n in r["negatives"] if (n["grade"], n["kind"]) == (1, "colour")]
     assert wrong
     for world, negative in wrong:
@@ -193,7 +193,7 @@ def test_training_text_never_names_a_held_out_object(train: list[Example]) -> No
             assert not any(re.search(rf"\b{colour} {shape}\b", text.lower()) for colour, shape in HELD_OUT_COLOUR_SHAPE)
 
 
-def test_questions_ask_six_to_ten_different_things(train: list[Example]) -> None:
+def test_there_are_six_to_ten_different_questions(train: list[Example]) -> None:
     kinds = set()
     for _, record in train:
         requested = [q["question"] for q in record["questions"]]
@@ -293,7 +293,7 @@ def test_transcripts_lie_within_the_clip_and_are_sometimes_off_topic(train: list
     assert 0 < off_topic < len(texts) / 4
 
 
-def test_the_same_clip_is_told_in_the_same_words_again() -> None:
+def test_the_same_clip_has_the_same_texts_every_time() -> None:
     assert make_example(3, "val", 5) == make_example(3, "val", 5)
     assert sample_world(3, "val", 5) == make_example(3, "val", 5)[0]
 

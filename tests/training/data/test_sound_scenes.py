@@ -132,7 +132,7 @@ def test_an_effect_is_contradicted_by_the_picture_or_by_silence() -> None:
     assert is_true(Joint(described(RING, "appears"), None, "without"), WORLD, Soundtrack((BEEPS,), None, 0))
 
 
-def test_sounds_are_claimed_in_their_order() -> None:
+def test_claims_about_sounds_must_be_in_order() -> None:
     assert hears([Claim("beep"), Claim("pop")], TRACK)
     assert not hears([Claim("pop"), Claim("beep")], TRACK)
     assert not hears([Claim("beep", contour="falling")], TRACK)
@@ -208,7 +208,7 @@ def decibels(samples: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("voice", VOICES)
-def test_a_voice_is_played_loud_or_quiet_and_never_twice_alike(voice: str) -> None:
+def test_a_voice_is_loud_or_quiet_and_varies_with_the_seed(voice: str) -> None:
     levels = [Sound(voice, 0.5, 0.9, level=level, seed=1) for level in ("quiet", None, "loud")]
     quiet, medium, loud = (np.sqrt(np.square(play(sound)).max()) for sound in levels)
     assert quiet < 0.5 * medium < 0.25 * loud

@@ -21,7 +21,7 @@ def cue(number: int, start: float, end: float, text: str) -> str:
 
 
 def write(path: Path, *cues: tuple[float, float, str]) -> None:
-    """A video that is no video, with subtitles: enough where nothing is decoded."""
+    """Write a file that is not a video, with subtitles; it suffices if nothing is decoded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     path.with_suffix(".srt").write_text("".join(cue(n, *c) for n, c in enumerate(cues, 1)))
@@ -159,7 +159,7 @@ def test_subrip_is_read_with_any_line_ending_and_byte_order_mark(tmp_path: Path,
     ]
 
 
-def test_webvtt_gives_what_is_shown_and_nothing_else(tmp_path: Path) -> None:
+def test_webvtt_gives_only_the_displayed_text(tmp_path: Path) -> None:
     content = """\ufeffWEBVTT - a title
 Kind: captions
 
@@ -188,7 +188,7 @@ NOTE another remark
     ]
 
 
-def test_tags_go_and_comparisons_stay(tmp_path: Path) -> None:
+def test_tags_are_removed_and_comparison_signs_are_kept(tmp_path: Path) -> None:
     content = (
         '1\n00:00:01.000 --> 00:00:02,000\n{\\an8}<font color="red">red</font> if 1 < 2\n\n'
         "2\n00:00:05,000 --> 00:00:06,000\n<b></b>\n\n3\n00:00:07,000 --> 00:00:08,000\n\n"
@@ -218,7 +218,7 @@ def test_a_number_that_is_said_is_kept(tmp_path: Path) -> None:
     assert [u.text for u in read_subtitles(written(tmp_path / "a.vtt", content))] == ["2", "3"]
 
 
-def test_automatic_captions_say_each_line_once(tmp_path: Path) -> None:
+def test_repeated_lines_of_automatic_captions_are_removed(tmp_path: Path) -> None:
     content = """WEBVTT
 Kind: captions
 Language: en

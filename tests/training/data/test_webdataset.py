@@ -132,7 +132,7 @@ def test_the_caption_of_the_json_stands_in_for_that_of_the_text(tmp_path: Path, 
     assert example.captions == ("a red thing",)
 
 
-def test_pictures_without_a_caption_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures_without_a_caption_are_omitted_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bare = {f"{PICTURE_KEYS[2]}.jpg": picture()}
     write_tar(tmp_path / "00000.tar", entry(PICTURE_KEYS[0], None) | entry(PICTURE_KEYS[1], "a red thing") | bare)
     with caplog.at_level(logging.WARNING):

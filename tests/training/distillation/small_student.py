@@ -1,4 +1,4 @@
-"""A student that learns in a second, and what a bundle of colours says of coloured squares."""
+"""A student that learns in a second, and the outputs of a small bundle for coloured squares."""
 
 from __future__ import annotations
 

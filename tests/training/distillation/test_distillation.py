@@ -30,7 +30,7 @@ from vitascope.model import Model
 
 @dataclass(frozen=True)
 class Class:
-    """A teacher and what it says of its class."""
+    """A teacher and its outputs."""
 
     teacher: Model
     packed: dict[str, Packed]
@@ -53,7 +53,9 @@ def class_(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Clas
 # What the teacher says
 
 
-def test_the_teacher_is_asked_once_and_kept(class_: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teacher_outputs_are_computed_once_and_cached(
+    class_: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packed = class_.packed["train"]
     first = compute_teacher_outputs(class_.teacher, packed, tmp_path)
     assert first.vectors.shape == (16, 16)
@@ -73,7 +75,9 @@ def test_the_teacher_is_asked_once_and_kept(class_: Class, tmp_path: Path, monke
     np.testing.assert_array_equal(again.texts, first.texts)
 
 
-def test_a_stop_loses_a_few_batches_only(class_: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_teacher_run_repeats_only_a_few_batches(
+    class_: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("training.distillation.teacher.BATCH", 2)
     monkeypatch.setattr("training.distillation.teacher.SAVE_EVERY", 2)
     requested: list[int] = []
@@ -95,7 +99,7 @@ def test_a_stop_loses_a_few_batches_only(class_: Class, tmp_path: Path, monkeypa
     np.testing.assert_allclose(whole.vectors, class_.lessons.training["squares"].vectors, atol=1e-6)
 
 
-def test_of_another_teacher_everything_is_asked_anew(class_: Class, tmp_path: Path) -> None:
+def test_another_teacher_computes_all_outputs_again(class_: Class, tmp_path: Path) -> None:
     packed = class_.packed["val"]
     before = np.array(compute_teacher_outputs(class_.teacher, packed, tmp_path).vectors)
     other = Model.open(make_small_bundle(tmp_path / "other", seed=5), threads=1)
@@ -104,7 +108,7 @@ def test_of_another_teacher_everything_is_asked_anew(class_: Class, tmp_path: Pa
     np.testing.assert_allclose(actual.vectors, compute_teacher_outputs(other, packed, tmp_path / "apart").vectors)
 
 
-def test_tokens_are_kept_only_where_a_graph_reads_them(class_: Class, tmp_path: Path) -> None:
+def test_visual_tokens_are_cached_only_if_a_graph_reads_them(class_: Class, tmp_path: Path) -> None:
     finder = Model.open(make_small_bundle(tmp_path / "finder", tasks=("retrieval",)), threads=1)
     assert compute_teacher_outputs(finder, class_.packed["val"], tmp_path / "said").tokens is None
 
@@ -112,7 +116,7 @@ def test_tokens_are_kept_only_where_a_graph_reads_them(class_: Class, tmp_path: 
 # Losses
 
 
-def test_losses_are_nothing_for_a_student_that_gives_what_its_teacher_gives() -> None:
+def test_losses_are_zero_for_a_student_whose_outputs_equal_the_teachers() -> None:
     torch.manual_seed(0)
     vectors, anchors = (torch.nn.functional.normalize(torch.randn(n, 8), dim=-1) for n in (6, 20))
     tokens = torch.randn(6, 3, 4)
@@ -121,8 +125,8 @@ def test_losses_are_nothing_for_a_student_that_gives_what_its_teacher_gives() ->
     assert float(losses.tokens(tokens, tokens)) == 0
 
 
-def test_relation_tells_a_student_that_ranks_otherwise_from_one_that_is_merely_turned_away() -> None:
-    """Two students with the same cosine: one keeps whom a clip is near to, the other swaps it."""
+def test_relation_penalizes_another_ranking_more_than_a_common_rotation() -> None:
+    """Two students with the same cosine loss: one keeps the nearest anchors, the other swaps them."""
     teacher = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     anchors = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     away = torch.tensor([[0.8, 0.0, 0.6], [0.0, 0.8, 0.6]])
@@ -132,8 +136,8 @@ def test_relation_tells_a_student_that_ranks_otherwise_from_one_that_is_merely_t
     assert kept < 0.01 < lost
 
 
-def test_tokens_count_by_the_variance_that_is_there() -> None:
-    """The mean of all is worth 1, whatever the teacher's scale."""
+def test_the_token_loss_is_relative_to_the_variance() -> None:
+    """Predicting the mean gives a loss of 1 at any scale of the teacher's tokens."""
     torch.manual_seed(0)
     for scale in (1.0, 100.0):
         teacher = scale * torch.randn(50, 4, 3)
@@ -144,7 +148,7 @@ def test_tokens_count_by_the_variance_that_is_there() -> None:
 # The student
 
 
-def test_a_student_of_its_teachers_shape_begins_as_its_teacher() -> None:
+def test_a_student_of_its_teachers_shape_starts_equal_to_the_teacher() -> None:
     eyes = small_recipe(video_encoder=VIDEO_FIELDS | {"hybrid_width": 32, "low_frames": 4}).video_config()
     torch.manual_seed(1)
     teacher = HdVila(eyes.model_copy(update={"vector_width": 24, "vocabulary": 50})).eval()
@@ -156,8 +160,8 @@ def test_a_student_of_its_teachers_shape_begins_as_its_teacher() -> None:
         torch.testing.assert_close(student(high, low), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_teachers_tokens_begin_where_the_students_lie() -> None:
-    """A 2 x 2 grid read on a 4 x 4 one: corners stay corners; without a grid to fit, all tokens begin alike."""
+def test_the_initial_projection_of_tokens_keeps_positions() -> None:
+    """From a 2 x 2 to a 4 x 4 grid, corners stay corners; if no grid fits, all weights are equal."""
     corners = initial_projection((2, 2), 16)
     assert corners.sum(dim=1).tolist() == pytest.approx([1.0] * 16)
     assert [int(corners[i].argmax()) for i in (0, 3, 12, 15)] == [0, 1, 2, 3]
@@ -165,8 +169,8 @@ def test_the_teachers_tokens_begin_where_the_students_lie() -> None:
     assert torch.equal(initial_projection((3, 3), 9), torch.eye(9))
 
 
-def test_a_student_learns_what_its_teacher_says(class_: Class, tmp_path: Path) -> None:
-    """Without the teacher's weights: its sentences find the student's clips as often as its own."""
+def test_a_student_learns_its_teachers_embeddings(class_: Class, tmp_path: Path) -> None:
+    """Without the teacher's weights. The teacher's texts find the student's clips as often as its own clips."""
     recipe = small_recipe(steps=16, validate_every=16, checkpoint_every=16)
     actual = distil(recipe, class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
     rows = read_log(tmp_path / "log.jsonl")
@@ -177,7 +181,7 @@ def test_a_student_learns_what_its_teacher_says(class_: Class, tmp_path: Path) -
     assert not load_student(actual).training
 
 
-def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_equal_weights(class_: Class, tmp_path: Path) -> None:
     def go(folder: str, stop_after: int | None = None) -> Path:
         space = space_of(class_.teacher)
         return distil(small_recipe(), class_.lessons, space, "scratch", tmp_path / folder, stop_after=stop_after)
@@ -206,7 +210,7 @@ def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: 
             distil(recipe, lessons, space_of(class_.teacher), "scratch", tmp_path / "parts")
 
 
-def test_without_captions_clips_are_told_from_clips(class_: Class, tmp_path: Path) -> None:
+def test_without_captions_clips_are_distinguished_by_clip_embeddings(class_: Class, tmp_path: Path) -> None:
     def silent(output: TeacherOutputs) -> TeacherOutputs:
         examples = [replace(example, captions=()) for example in output.packed.examples]
         texts, of = np.zeros((0, output.vectors.shape[1]), np.float32), np.zeros(0, np.int64)
@@ -221,7 +225,7 @@ def test_without_captions_clips_are_told_from_clips(class_: Class, tmp_path: Pat
     assert {name for name in last if name.startswith("val/")} == {"val/squares cosine", "val/squares same clip"}
 
 
-def test_more_clips_at_a_step_than_there_are_is_refused(class_: Class, tmp_path: Path) -> None:
+def test_a_batch_larger_than_the_corpus_is_refused(class_: Class, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="batch_size: 17 of squares, which has 16 clips"):
         distil(small_recipe(batch_size=17), class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
 
@@ -242,13 +246,13 @@ def test_more_clips_at_a_step_than_there_are_is_refused(class_: Class, tmp_path:
         ("name = ", "is not TOML"),
     ],
 )
-def test_a_recipe_that_makes_no_student_is_refused(content: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_student_recipe_is_refused(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(content)
     with pytest.raises(InvalidInput, match=message):
         student_recipe(str(tmp_path / "s.toml"))
 
 
-def test_an_unknown_student_is_told_which_there_are(tmp_path: Path) -> None:
+def test_an_unknown_student_name_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"student: 'huge'; a .toml file or one of \['small', 'smallest'\]"):
         student_recipe("huge")
     with pytest.raises(InvalidInput, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""Films of one colour after the other, with sentences that the small bundle understands."""
+"""Films that show one colour after another, with sentences that the small bundle understands."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def read(corpus: str, folder: Path, split: str) -> list[MomentVideo]:
     return list(READERS[corpus].read(folder, split))
 
 
-def test_qvhighlights_gives_all_windows_of_a_sentence_and_the_clips_that_somebody_calls_very_good(
+def test_qvhighlights_gives_all_windows_of_a_sentence_and_its_highlights(
     tmp_path: Path,
 ) -> None:
     nothing = {"qid": 1, "query": "A cat", "duration": 126, "vid": QVHIGHLIGHTS["vid"], "relevant_windows": []}

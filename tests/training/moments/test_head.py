@@ -54,7 +54,7 @@ def test_a_window_belongs_to_the_shortest_moment_around_its_middle() -> None:
     assert coverage(MOMENTS, 8)[0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_boundary_losses_are_nothing_for_exact_spans_and_grow_with_distance() -> None:
+def test_boundary_losses_are_zero_for_exact_spans_and_grow_with_distance() -> None:
     targets = torch.tensor([[[2.0, 4.0]]])
     positive = torch.ones(1, 1, dtype=torch.bool)
     values = [

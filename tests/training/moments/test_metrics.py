@@ -32,7 +32,7 @@ def test_average_precision_matches_each_moment_once_and_interpolates() -> None:
     np.testing.assert_allclose(average_precision(iou)[7:], [0.25, 0.25, 0.0])
 
 
-def test_a_span_takes_the_next_moment_where_the_nearest_one_is_taken() -> None:
+def test_a_span_matches_the_second_nearest_moment_if_the_nearest_is_matched() -> None:
     iou = np.array([[0.9, 0.6], [0.9, 0.6]])
     np.testing.assert_allclose(average_precision(iou)[:3], [1.0, 1.0, 1.0])
     assert average_precision(iou)[3] == 0.5

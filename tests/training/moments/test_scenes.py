@@ -51,7 +51,7 @@ def test_sentences_have_the_times_of_events_and_negatives_have_none() -> None:
             assert all(earlier[1] < later[0] for earlier, later in pairwise(spans))
 
 
-def test_pictures_move_during_events_alone(tmp_path: Path) -> None:
+def test_objects_move_only_during_events(tmp_path: Path) -> None:
     index = next(i for i in range(50) if sample_long_world(0, "train", i)[0].shake == 0)
     world, _ = sample_long_world(0, "train", index)
     path, seconds = tmp_path / "scene.mp4", 20  # the beginning

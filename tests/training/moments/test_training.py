@@ -1,4 +1,4 @@
-"""From annotated films to a trained head and its metrics; the same every time, and refused where it must be."""
+"""Training of moment heads on annotated films: metrics, determinism, resuming and invalid input."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def data(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "data"
 
 
-def test_a_head_learns_to_find_moments_and_to_know_that_there_are_none(data: Path, tmp_path: Path) -> None:
+def test_a_head_learns_to_find_moments_and_to_detect_their_absence(data: Path, tmp_path: Path) -> None:
     training, held_out = (open_split(data, (), split) for split in ("train", "val"))
     checkpoint = train(recipe(), training, held_out, tmp_path)
     trained = load_head(tmp_path)
@@ -68,7 +68,7 @@ def test_training_is_deterministic(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(first["project.weight"], other["project.weight"])
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_and_ends_with_equal_weights(data: Path, tmp_path: Path) -> None:
     training = open_split(data, (), "train")
     chosen = recipe(steps=6, validate_every=2, head=HEAD | {"dropout": 0.3})
     whole = load_head(train(chosen, training, [], tmp_path / "whole")).head.state_dict()
@@ -96,7 +96,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(data: Path, tmp_path: Pa
     train(chosen, training, [], tmp_path / "resumed")
 
 
-def test_baselines_find_what_similarity_shows(data: Path) -> None:
+def test_baselines_find_moments_by_similarity(data: Path) -> None:
     """The films are pieces of one colour, so that a threshold suffices and windows of another length miss."""
     store = open_split(data, ["moment_scenes"], "val")[0]
     metrics = {name: evaluate(localizer, store) for name, localizer in baselines().items()}

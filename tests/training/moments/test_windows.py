@@ -1,4 +1,4 @@
-"""Embeddings of windows and sentences: computed once by a bundle, resumed, and refused where they do not fit."""
+"""Embeddings of windows and sentences: computed once by a bundle, resumed, and refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def test_an_interrupted_run_continues(small_model: Model, films: Path, monkeypat
     np.testing.assert_array_equal(again.texts, expected[1])
 
 
-def test_embeddings_of_something_else_are_refused(small_model: Model, films: Path, tmp_path: Path) -> None:
+def test_embeddings_of_another_bundle_or_annotation_are_refused(
+    small_model: Model, films: Path, tmp_path: Path
+) -> None:
     store = embed(small_model, films)
     other = Model.open(make_small_bundle(tmp_path / "other", seed=5), threads=1)
     with pytest.raises(InvalidInput, match=r"store: holds embeddings of another fingerprint \(of small-colours 1\)"):
