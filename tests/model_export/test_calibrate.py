@@ -73,7 +73,7 @@ def _embedded(count: int = 300) -> Embedded:
 
 
 def _answer_logits(questions: Sequence[str], tokens: np.ndarray) -> np.ndarray:
-    """Right in about half of the cases, with high logits."""
+    """Return logits that are high, and right in about half of the cases."""
     rng = np.random.default_rng(len(questions))
     truth = tokens[:, 0, 0].astype(int) % 4
     predicted = np.where(rng.random(len(truth)) < 0.5, truth, rng.integers(0, 4, len(truth)))
@@ -164,7 +164,7 @@ BY_MATCH = Calibration(fused_similarity=0.0, fused_match=1.0)
 
 
 def searches(moves: Sequence[tuple[int, int]], queries: int = 60) -> NearestVideos:
-    """Return searches whose relevant video is at the first rank of a move by similarity, at the second by match."""
+    """Return searches with the ranks of the relevant video by similarity (first of a pair) and by match (second)."""
     similarity = np.tile(np.linspace(1.0, 0.0, 60), (queries, 1))
     logits, is_relevant = similarity.copy(), np.zeros(similarity.shape, bool)
     for query in range(queries):

@@ -39,7 +39,7 @@ TRAINED, ROUNDED = 100, 1000
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of weights of an installed package whose words and text layer the small model starts from."""
+    """The weights of an installed package, from which the small model's word embeddings and text layer start."""
     torch.manual_seed(1)
     file = tmp_path / "package.safetensors"
     state = HdVila(CONFIG).state_dict()
@@ -80,7 +80,7 @@ def compact(stored: Checkpoint, tmp_path: Path) -> Path:
 
 
 def assert_restored(restored: FusedModel, model: FusedModel) -> None:
-    """Large tensors are restored to half a unit of float16's last place, small ones exactly."""
+    """Large tensors are restored with a rounding error of at most half a unit of float16, small ones exactly."""
     expected = model.state_dict()
     for name, values in restored.state_dict().items():
         assert values.dtype == expected[name].dtype, name
@@ -148,7 +148,7 @@ def bundle(bundles: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def without_checkpoint(bundle: Path) -> Path:
-    """Make the bundle one of an earlier version."""
+    """Turn the bundle into one of an earlier version."""
     shutil.rmtree(checkpoint_folder(bundle))
     manifest = Bundle.open(bundle).manifest.model_dump()
     del manifest["extra"]["checkpoint"]

@@ -1,4 +1,4 @@
-"""A model that reads depth maps, from scenes to search: packed, trained, exported, opened and indexed."""
+"""Packing, training, export and indexing with a model that reads depth maps."""
 
 from __future__ import annotations
 

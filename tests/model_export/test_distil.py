@@ -1,4 +1,4 @@
-"""`vitascope distil` and `vitascope reduce`: a student, and variants that compute less."""
+"""`vitascope distil` and `vitascope reduce`: a student, and variants with less computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vitascope export` of a checkpoint: a bundle that gives what the checkpoint gives, or no bundle at all."""
+"""`vitascope export` of a checkpoint: a bundle whose outputs equal the checkpoint's, or no bundle."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_bundle_is_updated_from_within_and_keeps_files_of_subfolders(
 
 
 def test_metrics_of_a_bundle_of_an_earlier_version_are_kept(bundles: dict[str, Path], tmp_path: Path) -> None:
-    """It has all of them in its card alone."""
+    """Such a bundle has all metrics only in its card."""
     metrics, bundle = tmp_path / "metrics.json", shutil.copytree(bundles["int8-weights"], tmp_path / "bundle")
     metrics.write_text('{"scenes": {"exact (digit)": 12.25}}')
     manifest = Bundle.open(update_metrics(bundle, metrics)).manifest.model_dump()

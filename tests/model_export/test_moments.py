@@ -1,4 +1,4 @@
-"""A trained moment head becomes the graph `moments` of a bundle, equal to torch, and the fingerprint stays."""
+"""Export of a moment head as the graph `moments` of a bundle: it equals torch, and the fingerprint does not change."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_metrics_update_the_card_of_a_variant(optimized: tuple[Path, Path, dict[
 def test_nodes_that_int8_breaks_stay_in_float32(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Int8 outputs are fast and noise here."""
+    """In this test, int8 outputs are fast but random."""
     exact = quantize.quantize_weight
 
     def noise(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Comparisons of an export: which inputs are compared, what is reported, and that differences reject the bundle."""
+"""Parity checks of an export: inputs, report, and rejection of bundles whose outputs differ."""
 
 from __future__ import annotations
 

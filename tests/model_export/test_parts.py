@@ -1,4 +1,4 @@
-"""Parts that were trained alone are added to a bundle: they give what torch gives, and nothing else changes."""
+"""Export of separately trained parts to a bundle: their outputs equal torch, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def save_run(folder: Path, start: FusedModel, tokenizer: Path, part: dict[str, o
 def runs(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """A classifier that began with the rounded weights beside the bundle, and a head that began with the exact ones."""
+    """A classifier trained from the rounded weights next to the bundle, and a head trained from the exact weights."""
     root, tokenizer = tmp_path_factory.mktemp("runs"), folders[0] / "tokenizer.json"
     rounded, exact = load_initial_model(bundles["int8-weights"]).model, checkpoint.load(folders[0]).model
     return {
@@ -234,7 +234,7 @@ def test_a_run_that_does_not_fit_is_refused(
 def test_a_kill_at_any_time_leaves_a_bundle_with_its_checkpoint(
     bundles: dict[str, Path], runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By copies of what a kill leaves, made before each step that renames or removes a folder."""
+    """The state that a kill leaves is copied before each step that renames or removes a folder."""
     bundle = copy_bundle(bundles["int8-weights"], tmp_path / "models" / "bundle")
     states: list[Path] = []
 

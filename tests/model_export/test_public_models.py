@@ -1,4 +1,4 @@
-"""A public model becomes a bundle that gives what the model gives in its own library: embeddings, logits, order."""
+"""Export of public models: embeddings, logits and rankings of the bundle equal those of the model's own library."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 
 @pytest.fixture(scope="session")
 def bundle_of(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    """The bundle of a family's small model, with the exporter's messages in log.json beside it."""
+    """The bundle of a family's small model, with the exporter's messages in log.json next to it."""
 
     def export(family: str) -> Path:
         def make(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weights that the authors of CLIP-ViP, HD-VILA and SOHO released: read strictly, run as published, guesses noted."""
+"""Weights released by the authors of CLIP-ViP, HD-VILA and SOHO: strict reading, published outputs, guesses."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_clip_vip_equals_the_publication(loaded: Callable[[str], PublicModel]) -
 
 @torch.no_grad()
 def test_clip_vip_depends_on_the_order_of_frames(loaded: Callable[[str], PublicModel]) -> None:
-    """So do proxies and temporal embeddings."""
+    """Outputs also depend on proxies and temporal embeddings."""
     model = loaded("clip-vip")
     frames = clips(model, 2, 1)["frames"]
     tower: Any = modules(model)["video"]
@@ -261,7 +261,7 @@ def test_every_guess_is_noted(loaded: Callable[[str], PublicModel]) -> None:
 
 
 def test_a_pickle_is_unwrapped_only_with_an_option(tmp_path: Path) -> None:
-    """A training checkpoint: with other entries, under the names of data parallelism, in half precision."""
+    """A training checkpoint with other entries, names of `DataParallel`, and half precision."""
     folder = tmp_path / "clip-vip"
     RELEASED["clip-vip"][1]().save_pretrained(folder)
     inner = {

@@ -31,7 +31,7 @@ from vitascope.model import Model
 
 @pytest.fixture(autouse=True)
 def cached_video_graph(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every module here is the fixture's video encoder, because exporting takes seconds."""
+    """Use the exported video encoder of the fixture for every module, because exporting takes seconds."""
     monkeypatch.setattr(replace_video, "export_graph", lambda *_: graphs["video"])
 
 
@@ -60,7 +60,7 @@ def replacement(model: HdVila, **changes: Any) -> VideoReplacement:
 def test_all_other_graphs_are_unchanged(
     bundles: dict[str, Path], model: HdVila, held_out: dict[str, TeacherOutputs], tmp_path: Path
 ) -> None:
-    """The bundle stores int8 weights; only its video graph is replaced, by one of float32."""
+    """The bundle stores int8 weights; only its video graph is replaced, by a float32 graph."""
     opened = Bundle.open(bundles["int8-weights"])
     before = replace(opened, manifest=opened.manifest.model_copy(update={"reranking": Reranking(candidates=20)}))
     measured, precision, clip_ms = export_with_video(before, replacement(model), tmp_path / "other", held_out=held_out)
@@ -119,7 +119,7 @@ def test_enough_held_out_clips_recalibrate_probabilities(
 
 
 class RolledEmbeddings(nn.Module):
-    """Outputs other embeddings than the exported graph."""
+    """Module whose embeddings differ from those of the exported graph."""
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Simplified video encoders compute the same."""
+"""Simplified video encoders have equal outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training from a bundle: it goes on from its checkpoint, and keeps the terms of its data."""
+"""Training from a bundle continues from its checkpoint, and keeps the terms of its data."""
 
 from __future__ import annotations
 

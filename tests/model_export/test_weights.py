@@ -1,4 +1,4 @@
-"""Stored weights: shared between graphs, small where that is accurate, and without cost at run time."""
+"""Stored weights: shared between graphs, compressed if that is accurate, and without cost at run time."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_int8_weights_are_a_third_of_the_size_and_close(bundles: dict[str, Path]
 def test_small_weights_cost_nothing_at_run_time(
     bundles: dict[str, Path], graphs: Graphs, precision: Precision, tmp_path: Path
 ) -> None:
-    """ONNX Runtime folds their rebuilding at load; only gathered embedding rows are rebuilt per run."""
+    """ONNX Runtime dequantizes them when a graph is loaded, and embedding rows when they are gathered."""
     (tmp_path / "stored").mkdir()
     store(graphs, tmp_path / "stored", precision)
     for graph, extra in (("video", 0), ("text", 3), ("match", 3), ("answer", 3)):
@@ -120,7 +120,7 @@ def test_weight_beyond_float16_is_kept_in_float32(precision: Precision, tmp_path
 
 
 def test_weight_used_along_two_axes_is_not_quantized(tmp_path: Path) -> None:
-    """No scale fits a tied weight whose channels are rows for one reader and columns for the other."""
+    """No scale fits a tied weight whose channels are rows for one node and columns for another."""
     weight = np.random.default_rng(0).uniform(-1, 1, (128, 128)).astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"]),
