@@ -54,7 +54,7 @@ def graph_throughput(model: Model, texts: Sequence[str], seconds: float) -> floa
         rows = order[first : first + BATCH]
         length = int(mask[rows].sum(axis=1).max())
         batches.append({"input_ids": ids[rows, :length], "attention_mask": mask[rows, :length]})
-    np.random.default_rng(0).shuffle(batches)  # a run that ends early must not have only the short ones
+    np.random.default_rng(0).shuffle(batches)  # a run that ends early must not contain only short texts
     done, number, started_at = 0, 0, time.perf_counter()
     while time.perf_counter() - started_at < seconds:
         batch = batches[number % len(batches)]
@@ -183,7 +183,7 @@ def first_output(command: Sequence[str]) -> tuple[float, float]:
 
 
 def run_command(args: argparse.Namespace, checks: Checks) -> None:
-    """Check the processor time, which equals the wall time on an idle machine: hardly anything waits or is parallel."""
+    """Check the processor time, which on an idle machine is close to the wall time: little waits or is parallel."""
     command = [sys.executable, "-m", "vitascope", "search", "--bundle", str(args.bundle)]
     with tempfile.TemporaryDirectory() as folder:
         create_collection(Path(folder), "bench", Model.open(args.bundle), args.clips, tokens=True)

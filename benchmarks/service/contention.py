@@ -139,12 +139,12 @@ async def measure(
 
 
 async def no_load(workload: Workload, rate: float, seconds: float) -> tuple[Latencies, Latencies]:
-    """Interactive requests alone, for a quarter of the time."""
+    """Send only interactive requests, for a quarter of the time."""
     return await measure(workload, rate, seconds / 4), Latencies()
 
 
 async def uploads(workload: Workload, rate: float, seconds: float) -> tuple[Latencies, Latencies]:
-    """Many short films that are uploaded at once."""
+    """Upload many short films at once."""
     background, now = Latencies(), time.perf_counter()
     requests = [
         background.record("upload, short", now, workload.upload(workload.short), (200, 201))
@@ -154,7 +154,7 @@ async def uploads(workload: Workload, rate: float, seconds: float) -> tuple[Late
 
 
 async def deletes(workload: Workload, rate: float, seconds: float) -> tuple[Latencies, Latencies]:
-    """Long films that are uploaded while videos are deleted."""
+    """Upload long films while videos are deleted."""
     background = Latencies()
     pictures = await asyncio.gather(*(_add_picture(workload) for _ in range(60)))
     now = time.perf_counter()

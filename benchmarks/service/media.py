@@ -114,7 +114,7 @@ def measure(film: Path, duration: float, rounds: int) -> tuple[list[Measurement]
 
 
 def _try(reader: Reader, film: Path, times: Sequence[float], reference: Reference) -> tuple[Measurement, str | None]:
-    """Two turns of a reader, and what is wrong with its frames."""
+    """Let a reader read twice; return its measurement, and a defect of its frames or None."""
     measurement = Measurement(reader)
     for _ in range(2):
         try:
@@ -139,7 +139,7 @@ def _timed(read: ReadFrames, film: Path, times: Sequence[float]) -> tuple[float,
 
 
 def _reference(film: Path, times: Sequence[float]) -> Reference:
-    """The frames on screen at ``times`` and their neighbours, from decoding all frames in sequence."""
+    """Return the frames on screen at ``times`` and their neighbours, by decoding all frames in sequence."""
     with av.open(str(film)) as container:
         starts = sorted(p.pts * p.time_base for p in container.demux(video=0) if p.pts is not None)
     indices = [bisect.bisect_right(starts, time) - 1 for time in times]

@@ -49,8 +49,8 @@ class Peer(NamedTuple):
         name: Its name in the results.
         variable: The environment variable with its command; for CLIP-as-service with its Python interpreter.
         path: Path of its route for texts.
-        body: Returns the request body for texts.
-        server: Runs the command with a bundle and a number of threads, and yields the URL.
+        body: Function that returns the request body for texts.
+        server: Context manager that runs the command with a bundle and a number of threads, and yields the URL.
     """
 
     name: str

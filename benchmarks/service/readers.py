@@ -44,7 +44,7 @@ def sampling_times(duration: float, frames: int) -> list[float]:
 
 @contextmanager
 def our_readers() -> Iterator[list[Reader]]:
-    """The sampler in this process and in a decoding worker, as in the service."""
+    """Yield two readers: the sampler in this process, and in a decoding worker as in the service."""
     pool = DecodingPool(1)
     pool.start()
     try:
@@ -84,7 +84,7 @@ def _stream(frames: int) -> StreamSpec:
 
 
 def _clip(times: Sequence[float]) -> Span:
-    """The clip that these times sample uniformly."""
+    """Return the clip for which uniform sampling gives these times."""
     return 0.0, times[0] + times[-1]
 
 
