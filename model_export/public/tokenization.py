@@ -107,7 +107,7 @@ def open_released_tokenizer(folder: Path, kind: Literal["clip", "bert"], vocabul
     if missing and not (folder / TOKENIZER_NAME).is_file():
         raise InvalidInput(
             f"model: {folder} has no tokenizer: {' and '.join(missing)} missing; {TOKENIZER_NAME}, or "
-            f"{' and '.join(expected.files)}, of {expected.source} was expected in the folder of the weights"
+            f"{' and '.join(expected.files)}, of {expected.source} was expected beside the weights"
         )
     tokenizer_class: Any = getattr(transformers, expected.class_name)
     try:
@@ -116,8 +116,8 @@ def open_released_tokenizer(folder: Path, kind: Literal["clip", "bert"], vocabul
         raise InvalidInput(f"model: {folder}: its tokenizer cannot be opened: {error}") from error
     if len(library) > vocabulary:
         raise InvalidInput(
-            f"model: {folder}: its tokenizer has {len(library)} tokens; at most {vocabulary}, the number of word "
-            "embeddings in the weights, were expected"
+            f"model: {folder}: its tokenizer has {len(library)} tokens; at most {vocabulary} were expected, the number "
+            "of word embeddings in the weights"
         )
     note = f"Tokenizer: {expected.class_name} with the folder's files; the authors used those of {expected.source}."
     return LoadedTokenizer(library, _without_limits(library.backend_tokenizer.to_str()), [note])

@@ -23,7 +23,7 @@ Weights = Mapping[str, Tensor]
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth")
 HEAD_WIDTH = 64
 """Width of an attention head in CLIP's ViT-B and ViT-L and in BERT. It cannot be derived from shapes of weights."""
-HEADS_NOTE = "The {part} has {heads} heads of width {width}: a guess, but all published configurations have this width."
+HEADS_NOTE = "The {part} has {heads} heads of {width}: a guess; all published configurations have that."
 LAYER_INDEX = "{n}"
 """Placeholder in rules for the index of a layer or block, which is the same in the module and in the file."""
 _MAX_LISTED = 12
@@ -300,8 +300,8 @@ def guess_heads(folder: Path, part: str, width: int) -> tuple[int, str]:
     """
     if width % HEAD_WIDTH:
         raise InvalidInput(
-            f"model: {folder}: the {part} has the width {width}; a multiple of {HEAD_WIDTH}, the width of an attention "
-            "head, was expected"
+            f"model: {folder}: the {part} is {width} wide; a multiple of {HEAD_WIDTH}, the width of an attention head, "
+            "was expected"
         )
     heads = width // HEAD_WIDTH
     return heads, HEADS_NOTE.format(part=part, heads=heads, width=HEAD_WIDTH)
@@ -358,9 +358,9 @@ def read_vocabulary(folder: Path, count: int) -> list[str]:
     content = read_json("model", path, _VOCABULARY)
     answers = _order_by_index(content) if isinstance(content, Mapping) else content
     if not isinstance(answers, list) or not all(isinstance(answer, str) and answer for answer in answers):
-        raise InvalidInput(f"model: {path}: {_VOCABULARY}, with each index from 0 once")
+        raise InvalidInput(f"model: {path}: {_VOCABULARY}, each index from 0 once")
     if len(answers) != count:
-        raise InvalidInput(f"model: {path} has {len(answers)} answers; {count}, as in the classifier, were expected")
+        raise InvalidInput(f"model: {path} has {len(answers)} answers; {count} were expected, as in the classifier")
     return answers
 
 
