@@ -110,7 +110,7 @@ def check_backend(value: object) -> str:
         _ = parts.port
     except ValueError as error:
         raise InvalidInput(f"vectors: not a URL ({error}); one such as http://milvus:19530 was expected") from error
-    if parts.username or parts.password or "@" in parts.netloc:
+    if "@" in value:  # also where credentials are not parsed as such: milvus:http://user:password@host
         raise InvalidInput(
             "vectors: a URL with credentials, which would be stored in the catalogue; they were expected in the "
             "environment, as VITASCOPE_MILVUS_TOKEN"

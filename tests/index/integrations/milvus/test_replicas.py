@@ -114,6 +114,7 @@ def test_a_growing_collection_gets_a_graph(collection: Collection, monkeypatch: 
         ("", "vectors: ''"),
         (None, "vectors: None"),
         ("http://root:secret@milvus:19530", "VITASCOPE_MILVUS_TOKEN"),
+        ("milvus:http://root:secret@milvus:19530", "VITASCOPE_MILVUS_TOKEN"),
     ],
 )
 def test_an_invalid_backend_is_rejected(value: object, message: str) -> None:
