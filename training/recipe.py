@@ -225,7 +225,7 @@ class Stage(StrictModel):
     align_visual: bool = False
     """Before the first step, initialize the projection of visual tokens from the two retrieval projections, so that
     visual tokens resemble the text states with similar embeddings."""
-    align_class_names: Annotated[float, Field(ge=0)] = 0.0
+    align_class_names: NotNegative = 0.0
     """Before the first step, initialize the weights of the kept classifier so that each class adds the direction of its
     name to the embedding. The value is the length, relative to the projection of the visual tokens. 0: off."""
     scale_class_names: Annotated[float, Field(gt=0)] = 1.0

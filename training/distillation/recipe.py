@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from training.models.hd_vila import HdVilaConfig, tiny
-from training.recipe import read_named
+from training.recipe import NotNegative, read_named
 
 STUDENTS = Path(__file__).parents[1] / "students"
 VIDEO_FIELDS = frozenset(
@@ -26,9 +26,9 @@ class Weights(BaseModel):
     """Weights of the losses of `training.distillation.losses`, by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    cosine: Annotated[float, Field(ge=0)] = 1.0
-    relation: Annotated[float, Field(ge=0)] = 1.0
-    tokens: Annotated[float, Field(ge=0)] = 1.0
+    cosine: NotNegative = 1.0
+    relation: NotNegative = 1.0
+    tokens: NotNegative = 1.0
 
 
 class DistilRecipe(BaseModel):
@@ -47,13 +47,13 @@ class DistilRecipe(BaseModel):
     `relation`)."""
     weights: Weights = Weights()
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    backbone_lr_mult: Annotated[float, Field(ge=0)] = 0.5
+    backbone_lr_mult: NotNegative = 0.5
     """Learning rate of the CNNs, relative to the peak."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Length of the warm-up as a fraction of the steps."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Learning rate at the last step, relative to the peak."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: NotNegative = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
     precision: Literal["bf16", "float32"] = "bf16"
     """Precision of matrix products in training. Weights and optimizer states are always float32."""

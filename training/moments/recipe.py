@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from training.recipe import read_named
+from training.recipe import NotNegative, read_named
 from vitascope.bundle.parts import StrictModel
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -29,10 +29,10 @@ class HeadConfig(StrictModel):
 class LossWeights(StrictModel):
     """Weights of the losses."""
 
-    foreground: Annotated[float, Field(ge=0)] = 1.0
-    l1: Annotated[float, Field(ge=0)] = 0.2
-    giou: Annotated[float, Field(ge=0)] = 1.0
-    saliency: Annotated[float, Field(ge=0)] = 1.0
+    foreground: NotNegative = 1.0
+    l1: NotNegative = 0.2
+    giou: NotNegative = 1.0
+    saliency: NotNegative = 1.0
 
 
 class MomentRecipe(StrictModel):
@@ -54,7 +54,7 @@ class MomentRecipe(StrictModel):
     """Peak learning rate (AdamW), after a linear warm-up and before cosine decay."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: NotNegative = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
     validate_every: Annotated[int, Field(ge=1)] = 500
 
