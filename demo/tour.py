@@ -61,7 +61,7 @@ def tour(client: Client, console: Console) -> None:
         _heading(console, "ask", f'"{stop.title}": {stop.question}')
         ask.show({**client.ask(stop.question, collection=DEFAULT_COLLECTION, video_id=video, top=3)}, console)
 
-    text = "a man plays the guitar" if NATURAL in stops else "a star and a circle"
+    text = "a man plays the guitar" if NATURAL in stops else "a star spins"
     console.print("\n[bold]yours[/bold]  ask it something yourself:")
     console.print(f'  .venv/bin/vitascope search "{text}" --server {client.url}', soft_wrap=True)
     console.print(f"  {_curl(client.url, {'text': text})}", soft_wrap=True, markup=False)
