@@ -27,6 +27,8 @@ Metrics = Mapping[str, Mapping[str, float]]
 """{corpus: {metric: value}}, the output of `vitascope evaluate --out`."""
 METRICS_KEY = "metrics"
 """Key of all metrics in a manifest's `extra`."""
+CAPTION_SCORES_KEY = "caption_scores"
+"""Key of what the matrix for CLIPScore was fitted to, see `model_export.caption_scores`, in a manifest's `extra`."""
 
 MIXED_SUBSETS = ("(single word)", "(held-out combinations)")
 """Subsets that are reported like kinds of questions, but contain all kinds."""
@@ -40,6 +42,7 @@ HEADLINE_METRICS = (
     "tau-c similarity (dropped)",
     "tau-c match (dropped)",
     "tau-c fused (dropped)",
+    "tau-c clipscore (dropped)",
     "right caption similarity",
     "right caption match",
     "right caption fused",
@@ -189,6 +192,7 @@ ARCHITECTURES = {
 
 def _overview(f: CardFacts) -> list[str]:
     m, config = f.manifest, read_config(f.provenance.config)
+    fit = m.extra.get(CAPTION_SCORES_KEY)
     rows = [
         ["tasks", ", ".join(m.tasks)],
         ["frames of a clip", describe_streams(m)],
@@ -199,6 +203,7 @@ def _overview(f: CardFacts) -> list[str]:
         ["text", f"at most {m.text_length} tokens, English"],
         ["answers", f"{f.provenance.answers or 'none'}"],
         *([["captions", f"at most {m.captions.max_tokens} tokens, English"]] if m.captions else []),
+        *([["CLIPScore", f"by a matrix that was fitted to {fit['fitted_on']}"]] if fit else []),
         ["size", describe_size(m)],
         ["licence", m.licence],
     ]

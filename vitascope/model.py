@@ -183,6 +183,11 @@ class Model:
         return self.bundle.manifest.calibration
 
     @property
+    def caption_matrix(self) -> Floats | None:
+        """Matrix (D, D) by which CLIPScore multiplies text embeddings; None: it uses them unchanged."""
+        return self.bundle.caption_matrix
+
+    @property
     def scores_free_form_answers(self) -> bool:
         """Return whether the model can score any candidate answer, not only answers of its vocabulary."""
         return self.bundle.manifest.answer_length is not None

@@ -334,11 +334,12 @@ def score_captions(
         TaskMissing: The bundle has neither text embeddings nor the task "matching".
         EngineError: A graph failed.
     """
-    similarity = reference_similarity = em_scores = probabilities = fused = None
+    similarity = compared = reference_similarity = em_scores = probabilities = fused = None
     if "retrieval" in model.tasks or "matching" not in model.tasks:
         embeddings = model.embed_text([*captions, *references])
         caption_embeddings = embeddings[: len(captions)]
         similarity = _cosines(caption_embeddings @ clip.vectors[0])
+        compared = _cosines(clipscore_embeddings(caption_embeddings, model.caption_matrix) @ clip.vectors[0])
         if references:
             reference_similarity = _cosines(caption_embeddings @ embeddings[len(captions) :].T).max(axis=1)
         if frames is not None:
@@ -349,38 +350,30 @@ def score_captions(
         probabilities = match.probabilities
         fused = None if similarity is None else model.fused_score(similarity, match.logits)
     return [
-        _caption_scores(
-            caption,
+        CaptionScores(
+            caption=caption,
             similarity=_value_or_none(similarity, index),
+            clipscore=None if compared is None else clip_score(float(compared[index])),
             reference_similarity=_value_or_none(reference_similarity, index),
+            refclipscore=(
+                None
+                if compared is None or reference_similarity is None
+                else ref_clip_score(float(compared[index]), float(reference_similarity[index]))
+            ),
+            emscore=None if em_scores is None else em_scores[index],
             match=_value_or_none(probabilities, index),
             fused=_value_or_none(fused, index),
-            em=None if em_scores is None else em_scores[index],
         )
         for index, caption in enumerate(captions)
     ]
 
 
-def _caption_scores(
-    caption: str,
-    *,
-    similarity: float | None,
-    reference_similarity: float | None,
-    match: float | None,
-    fused: float | None,
-    em: EmScore | None,
-) -> CaptionScores:
-    has_reference = similarity is not None and reference_similarity is not None
-    return CaptionScores(
-        caption=caption,
-        similarity=similarity,
-        clipscore=None if similarity is None else clip_score(similarity),
-        reference_similarity=reference_similarity,
-        refclipscore=ref_clip_score(similarity or 0.0, reference_similarity or 0.0) if has_reference else None,
-        emscore=em,
-        match=match,
-        fused=fused,
-    )
+def clipscore_embeddings(embeddings: NDArray[np.float32], matrix: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return text embeddings (B, D) as CLIPScore uses them: multiplied by the bundle's caption matrix and normalized.
+
+    matrix: ``caption_matrix`` of the bundle; None: the embeddings are returned unchanged.
+    """
+    return embeddings if matrix is None else normalize_rows(embeddings @ matrix)
 
 
 def _em_scores(model: Model, similarity: _Float64, captions: Sequence[str], frames: FrameEmbeddings) -> list[EmScore]:

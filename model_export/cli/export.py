@@ -44,11 +44,12 @@ bundle does not need it.
 
 If MODEL is a bundle, one of these options changes it in place:
 
-  --metrics      adds metrics of an evaluation to the model card; other metrics stay
-  --checkpoint   adds the checkpoint from which the bundle was exported; its outputs must equal the bundle's
-  --part         adds a part that a run has trained alone from this model, or replaces it, also in the checkpoint;
-                 with --out another bundle is written instead
-  --moments      adds the head of a run of `vitascope train-moments`
+  --metrics         adds metrics of an evaluation to the model card; other metrics stay
+  --checkpoint      adds the checkpoint from which the bundle was exported; its outputs must equal the bundle's
+  --part            adds a part that a run has trained alone from this model, or replaces it, also in the checkpoint;
+                    with --out another bundle is written instead
+  --moments         adds the head of a run of `vitascope train-moments`
+  --caption-scores  fits the matrix for CLIPScore to captions that people wrote, and adds it
 
 New graphs are compared with torch. Other graphs, their weights and the fingerprint do not change, so nothing has to be
 indexed again. With --budget, a checkpoint, public model or bundle is optimized as by `vitascope optimize`.
@@ -74,6 +75,8 @@ examples:
 
   vitascope export bundles/mine --moments runs/moments-spans       find moments by sentences (docs/moments.md)
 
+  vitascope export bundles/mine --caption-scores flickr8k --data data/packed     score captions as people do
+
   vitascope export runs/mine/checkpoint --out bundles/mine-int8 --data data/packed --budget recall=0.5
 """
 
@@ -82,6 +85,7 @@ OPTIONS_OF_ADDITION = {
     "metrics": set(),
     "checkpoint": set(),
     "moments": {"version", "seed"},
+    "caption_scores": {"version", "data"},
     "part": {"version", "seed", "data"},
 }
 """For each option that changes a bundle, the further options that are used."""
@@ -161,6 +165,12 @@ def _add_bundle_options(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="add the moment head of this run of `vitascope train-moments` to a bundle",
     )
+    add(
+        "--caption-scores",
+        metavar="CORPUS",
+        help="packed corpus of --data with captions by people, such as flickr8k; the matrix for CLIPScore is fitted to "
+        "its training split, so that scores agree better with people's grades",
+    )
 
 
 def _add_public_model_options(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +190,7 @@ def _add_public_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from model_export.caption_scores import add_caption_scores
     from model_export.moments import add_moments
     from model_export.parts import add_parts
     from model_export.update import add_checkpoint, update_metrics
@@ -196,19 +207,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.model = args.model.resolve()
         args.out = args.out and args.out.resolve()
     if is_bundle:
-        additions = [path for path in (args.metrics, args.checkpoint, args.moments, args.part or None) if path]
+        additions = [name for name in OPTIONS_OF_ADDITION if getattr(args, name)]
         if len(additions) != 1 or (args.out not in (None, args.model) and not args.part):
             raise InvalidInput(
-                f"{args.model} is a bundle: one of --metrics, --checkpoint, --moments, --part was expected, and "
-                "another --out with --part alone"
+                f"{args.model} is a bundle: one of --metrics, --checkpoint, --moments, --part, --caption-scores was "
+                "expected, and another --out with --part alone"
             )
-        addition = next(name for name in OPTIONS_OF_ADDITION if getattr(args, name))
-        _check_options(args, {addition, *OPTIONS_OF_ADDITION[addition]}, f"a bundle that gets --{addition}")
+        (addition,) = additions
+        _check_options(
+            args, {addition, *OPTIONS_OF_ADDITION[addition]}, f"a bundle that gets --{addition.replace('_', '-')}"
+        )
         with cleanup_on_sigterm():
             if args.metrics is not None:
                 bundle = Bundle.open(update_metrics(args.model, args.metrics))
             elif args.checkpoint is not None:
                 bundle = Bundle.open(add_checkpoint(args.model, args.checkpoint))
+            elif args.caption_scores is not None:
+                if args.data is None:
+                    raise InvalidInput("data: missing; the folder of packed corpora was expected with --caption-scores")
+                matrix = add_caption_scores(
+                    args.model, args.data, args.caption_scores, version=args.version, log=log_progress
+                )
+                bundle = Bundle.open(matrix)
             elif args.moments is not None:
                 bundle = Bundle.open(add_moments(args.model, args.moments, **options))
             else:
@@ -298,8 +318,10 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
         )
     if args.checkpoint is not None:
         raise InvalidInput(f"{args.model} is not a bundle; --checkpoint is for bundles, exports write their own")
-    if args.moments is not None:
-        raise InvalidInput(f"{args.model} is not a bundle; --moments is for bundles: export it first")
+    for option in ("moments", "caption_scores"):
+        if getattr(args, option) is not None:
+            name = option.replace("_", "-")
+            raise InvalidInput(f"{args.model} is not a bundle; --{name} is for bundles: export it first")
     if args.frames is not None or args.allow_pickle or args.answers is not None:
         raise InvalidInput(
             f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for public models"

@@ -16,7 +16,10 @@ from service.schemas.search import FUSED, MATCH, SIMILARITY
 from vitascope.captions import CaptionOptions
 from vitascope.modalities import Modality
 
-CLIPSCORE = "2.5 * max(similarity, 0) (Hessel and others, 2021)"
+CLIPSCORE = (
+    "2.5 * max(cosine, 0) (Hessel and others, 2021); the cosine is `similarity` or, if the model has a caption matrix, "
+    "one that agrees better with people's grades of captions"
+)
 REFCLIPSCORE = (
     "harmonic mean of clipscore and max(reference_similarity, 0) (Hessel and others, 2021); null without references"
 )

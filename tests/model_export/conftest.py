@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model_export import export
+from model_export.assemble import write_manifest
 from model_export.graphs import GraphSpec, export_specs, graph_specs
 from model_export.weights import Precision
 from tests.chaos import is_chaos
@@ -24,6 +25,7 @@ from training.checkpoint import Checkpoint
 from training.data.scenes.generate import make_example
 from training.data.scenes.render import render
 from training.models.hd_vila import HdVila, HdVilaConfig, tiny
+from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName
 
 collect_ignore = [] if is_chaos() else ["test_adapt.py", "test_distil.py"]
@@ -44,6 +46,15 @@ def copy_bundle(source: Path, target: Path) -> Path:
     """Copy a bundle and the checkpoint next to it."""
     shutil.copytree(checkpoint_folder(source), checkpoint_folder(target))
     return shutil.copytree(source, target)
+
+
+def add_caption_matrix(bundle: Path) -> Path:
+    """Add a random matrix for CLIPScore to a bundle, and return the bundle."""
+    manifest = Bundle.open(bundle).manifest
+    matrix = np.random.default_rng(0).standard_normal((manifest.vector_width, manifest.vector_width))
+    np.save(bundle / "matrix.npy", matrix.astype(np.float16))
+    write_manifest(bundle, manifest.model_dump() | {"caption_matrix": "matrix.npy"})
+    return bundle
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ from model_export.optimize.quantize import (
 )
 from model_export.optimize.report import read_variant
 from model_export.optimize.speed import Effort
-from tests.model_export.conftest import CONFIG
+from tests.model_export.conftest import CONFIG, add_caption_matrix, copy_bundle
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
 from training.evaluation.encoder import embed_corpus
@@ -63,7 +63,8 @@ def optimized(
 
     Speedups are stated, because the time of such small graphs is noise.
     """
-    source, out = bundles["int8-weights"], tmp_path_factory.mktemp("optimized") / "mine-int8"
+    folder = tmp_path_factory.mktemp("optimized")
+    source, out = add_caption_matrix(copy_bundle(bundles["int8-weights"], folder / "source")), folder / "mine-int8"
     faster = {"as stored": 1.0, "fused": 1.5, "float16": 2.0, "int8": 3.0}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         _quick(patch)
@@ -99,6 +100,7 @@ def test_variant_is_a_new_bundle_with_measurements(optimized: tuple[Path, Path, 
     texts = ["a red square", "a blue square"]
     old, new = (Model(bundle, threads=1).embed_text(texts) for bundle in (before, after))
     assert (old * new).sum(axis=1).min() > 0.99
+    np.testing.assert_array_equal(after.caption_matrix, before.caption_matrix)
 
 
 def test_variant_has_its_own_parity_and_calibration(

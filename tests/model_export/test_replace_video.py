@@ -17,7 +17,7 @@ from model_export.graphs import VideoGraph
 from model_export.optimize import replace_video
 from model_export.optimize.replace_video import VideoReplacement, export_with_video
 from model_export.parity.checks import ParityError
-from tests.model_export.conftest import Graphs
+from tests.model_export.conftest import Graphs, add_caption_matrix, copy_bundle
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
 from training.distillation.teacher import TeacherOutputs, compute_teacher_outputs
@@ -61,7 +61,7 @@ def test_all_other_graphs_are_unchanged(
     bundles: dict[str, Path], model: HdVila, held_out: dict[str, TeacherOutputs], tmp_path: Path
 ) -> None:
     """The bundle stores int8 weights; only its video graph is replaced, by a float32 graph."""
-    opened = Bundle.open(bundles["int8-weights"])
+    opened = Bundle.open(add_caption_matrix(copy_bundle(bundles["int8-weights"], tmp_path / "graded")))
     before = replace(opened, manifest=opened.manifest.model_copy(update={"reranking": Reranking(candidates=20)}))
     measured, precision, clip_ms = export_with_video(before, replacement(model), tmp_path / "other", held_out=held_out)
     after = Model.open(tmp_path / "other", threads=1)
@@ -78,6 +78,7 @@ def test_all_other_graphs_are_unchanged(
     pairs = [example.captions[0] for example in packed.examples]
     np.testing.assert_array_equal(after.match(pairs, tokens).logits, original.match(pairs, tokens).logits)
     assert after.bundle.answers == before.answers
+    np.testing.assert_array_equal(after.caption_matrix, before.caption_matrix)
     assert measured["squares"]["cosine"] == pytest.approx(
         float((vectors * held_out["squares"].vectors).sum(axis=1).mean()), abs=1e-3
     )

@@ -284,6 +284,7 @@ class FakeEncoder:
     tasks: Sequence[Task] = ("retrieval", "matching", "answering")
     streams: Sequence[FrameStream] = (HIGH,)
     calibration: Calibration = field(default_factory=Calibration)
+    caption_matrix: np.ndarray | None = None
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         return np.array([self.vectors[text] for text in texts], dtype=np.float32)
@@ -430,6 +431,11 @@ def test_right_captions_against_their_wrong_ones_in_pairs_and_in_choices(tmp_pat
     assert actual["right caption match"] == 100
     assert {"choice of 5 fused", "right caption fused", "right caption fused (grade 3)"} <= actual.keys()
     assert "choices of 2" not in actual
+    assert "choice of 5 clipscore" not in actual
+    exchanged = FakeEncoder(vectors, caption_matrix=np.eye(3, dtype=np.float32)[[1, 0, 2]])  # the first two axes
+    graded = measured(tmp_path / "graded", examples, exchanged)
+    assert graded["right caption similarity (grade 3)"] == actual["right caption similarity (grade 3)"]
+    assert graded["right caption clipscore (grade 3)"] == 0  # "a" and "c" now seem to describe the other video
 
 
 def test_a_negative_of_a_missing_caption_is_named(tmp_path: Path) -> None:

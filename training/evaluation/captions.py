@@ -14,7 +14,7 @@ from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, embed_texts, score_pairs
 from training.evaluation.metrics import choice_accuracy, pairwise_accuracy, tau_c
 from training.evaluation.retrieval import Gallery
-from vitascope.scoring import caption_em_score, caption_words, ref_clip_score
+from vitascope.scoring import caption_em_score, caption_words, clipscore_embeddings, ref_clip_score
 
 MAX_WORDS = 64
 """Maximum words of a caption for EMScore."""
@@ -28,16 +28,26 @@ def scores_of(
     rows: Sequence[int],
     audio: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return `similarity`, `match` (logits) and `fused`, each (n,), of texts[i] with video rows[i]."""
+    """Return scores (n,) of texts[i] with video rows[i], by name.
+
+    They are `similarity`, `match` (logits), `fused` and, if the bundle has a caption matrix, `clipscore`: the cosine
+    of which CLIPScore is a multiple.
+    """
     vectors, logits = score_pairs(encoder, texts, tokens, rows, audio)
     similarity = videos.pairs(vectors, rows)
-    return {"similarity": similarity, "match": logits, "fused": encoder.fused_score(similarity, logits)}
+    scores = {"similarity": similarity, "match": logits, "fused": encoder.fused_score(similarity, logits)}
+    if encoder.caption_matrix is not None:
+        scores["clipscore"] = videos.pairs(clipscore_embeddings(vectors, encoder.caption_matrix), rows)
+    return scores
 
 
 def refclipscores(
     encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, references: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """Return RefCLIPScore (n,) of texts[i] with references[i]. similarity: (n,), cosine of texts[i] and its video."""
+    """Return RefCLIPScore (n,) of texts[i] with references[i].
+
+    similarity: (n,), the cosine of texts[i] and its video that CLIPScore uses.
+    """
     distinct = list(dict.fromkeys([*texts, *(reference for of_text in references for reference in of_text)]))
     vectors = dict(zip(distinct, embed_texts(encoder, distinct), strict=True))
     best = [
@@ -68,7 +78,7 @@ def expert_agreement(
 ) -> dict[str, float]:
     """Return Kendall's tau-c, times 100, of scores with the expert judgements, three per pair.
 
-    For similarity, match and fused: without the pairs whose caption belongs to the image ("dropped", as in the
+    For the scores of `scores_of`: without the pairs whose caption belongs to the image ("dropped", as in the
     literature), and with all pairs ("all"). For RefCLIPScore, with the image's own captions as references, and EMScore:
     only "dropped".
     """
@@ -85,10 +95,11 @@ def expert_agreement(
             repeated = [float(values[i]) for i in indices for _ in judgements[i].scores]
             out[f"tau-c {name} ({subset})"] = tau_c(repeated, people)
     indices = [int(i) for i in np.flatnonzero(foreign)]
-    texts, rows, similarity = [texts[i] for i in indices], [rows[i] for i in indices], scores["similarity"][indices]
-    more = {"refclipscore": refclipscores(encoder, texts, similarity, [packed.examples[row].captions for row in rows])}
+    texts, rows = [texts[i] for i in indices], [rows[i] for i in indices]
+    compared = scores.get("clipscore", scores["similarity"])[indices]
+    more = {"refclipscore": refclipscores(encoder, texts, compared, [packed.examples[row].captions for row in rows])}
     if videos.vectors.ndim == 2:
-        more["emscore"] = still_emscores(encoder, texts, similarity, videos.vectors[rows])
+        more["emscore"] = still_emscores(encoder, texts, scores["similarity"][indices], videos.vectors[rows])
     people = [float(s) for i in indices for s in judgements[i].scores]
     for name, values in more.items():
         repeated = [float(v) for v, i in zip(values, indices, strict=True) for _ in judgements[i].scores]
@@ -99,7 +110,7 @@ def expert_agreement(
 def wrong_caption_accuracy(encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray) -> dict[str, float]:
     """Return the percentage of (caption, minimal negative) pairs in which the caption scores higher.
 
-    Metrics are by score (similarity, match, fused), overall and by kind of error. A negative is paired with the caption
+    Metrics are by score (see `scores_of`), overall and by kind of error. A negative is paired with the caption
     from which it was made.
     """
     rows, right, wrong, kinds = [], [], [], []
@@ -126,7 +137,7 @@ def wrong_caption_accuracy(encoder: Encoder, packed: Packed, videos: Gallery, to
 def negative_caption_metrics(
     encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, audio: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Return how often the right caption scores higher than negatives, in percent, by score (similarity, match, fused).
+    """Return how often the right caption scores higher than negatives, in percent, by score (see `scores_of`).
 
     Ties count as chance. Metrics:
         `right caption SCORE`: pairs with a minimal negative (grade 1), overall and by kind of error.

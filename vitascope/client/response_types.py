@@ -109,7 +109,8 @@ class CaptionScore(TypedDict):
 
     caption: str
     clipscore: float | None
-    """2.5 * max(similarity, 0) (Hessel and others, 2021); null if similarity is"""
+    """2.5 * max(cosine, 0) (Hessel and others, 2021); the cosine is `similarity` or, if the model has a caption
+    matrix, one that agrees better with people's grades of captions; null if similarity is"""
     emscore: EmScore | None
     """null without `frames`"""
     fused: float | None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -250,6 +251,45 @@ def test_an_answer_vocabulary_that_is_not_a_list_of_strings_is_rejected(text: st
     (folder / "answers.json").write_text(text)
     write_manifest(folder, manifest_of(folder))
     with pytest.raises(BundleCorrupt, match=r"answers\.json"):
+        Bundle.open(folder)
+
+
+def write_matrix(folder: Path, array: object) -> None:
+    np.save(folder / "matrix.npy", array, allow_pickle=True)
+    write_manifest(folder, {**manifest_of(folder), "caption_matrix": "matrix.npy"})
+
+
+def test_a_caption_matrix_leaves_the_fingerprint_unchanged(folder: Path) -> None:
+    before = Bundle.open(folder)
+    matrix = np.eye(before.manifest.vector_width, dtype=np.float16)
+    write_matrix(folder, matrix)
+    after = Bundle.open(folder)
+    assert (before.caption_matrix, after.fingerprint) == (None, before.fingerprint)
+    assert after.caption_matrix is not None
+    np.testing.assert_array_equal(after.caption_matrix, matrix)
+    assert after.caption_matrix.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.eye(15, dtype=np.float32),
+        np.full((16, 16), np.nan, np.float32),
+        np.eye(16, dtype=np.int64),
+        np.array([{"a": 1}], dtype=object),
+    ],
+    ids=["size", "nan", "dtype", "pickle"],
+)
+def test_an_invalid_caption_matrix_is_rejected(array: object, folder: Path) -> None:
+    write_matrix(folder, array)
+    with pytest.raises(BundleCorrupt, match=r"matrix\.npy: "):
+        Bundle.open(folder)
+
+
+def test_a_caption_matrix_needs_text_embeddings(tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path, tasks=("answering",), free_form_answers=True)
+    write_matrix(folder, np.eye(16, dtype=np.float32))
+    with pytest.raises(BundleCorrupt, match="null was expected, as vector_width is 0"):
         Bundle.open(folder)
 
 

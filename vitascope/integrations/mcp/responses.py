@@ -242,7 +242,7 @@ class _SpanResponse(ToolResponse, _VideoSpan):
 
 class CaptionScore(_Scores):
     caption: str
-    clipscore: Annotated[RoundedScore | None, Field(description="2.5 * max(similarity, 0)")]
+    clipscore: Annotated[RoundedScore | None, Field(description="0 or more; agrees best with people's grades")]
     refclipscore: Annotated[RoundedScore | None, Field(description="clipscore with references; null without")]
 
 
