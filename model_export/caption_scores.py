@@ -52,15 +52,13 @@ def add_caption_scores(bundle: Path, data: Path, corpus: str, *, version: str | 
 
     Raises:
         InvalidInput: The corpus is not packed, lacks captions, or has other streams than the bundle; or the bundle has
-            no text embeddings or was not exported from a checkpoint.
+            no text embeddings.
         ModuleNotFoundError: The pretrained sentence encoder is not installed.
     """
     opened = Bundle.open(bundle)
     model, manifest = Model(opened), opened.manifest
     if "retrieval" not in manifest.tasks:
         raise InvalidInput(f"caption_scores: {bundle} has tasks {manifest.tasks}; 'retrieval' was expected")
-    if "provenance" not in manifest.extra:
-        raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle exported from a checkpoint was expected")
     train = _embed(model, open_packed(data / corpus / "train"), log)
     val = _embed(model, open_packed(data / corpus / "val"), log)
     matrix = fit_caption_matrix(train, RIDGE).astype(np.float16)
@@ -68,17 +66,21 @@ def add_caption_scores(bundle: Path, data: Path, corpus: str, *, version: str | 
     log(f"correlation with the similarity of captions on {corpus}/val: {before:.3f} before, {after:.3f} after")
     facts = {"fitted_on": f"{corpus}/train", "videos": len(train.videos_ND), "captions": len(train.texts_TD)}
     facts |= {"measured_on": f"{corpus}/val", "before": round(before, 4), "after": round(after, 4)}
-    parity = (bundle / manifest.parity_report).read_text("utf-8")
-    report = ParityReport.model_validate_json(parity)
+    parity, card = ((bundle / name).read_text("utf-8") for name in (manifest.parity_report, manifest.model_card))
     with replace_bundle(bundle) as folder:
         copy_files(opened, manifest.files, folder)
         np.save(folder / MATRIX_NAME, matrix)
         fields: dict[str, Any] = manifest.model_dump() | {
             "caption_matrix": MATRIX_NAME,
             "version": version or manifest.version,
-            "extra": manifest.extra | {CAPTION_SCORES_KEY: facts, METRICS_KEY: stored_metrics(opened)},
+            "extra": manifest.extra | {CAPTION_SCORES_KEY: facts},
         }
-        finish(folder, fields, parity, lambda draft: model_card(draft, report))
+        if "provenance" in manifest.extra:  # else a public model, whose card is not written again
+            fields["extra"] |= {METRICS_KEY: stored_metrics(opened)}
+            report = ParityReport.model_validate_json(parity)
+            finish(folder, fields, parity, lambda draft: model_card(draft, report))
+        else:
+            finish(folder, fields, parity, lambda _: card)
     return bundle
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_export.assemble import write_manifest
 from model_export.caption_scores import CaptionedVideos, correlation, fit_caption_matrix
 from tests.model_export.conftest import copy_bundle
 from tests.once import made_once
@@ -105,6 +106,18 @@ def test_the_card_states_the_corpus(graded: Path) -> None:
     assert facts["after"] > facts["before"]
 
 
+def test_the_card_of_a_bundle_that_was_not_trained_here_is_kept(
+    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle = copy_bundle(bundles["float32"], tmp_path / "bundle")
+    manifest = Bundle.open(bundle).manifest
+    (bundle / "MODEL_CARD.md").write_text("# A public model\n")
+    write_manifest(bundle, manifest.model_dump() | {"extra": {}})
+    assert main(["export", str(bundle), "--caption-scores", "squares", "--data", str(folders[1])]) == 0
+    assert Bundle.open(bundle).caption_matrix is not None
+    assert (bundle / "MODEL_CARD.md").read_text() == "# A public model\n"
+
+
 def test_a_matrix_is_not_fitted_without_corpus_or_text_embeddings(
     graded: Path, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,8 +130,5 @@ def test_a_matrix_is_not_fitted_without_corpus_or_text_embeddings(
     matching = make_small_bundle(tmp_path / "matching", tasks=["matching"])
     assert main(["export", str(matching), "--caption-scores", "squares", "--data", str(folders[1])]) == 2
     assert "'retrieval' was expected" in capsys.readouterr().err
-    plain = make_small_bundle(tmp_path / "plain")
-    assert main(["export", str(plain), "--caption-scores", "squares", "--data", str(folders[1])]) == 2
-    assert "no provenance" in capsys.readouterr().err
     assert main(["export", str(folders[0]), "--caption-scores", "squares", "--out", str(tmp_path / "out")]) == 2
     assert "--caption-scores is for bundles" in capsys.readouterr().err

@@ -242,7 +242,7 @@ class _SpanResponse(ToolResponse, _VideoSpan):
 
 class CaptionScore(_Scores):
     caption: str
-    clipscore: Annotated[RoundedScore | None, Field(description="0 or more; agrees best with people's grades")]
+    clipscore: Annotated[RoundedScore | None, Field(description="0 or more; best to compare captions of photographs")]
     refclipscore: Annotated[RoundedScore | None, Field(description="clipscore with references; null without")]
 
 
