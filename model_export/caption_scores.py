@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from model_export.assemble import Log, copy_files, finish, no_log, replace_bundle
 from model_export.card import CAPTION_SCORES_KEY, METRICS_KEY, model_card, stored_metrics
 from model_export.parity.checks import ParityReport
+from model_export.sources import add_sources, corpus_source
 from training.data.packed import Packed, open_packed
 from training.evaluation.encoder import check_streams, embed_corpus, embed_texts
 from training.models.pretrained import embed_sentences
@@ -48,11 +49,11 @@ def add_caption_scores(bundle: Path, data: Path, corpus: str, *, version: str | 
         log: Called with progress messages.
 
     Returns:
-        `bundle`.
+        `bundle`. If it did not list the corpus as training data, it does now, with its terms of use.
 
     Raises:
-        InvalidInput: The corpus is not packed, lacks captions, or has other streams than the bundle; or the bundle has
-            no text embeddings.
+        InvalidInput: The corpus is not packed, lacks captions or terms of use, or has other streams than the bundle; or
+            the bundle has no text embeddings.
         ModuleNotFoundError: The pretrained sentence encoder is not installed.
     """
     opened = Bundle.open(bundle)
@@ -70,7 +71,10 @@ def add_caption_scores(bundle: Path, data: Path, corpus: str, *, version: str | 
     with replace_bundle(bundle) as folder:
         copy_files(opened, manifest.files, folder)
         np.save(folder / MATRIX_NAME, matrix)
-        fields: dict[str, Any] = manifest.model_dump() | {
+        known = {entry.split(":")[0] for entry in manifest.training_data}
+        sources = [] if corpus in known else [corpus_source(corpus, data)]
+        fields: dict[str, Any] = manifest.model_dump() | add_sources(folder, manifest, sources)
+        fields |= {
             "caption_matrix": MATRIX_NAME,
             "version": version or manifest.version,
             "extra": manifest.extra | {CAPTION_SCORES_KEY: facts},

@@ -112,9 +112,13 @@ def test_the_card_of_a_bundle_that_was_not_trained_here_is_kept(
     bundle = copy_bundle(bundles["float32"], tmp_path / "bundle")
     manifest = Bundle.open(bundle).manifest
     (bundle / "MODEL_CARD.md").write_text("# A public model\n")
-    write_manifest(bundle, manifest.model_dump() | {"extra": {}})
+    (bundle / "NOTICE.md").unlink()
+    write_manifest(bundle, manifest.model_dump() | {"extra": {}, "training_data": ["its own: MIT"]})
     assert main(["export", str(bundle), "--caption-scores", "squares", "--data", str(folders[1])]) == 0
-    assert Bundle.open(bundle).caption_matrix is not None
+    after = Bundle.open(bundle)
+    assert after.caption_matrix is not None
+    assert [entry.split(":")[0] for entry in after.manifest.training_data] == ["its own", "squares"]
+    assert (bundle / "NOTICE.md").read_text().count("## squares") == 1
     assert (bundle / "MODEL_CARD.md").read_text() == "# A public model\n"
 
 
