@@ -242,7 +242,7 @@ def test_the_command_prints_json_and_the_same_checkpoint_gives_the_same_fingerpr
         ("{checkpoint} --out {out}", "'squares' was trained on, but its source and terms are not known"),
         ("{checkpoint} --out {out} --data {data} --metrics {nowhere}", "cannot be read"),
         ("{checkpoint} --out {out} --data {data} --checkpoint {checkpoint}", "is not a bundle; --checkpoint"),
-        ("{bundle}", "is a bundle: one of --metrics, --checkpoint, --moments, --part was expected"),
+        ("{bundle}", "is a bundle: one of --metrics, --checkpoint, --moments, --part, --caption-scores was expected"),
         ("{checkpoint} --out {checkpoint}/state.json/out --data {data}", "state.json: File exists"),
         ("{bundle} --metrics {nowhere} --version 2.0.0", "is a bundle that gets --metrics; no --version was expected"),
         ("{bundle} --out {out} --budget recall=1 --licence MIT", "that gets --budget; no --licence was expected"),
