@@ -44,8 +44,8 @@ def test_the_matrix_is_the_least_squares_solution_over_all_pairs() -> None:
     products = np.einsum("nd,te->nted", data.videos_ND, data.texts_TD).reshape(-1, WIDTH * WIDTH)
     pairs = len(products)
     rows = np.concatenate([products / pairs**0.5, ridge**0.5 * np.eye(WIDTH * WIDTH)])
-    wanted = np.concatenate([(slope * target + offset) / pairs**0.5, ridge**0.5 * np.eye(WIDTH).ravel()])
-    expected = np.linalg.lstsq(rows, wanted)[0].reshape(WIDTH, WIDTH)
+    targets = np.concatenate([(slope * target + offset) / pairs**0.5, ridge**0.5 * np.eye(WIDTH).ravel()])
+    expected = np.linalg.lstsq(rows, targets)[0].reshape(WIDTH, WIDTH)
     np.testing.assert_allclose(fitted, expected, atol=1e-9)
 
 
