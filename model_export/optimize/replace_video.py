@@ -219,7 +219,7 @@ def _parity_cases(job: _Job) -> list[Case]:
 def _write_files(job: _Job, files: Mapping[GraphName, str], folder: Path) -> None:
     """Write everything but the graphs."""
     manifest = job.bundle.manifest
-    copy_files(job.bundle, manifest.text_files, folder)
+    copy_files(job.bundle, manifest.data_files, folder)
     write_documents(folder, {CARD_NAME: "", PARITY_NAME: "", NOTICE_NAME: _notices(job)})
     write_manifest(folder, _manifest_fields(job, files, FittedCalibration(manifest.calibration)))
     runtime = Model.open(folder, device="cpu")

@@ -303,7 +303,7 @@ def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], fo
     }
     files = store(graphs | kept, folder, "float32")
     documents = [n for n in source.files if n.endswith(".md")]
-    copy_files(search.bundle, [*source.text_files, *documents], folder)
+    copy_files(search.bundle, [*source.data_files, *documents], folder)
     write_documents(folder, {source.parity_report: ""})
     precision = _describe_precision(selected)
     fields = source.model_dump() | {"name": name, "graphs": files, "precision": precision, "metrics": {}}

@@ -297,6 +297,5 @@ def check_external(folder: Path, graph: str, manifest: Manifest) -> None:
         # The fingerprint does not cover weights of added graphs, so no other graph may read them.
         readers = manifest.added_weights.get(listed, (graph,))
         if graph not in readers:
-            raise BundleCorrupt(
-                f"{name}: graph {graph!r} reads weights from {location!r}; only {' and '.join(readers)} may read them"
-            )
+            allowed = f"only {' and '.join(readers)}" if readers else "no graph"
+            raise BundleCorrupt(f"{name}: graph {graph!r} reads weights from {location!r}; {allowed} may read them")

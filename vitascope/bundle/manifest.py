@@ -395,7 +395,6 @@ class Manifest(OmitDefaultsModel):
             )
         named = [*self.graphs.values(), self.tokenizer, self.model_card, self.parity_report]
         named += [self.answers] if self.answers else []
-        named += [self.caption_matrix] if self.caption_matrix else []
         named += self.added_weights
         if shared := sorted(name for name in self.added_weights if named.count(name) > 1):
             raise ValueError(f"weights: {shared}; a file that only the graphs of one task read was expected")
@@ -443,12 +442,16 @@ class Manifest(OmitDefaultsModel):
 
     @property
     def added_weights(self) -> dict[str, tuple[str, ...]]:
-        """Weights that may change without a new index: by file, the only graphs that may read it."""
+        """Weights that may change without a new index: by file, the only graphs that may read it.
+
+        No graph may read the caption matrix.
+        """
         parts = {name: getattr(self, name) for name in PARTS}
-        return {part.weights: PARTS[name] for name, part in parts.items() if getattr(part, "weights", None)}
+        weights = {part.weights: PARTS[name] for name, part in parts.items() if getattr(part, "weights", None)}
+        return weights | ({self.caption_matrix: ()} if self.caption_matrix else {})
 
     @property
-    def text_files(self) -> list[str]:
+    def data_files(self) -> list[str]:
         """Files that the runtime reads beside the graphs: tokenizer, answer vocabulary and caption matrix."""
         return [name for name in (self.tokenizer, self.answers, self.caption_matrix) if name is not None]
 
@@ -491,7 +494,7 @@ class Manifest(OmitDefaultsModel):
             64 hexadecimal digits.
         """
         added = {name: file for name, file in self.graphs.items() if name in ADDED_GRAPHS}
-        excluded = {self.model_card, self.parity_report, self.caption_matrix, *added.values(), *self.added_weights}
+        excluded = {self.model_card, self.parity_report, *added.values(), *self.added_weights}
         excluded |= {name for name in self.files if name.endswith(".md")}
         parts: dict[str, Any] = {
             "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in excluded},

@@ -286,6 +286,17 @@ def test_an_invalid_caption_matrix_is_rejected(array: object, folder: Path) -> N
         Bundle.open(folder)
 
 
+def test_no_graph_may_read_weights_from_the_caption_matrix(tmp_path: Path) -> None:
+    """Or the fingerprint would not cover these weights."""
+    folder = make_small_bundle(tmp_path, external_data=True)
+    write_manifest(folder, {**manifest_of(folder), "caption_matrix": "weights.bin"})
+    with pytest.raises(BundleCorrupt, match=r"reads weights from 'weights\.bin'; no graph may read them"):
+        Bundle.open(folder)
+    write_manifest(folder, {**manifest_of(folder), "caption_matrix": "tokenizer.json"})
+    with pytest.raises(BundleCorrupt, match=r"weights: \['tokenizer\.json'\]; a file that only the graphs of one task"):
+        Bundle.open(folder)
+
+
 def test_a_caption_matrix_needs_text_embeddings(tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path, tasks=("answering",), free_form_answers=True)
     write_matrix(folder, np.eye(16, dtype=np.float32))
