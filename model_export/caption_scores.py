@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from model_export.assemble import Log, copy_files, finish, no_log, replace_bundle
 from model_export.card import CAPTION_SCORES_KEY, METRICS_KEY, model_card, stored_metrics
 from model_export.parity.checks import ParityReport
-from model_export.sources import add_sources, corpus_source
+from model_export.sources import add_sources, corpus_source, listed_sources
 from training.data.packed import Packed, open_packed
 from training.evaluation.encoder import check_streams, embed_corpus, embed_texts
 from training.models.pretrained import embed_sentences
@@ -71,8 +71,7 @@ def add_caption_scores(bundle: Path, data: Path, corpus: str, *, version: str | 
     with replace_bundle(bundle) as folder:
         copy_files(opened, manifest.files, folder)
         np.save(folder / MATRIX_NAME, matrix)
-        known = {entry.split(":")[0] for entry in manifest.training_data}
-        sources = [] if corpus in known else [corpus_source(corpus, data)]
+        sources = [] if corpus in listed_sources(manifest) else [corpus_source(corpus, data)]
         fields: dict[str, Any] = manifest.model_dump() | add_sources(folder, manifest, sources)
         fields |= {
             "caption_matrix": MATRIX_NAME,

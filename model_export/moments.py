@@ -23,7 +23,7 @@ from model_export.graphs import Arrays, GraphSpec, ManifestSizes, export_graph
 from model_export.parity.cases import Case
 from model_export.parity.checks import FLOAT32, check_outputs
 from model_export.parity.variants import read_report
-from model_export.sources import Source, add_sources
+from model_export.sources import Source, add_sources, listed_sources
 from training.moments.loop import METRICS_NAME, HeadCheckpoint, load_head
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import SALIENCY, SPAN_SCORES, SPANS, WINDOW_MASK, WINDOW_TEXT, WINDOWS
@@ -118,7 +118,7 @@ def _random_sequences(rng: np.random.Generator, width: int, batch: int, count: i
 
 def _new_sources(config: HeadCheckpoint, manifest: Manifest) -> list[Source]:
     """Return the sources of the head's corpora that the bundle does not list yet."""
-    known = {entry.split(":")[0] for entry in manifest.training_data}
+    listed = listed_sources(manifest)
     return [
         Source(
             name=name,
@@ -128,7 +128,7 @@ def _new_sources(config: HeadCheckpoint, manifest: Manifest) -> list[Source]:
             research_only=not origin.licence.startswith("CC0"),
         )
         for name, origin in config.corpora.items()
-        if name not in known
+        if name not in listed
     ]
 
 

@@ -237,6 +237,11 @@ def _sections(sources: Sequence[Source]) -> str:
     return "".join(lines)
 
 
+def listed_sources(manifest: Manifest) -> set[str]:
+    """Return the names of the sources that a manifest lists as training data."""
+    return {entry.split(":")[0] for entry in manifest.training_data}
+
+
 def add_sources(folder: Path, manifest: Manifest, sources: Sequence[Source]) -> dict[str, Any]:
     """Add sources to the NOTICE.md of a bundle's draft, and return the changed fields of its manifest.
 
