@@ -1,6 +1,7 @@
-"""Adding caption decoders, grounding heads and entailment heads, which were trained alone, to a bundle.
+"""Adding caption decoders, grounding heads, entailment heads and pooled answer heads, trained alone, to a bundle.
 
-Only the graphs and weights of these parts are exported. Other graphs and the fingerprint do not change.
+Only the graphs and weights of these parts are exported. Other graphs do not change. The fingerprint changes only with a
+pooled answer head, because that is part of the graph `answer`.
 """
 
 from __future__ import annotations
@@ -179,6 +180,8 @@ def _manifest_fields(
         update={"config": extended.model.cfg.model_dump(mode="json"), "sources": corpora_first}
     )
     new_tasks = [task for task, graphs in GRAPHS_OF_TASK.items() if names & {*graphs} and task not in manifest.tasks]
+    # The shares of the two answer heads were fitted as probabilities.
+    calibration = manifest.calibration.model_copy(update={"answer_temperature": 1.0} if "answer" in names else {})
     return (
         manifest.model_dump()
         | {n: x for n, x in added_parts(extended.model.cfg, tokenizer).items() if names & {*GRAPHS_OF_FIELD[n]}}
@@ -187,6 +190,7 @@ def _manifest_fields(
         | {
             "tasks": [*manifest.tasks, *new_tasks],
             "graphs": {**manifest.graphs, **{name: f"{name}.onnx" for name in sorted(names)}},
+            "calibration": calibration,
             "extra": manifest.extra | {"provenance": provenance.model_dump(mode="json")},
         }
     )

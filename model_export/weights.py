@@ -3,7 +3,8 @@
 The text encoder is part of three graphs (text, match, answer). Large tensors are moved from the graphs to `weights.bin`
 (ONNX external data: location, offset, length), where equal tensors share one copy. Tensors that only the graphs of an
 added part use are in a separate file, such as `captions.bin`, so that adding a caption decoder changes no other file.
-The few tensors that only `entailment` uses stay in the file of that graph.
+The few tensors that only `entailment` uses stay in the file of that graph. So do those that a part adds to a graph of
+the bundle, such as a pooled answer head to `answer`.
 
 Reduced precision is weight-only; all arithmetic stays float32:
 
@@ -184,7 +185,7 @@ def store(
     file_of_graph |= dict.fromkeys(SELF_CONTAINED, "")
     parts: dict[str, list[GraphName]] = {} if existing else {WEIGHTS_NAME: []}
     for name in graphs:
-        parts.setdefault(file_of_graph.get(name, WEIGHTS_NAME), []).append(name)
+        parts.setdefault(file_of_graph.get(name, "" if existing else WEIGHTS_NAME), []).append(name)
     for weights_name, names in parts.items():
         with (folder / weights_name).open("wb") if weights_name else nullcontext() as file:
             locations = shared if weights_name == WEIGHTS_NAME else dict(shared)

@@ -26,7 +26,13 @@ from torch import Tensor, nn
 
 from training.compact_tensors import is_restored, pack
 from training.models.architectures import build, read_config
-from training.models.fusion import CAPTION_PREFIX, ENTAILMENT_PREFIX, GROUNDING_PREFIX, FusedModel
+from training.models.fusion import (
+    CAPTION_PREFIX,
+    ENTAILMENT_PREFIX,
+    GROUNDING_PREFIX,
+    POOLED_ANSWER_PREFIX,
+    FusedModel,
+)
 from training.models.pretrained import starts_of
 from training.public_starts import STORED_STARTS, PublicStart, pack_weights, restore_weights
 from training.recipe import Recipe
@@ -67,6 +73,7 @@ PARTS = {
     "caption_layers": Part(CAPTION_PREFIX, "captions.safetensors", CAPTION_GRAPHS, ("caption_words",)),
     "grounding_layers": Part(GROUNDING_PREFIX, "grounding.safetensors", ("grounding",)),
     "entailment": Part(ENTAILMENT_PREFIX, "entailment.safetensors", ("entailment",)),
+    "pooled_answers": Part(POOLED_ANSWER_PREFIX, "pooled_answers.safetensors", ("answer",)),
 }
 """Parts by the configuration field that adds them to a model."""
 

@@ -17,7 +17,7 @@ from training.data.packed import fingerprint_of, open_packed, stride_of
 from training.data.scenes.objects import ATTRIBUTES
 from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import END_TOKEN, ConvConfig, FusedConfig
-from training.models.fusion import AUDIO_PREFIX, AUDIO_PREFIXES, FusedModel
+from training.models.fusion import AUDIO_PREFIX, AUDIO_PREFIXES, POOLED_ANSWER_PREFIX, FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.pretrained import (
     load_audio,
@@ -135,6 +135,13 @@ def _check_heads(recipe: Recipe, cfg: FusedConfig) -> None:
                 f"objectives: {objective!r} for a model without a part for it; model = {{ {setting} }} was expected in "
                 "the recipe"
             )
+    if any(stage.frozen == "all_but_pooled_answers" for stage in recipe.stages) and not (
+        cfg.pooled_answers and cfg.answers
+    ):
+        raise InvalidInput(
+            f"frozen: 'all_but_pooled_answers' for a model with pooled_answers = {cfg.pooled_answers} and "
+            f"{cfg.answers} answers; model = {{ pooled_answers = 512 }} and an answer vocabulary were expected"
+        )
 
 
 def _check_vocabulary(tokenizer: Path, vocabulary: int) -> None:
@@ -333,14 +340,15 @@ def _extend_answers(initial: InitialModel, answers: list[str]) -> InitialModel:
     count = len(initial.answers)
     extended = build(read_config(initial.model.cfg.model_dump() | {"answers": count + len(new)}))
     weights = initial.model.state_dict()
-    last = f"answer_head.{len(old) - 1}"
-    weight, bias = weights.pop(f"{last}.weight"), weights.pop(f"{last}.bias")
+    outputs = [f"answer_head.{len(old) - 1}"]
+    outputs += [] if initial.model.pooled_answer_head is None else [f"{POOLED_ANSWER_PREFIX}output"]
+    of_outputs = [(weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")) for name in outputs]
     extended.load_state_dict(weights, strict=False)
-    assert extended.answer_head is not None
-    output = extended.answer_head[-1]
-    assert isinstance(output, torch.nn.Linear)
-    # A new answer starts with the average weights of the known answers.
-    output.weight.copy_(weight.mean(dim=0).expand_as(output.weight))
-    output.bias.fill_(float(bias.mean()))
-    output.weight[:count], output.bias[:count] = weight, bias
+    for name, (weight, bias) in zip(outputs, of_outputs, strict=True):
+        output = extended.get_submodule(name)
+        assert isinstance(output, torch.nn.Linear)
+        # A new answer starts with the average weights of the known answers.
+        output.weight.copy_(weight.mean(dim=0).expand_as(output.weight))
+        output.bias.fill_(float(bias.mean()))
+        output.weight[:count], output.bias[:count] = weight, bias
     return initial._replace(model=extended, answers=[*initial.answers, *new])

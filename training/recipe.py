@@ -73,9 +73,17 @@ TRAINED_PARTS = {
     "all_but_captions": TrainedPart("caption_decoder", frozenset({"captions", "caption_reward"})),
     "all_but_grounding": TrainedPart("grounding_head", frozenset({"grounding"})),
     "all_but_entailment": TrainedPart("entailment_head", frozenset({"entailment"})),
+    "all_but_pooled_answers": TrainedPart("pooled_answer_head", frozenset({"vqa"})),
 }
 """Parts by value of a stage's `frozen`."""
-CACHED_FEATURES = ("visual", "embeddings", "all_but_captions", "all_but_grounding", "all_but_entailment")
+CACHED_FEATURES = (
+    "visual",
+    "embeddings",
+    "all_but_captions",
+    "all_but_grounding",
+    "all_but_entailment",
+    "all_but_pooled_answers",
+)
 """Values of a stage's `frozen` with which the features of the video encoder are cached."""
 
 
@@ -245,6 +253,7 @@ class Stage(StrictModel):
         "all_but_captions",
         "all_but_grounding",
         "all_but_entailment",
+        "all_but_pooled_answers",
     ] = "none"
     """Parts of the model that are not trained.
 
@@ -263,6 +272,8 @@ class Stage(StrictModel):
       features of `visual`.
     - `all_but_entailment`: only the entailment head is trained, in the same way. Each video has the same sentences at
       every step, so that the fused layers run once for each.
+    - `all_but_pooled_answers`: only the pooled answer head is trained, by the objective `vqa`. After the last step its
+      share in the answers is fitted to the questions of the validation splits of the stage's corpora.
     """
     locked_text_layers: Annotated[int, Field(ge=0)] = 0
     """Number of first text layers that are frozen, together with the token embeddings; 0: none."""

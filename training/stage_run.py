@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from training.cached_embeddings import correct_hubness, similar_videos
 from training.data.batch import Batch, Tokens
 from training.data.batches import RANK_SEED, Batches, load_batches
+from training.data.packed import open_packed
+from training.evaluation.torch_encoder import TorchEncoder
 from training.models.fusion import FusedModel
 from training.objectives.caption_rewards import CaptionSampler
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.objectives.entailment import PooledStates
+from training.objectives.pooled_answers import fit_gate
 from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.text_states import MeanTextStates, TextStates, mean_text_state
 from training.train_step import NameTargets, StoredStates, WordMasking, compute_losses
@@ -62,6 +65,7 @@ class StageRun:
         """
         recipe, model, accelerator = run.recipe, run.model, run.accelerator
         self.recipe, self.stage, self.accelerator = recipe, stage, accelerator
+        self.run = run
         seed = recipe.seed * 1000 + index
         rank, world = accelerator.process_index, accelerator.num_processes
         self.seed = seed + RANK_SEED * rank
@@ -178,6 +182,10 @@ class StageRun:
             mix_weights(self.model, initial, self.stage.mix_initial)
         if self.stage.hub_references:
             correct_hubness(self.model, self.batches, self.seed)
+        if self.stage.frozen == "all_but_pooled_answers":
+            folders = {self.run.data / dataset.config.corpus / "val" for dataset in self.batches.datasets}
+            splits = [open_packed(folder) for folder in sorted(folders) if folder.is_dir()]
+            fit_gate(TorchEncoder(self.model, self.run.tokenizer, self.run.answers), splits)
 
     def _in_all_processes(self, condition: bool) -> bool:
         held = self.accelerator.reduce(torch.tensor(int(condition), device=self.accelerator.device), "sum")

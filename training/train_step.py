@@ -35,7 +35,8 @@ from training.objectives.class_names import most_likely
 from training.objectives.class_prototypes import ClassPrototypes
 from training.objectives.entailment import PooledStates, entailment_inputs, entailment_loss
 from training.objectives.grounding import phrase_loss
-from training.recipe import AUDIO_OBJECTIVES
+from training.objectives.pooled_answers import pooled_answer_loss
+from training.recipe import AUDIO_OBJECTIVES, TRAINED_PARTS
 from training.text_states import MeanTextStates, TextStates, mean_text_state
 from vitascope.errors import InvalidInput
 
@@ -116,6 +117,8 @@ def compute_losses(
     objectives = batch.dataset.objectives
     if stored.pooled is not None:
         return {"entailment": entailment_loss(model, batch, stored.pooled(batch))}
+    if model.only_trained == TRAINED_PARTS["all_but_pooled_answers"].module:
+        return {"vqa": pooled_answer_loss(model, batch, stored.means or partial(mean_text_state, model))}
     video, audio = encode_video(model, batch), encode_audio(model, batch)
     out: dict[str, Tensor] = {}
     if AUDIO_OBJECTIVES & set(objectives) and audio is not None:

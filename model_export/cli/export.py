@@ -156,8 +156,8 @@ def _add_bundle_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RUN",
-        help="add the caption decoder, grounding head or entailment head that this run (or checkpoint) has trained "
-        "alone, from the same model as MODEL; repeatable",
+        help="add the caption decoder, grounding head, entailment head or pooled answer head that this run (or "
+        "checkpoint) has trained alone, from the same model as MODEL; repeatable",
     )
     add(
         "--moments",

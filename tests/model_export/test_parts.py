@@ -45,8 +45,10 @@ def save_run(folder: Path, start: FusedModel, tokenizer: Path, part: dict[str, o
     model.load_state_dict(start.state_dict(), strict=False)
     with torch.no_grad():
         for name, values in model.named_parameters():
-            if name.startswith(("grounding_head.", "entailment_head.")):
+            if name.startswith(("grounding_head.", "entailment_head.", "pooled_answer_head.")):
                 values.add_(0.1 * torch.randn_like(values))
+        if model.pooled_answer_head is not None:
+            model.pooled_answer_head.gate.normal_()
     made = Checkpoint(model, ANSWERS, recipe(tokenizer), tokenizer, step=3, lineage=("scenes", "flickr8k"))
     checkpoint.save(folder / "checkpoint", made)
     return folder
@@ -137,6 +139,32 @@ def test_parts_are_added_to_a_bundle_and_nothing_else_changes(
     assert {"squares", "scenes", "flickr8k"} <= {*initial.lineage}
     assert (checkpoint_folder(bundle) / "model.safetensors").read_bytes() == weights
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle-checkpoint", "metrics.json"}
+
+
+@pytest.mark.usefixtures("cached_graphs")
+def test_a_pooled_answer_head_changes_answers_and_nothing_else(
+    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle = copy_bundle(bundles["int8-weights"], tmp_path / "bundle")
+    before = Bundle.open(bundle)
+    tokenizer = folders[0] / "tokenizer.json"
+    run = save_run(tmp_path / "run", load_initial_model(bundle).model, tokenizer, {"pooled_answers": 64})
+    assert main(["export", str(bundle), "--part", str(run), "--seed", "1"]) == 0
+
+    after = Bundle.open(bundle)
+    changed = {name for name, entry in after.manifest.files.items() if before.manifest.files.get(name) != entry}
+    assert changed == {"answer.onnx", "MODEL_CARD.md", "NOTICE.md", "parity.json"}
+    assert after.fingerprint != before.fingerprint, "indexes of the bundle before must not be mixed with it unnoticed"
+    assert after.manifest.calibration.answer_temperature == 1.0
+    model = Model.open(bundle, threads=1, device="cpu")
+    trained = checkpoint.load(run / "checkpoint").model.eval()
+    reference = TorchEncoder(trained, model.tokenizer, ANSWERS)
+    for actual, expected in zip(*(each.answer(TEXTS, TOKENS, 6) for each in (model, reference)), strict=True):
+        of = {answer.text: answer.probability for answer in expected}
+        assert all(abs(answer.probability - of[answer.text]) < 0.05 for answer in actual)
+    without = Model.open(bundles["int8-weights"], threads=1, device="cpu").answer_logits(TEXTS, TOKENS)
+    assert np.abs(model.answer_logits(TEXTS, TOKENS) - without).max() > 0.1
+    assert load_initial_model(bundle).model.cfg.pooled_answers == 64
 
 
 def test_each_of_two_runs_from_the_same_parts_replaces_only_what_it_trained(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.models.fusion import FusedModel
 from training.models.grounding_head import grounding_outputs
+from training.models.pooled_answer_head import AnswerLogits
 from training.models.text import VisualCache
 from vitascope.answering import Answer
 from vitascope.bundle.graph_specs import (
@@ -160,6 +161,20 @@ class TorchEncoder:
                 ):
                     answers[position] = [Answer(self.answers[i], p) for p, i in zip(values, indices, strict=True)]
         return answers
+
+    def answer_logits_by_head(
+        self, questions: Sequence[str], rows: Sequence[int], visual: np.ndarray, audio: np.ndarray | None = None
+    ) -> AnswerLogits:
+        """Return the logits of both answer heads for questions[i] about clip rows[i], float32 on the CPU."""
+        positions: list[int] = []
+        parts: list[tuple[Tensor, ...]] = []
+        with inference_mode(self.model):
+            for part in self._pair_batches(questions, rows, visual, audio):
+                logits = self.model.answer_logits_by_head(part.states, part.mask, part.cache)
+                parts.append(tuple(x.float().cpu() for x in logits))
+                positions += part.positions
+        order = torch.tensor(positions).argsort()
+        return AnswerLogits(*(torch.cat(tensors)[order] for tensors in zip(*parts, strict=True)))
 
     def classify_entailment(
         self, texts: Sequence[str], visual_tokens: np.ndarray, audio_tokens: np.ndarray | None = None

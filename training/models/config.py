@@ -98,6 +98,7 @@ class FusedConfig(OmitDefaultsModel):
         "caption_words",
         "grounding_layers",
         "entailment",
+        "pooled_answers",
         "mirrored_view",
     )
     masks_visual: ClassVar[bool] = False
@@ -159,6 +160,8 @@ class FusedConfig(OmitDefaultsModel):
     entailment: EntailmentKind | None = None
     """Classes of the entailment head. `video`: a video entails a sentence, contradicts it or neither (SNLI-VE);
     `pair`: a sentence about two pictures is true or false (NLVR2). None: no head."""
+    pooled_answers: Annotated[int, Field(ge=0)] = 0
+    """Width of the hidden layers of the pooled answer head, which complements the answer head; 0: no such head."""
     mirrored_view: MirroredView | None = None
     """Second view with which still pictures are embedded, as in the manifest of a bundle; not used in training."""
 

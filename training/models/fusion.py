@@ -25,6 +25,7 @@ from training.models.config import FusedConfig
 from training.models.entailment_head import EntailmentHead, pool_states
 from training.models.grounding_head import GroundingHead
 from training.models.hubness import SIMILARITY_SCALE, HubnessCorrection
+from training.models.pooled_answer_head import AnswerLogits, PooledAnswerHead
 from training.models.text import (
     MaskedWordHead,
     TextTransformer,
@@ -44,7 +45,8 @@ ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_proje
 TOKEN_PREFIXES = ("visual_embeddings.", "audio_embeddings.")
 """Parameter prefixes of the embeddings of visual and audio tokens for the fused layers."""
 CAPTION_PREFIX, GROUNDING_PREFIX, ENTAILMENT_PREFIX = "caption_decoder.", "grounding_head.", "entailment_head."
-"""Parameter prefixes of the caption decoder, the grounding head and the entailment head."""
+POOLED_ANSWER_PREFIX = "pooled_answer_head."
+"""Parameter prefixes of the caption decoder, the grounding head, the entailment head and the pooled answer head."""
 AUDIO_PREFIXES = (AUDIO_PREFIX, "audio_embeddings.", "match_audio_")
 """Parameter prefixes of everything that sound adds to a model. Inputs without sound do not use these parameters."""
 
@@ -138,6 +140,7 @@ class FusedModel(nn.Module, ABC):
         self.entailment_head = (
             EntailmentHead(cfg.text_width, cfg.entailment, cfg.dropout) if cfg.entailment is not None else None
         )
+        self.pooled_answer_head = PooledAnswerHead(cfg) if cfg.pooled_answers and cfg.answers else None
 
     @property
     def device(self) -> torch.device:
@@ -322,9 +325,33 @@ class FusedModel(nn.Module, ABC):
     def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
         """Return the answer logits (B, answers) of question states (B, L, D), the questions about a video adjacent.
 
+        With a pooled answer head they are the log-probabilities of the mixture of both heads.
+
         Raises:
             ValueError: The model has no answer vocabulary.
         """
+        if self.pooled_answer_head is None:
+            return self._fused_answer_logits(text_BLD, attention_mask, cache)
+        return self.pooled_answer_head.mix(self.answer_logits_by_head(text_BLD, attention_mask, cache))
+
+    def answer_logits_by_head(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> AnswerLogits:
+        """Return the logits of both answer heads. Arguments as in `answer_logits`.
+
+        Raises:
+            ValueError: The model has no pooled answer head.
+        """
+        question = self.text_embedding(text_BLD, attention_mask)
+        pooled = self.get_pooled_answer_head()(question, cache.visual, cache.audio)
+        return AnswerLogits(self._fused_answer_logits(text_BLD, attention_mask, cache), pooled, question)
+
+    def get_pooled_answer_head(self) -> PooledAnswerHead:
+        """Return the pooled answer head. Raises ValueError for a model without a pooled answer head."""
+        if self.pooled_answer_head is None:
+            raise ValueError("pooled_answers: 0 in this model's config; the width of its hidden layers was expected")
+        return self.pooled_answer_head
+
+    def _fused_answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
+        """Return the logits (B, answers) of the answer head on the fused states. Arguments as in `answer_logits`."""
         if self.answer_head is None:
             raise ValueError("answers: 0 in this model's config; an answer vocabulary was expected")
         first = self.text.fuse(text_BLD, attention_mask, cache, first_only=True)[:, 0]

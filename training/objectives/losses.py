@@ -295,10 +295,12 @@ def mlm(logits: Tensor, targets: Tensor) -> Tensor:
     return distributed.global_mean(loss, len(targets))
 
 
-def vqa(logits: Tensor, targets: Tensor) -> Tensor:
+def vqa(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Compute the cross-entropy of logits (n, answers), ignoring targets (n,) of -100 (not in the vocabulary)."""
     known = int((targets >= 0).sum())
-    loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX) if known else logits.sum() * 0.0
+    loss = logits.sum() * 0.0
+    if known:
+        loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, label_smoothing=label_smoothing)
     return distributed.global_mean(loss, known)
 
 
