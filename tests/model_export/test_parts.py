@@ -236,7 +236,7 @@ def replace_by_start(run: Path, bundle: Path) -> None:
     ("change", "message"),
     [
         (change_model, r"has another video_project\.weight \(1 tensors\); a run that trained its part alone"),
-        (replace_by_start, "has no caption_layers, grounding_layers, entailment to export"),
+        (replace_by_start, "has no caption_layers, grounding_layers, entailment, pooled_answers to export"),
         (lambda run, bundle: shutil.rmtree(run), "checkpoint: nothing at"),
         (lambda run, bundle: shutil.rmtree(checkpoint_folder(bundle)), "training continues from its checkpoint"),
     ],
