@@ -10,8 +10,9 @@ from typing import Any, get_args
 import numpy as np
 
 from model_export.parity.checks import Embedded, has_captions
-from training.data.example import Needs, canonical_answer
+from training.data.example import Needs
 from training.evaluation import calibration
+from training.evaluation.answers import answerable_questions
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
 from training.evaluation.retrieval import RERANK_QUERIES, Gallery, NearestVideos, nearest_videos, spread_captions
@@ -255,11 +256,10 @@ def _fit_answers(
     corpora: Mapping[str, Embedded], answers: Sequence[str], logits_of: AnswerLogits, previous: Calibration | None
 ) -> FittedCalibration:
     """Fit the answer temperature; `previous` is kept if no corpus has questions."""
-    answer_index = {answer: index for index, answer in enumerate(answers)}
     start = previous or Calibration()
     logits, targets, names = [], [], []
     for name, embedded in corpora.items():
-        if questions := _answerable_questions(embedded, answer_index):
+        if questions := answerable_questions(embedded.packed, answers, MAX_QUESTIONS):
             rows, texts, indices = zip(*questions, strict=True)
             logits.append(logits_of(texts, embedded.tokens[list(rows)].astype(np.float32)))
             targets.append(np.array(indices))
@@ -274,18 +274,6 @@ def _fit_answers(
         if candidate is not None:
             measurements[f"answer error {label}"] = _answer_error(all_logits, correct, candidate)
     return FittedCalibration(start.model_copy(update={"answer_temperature": temperature}), measurements, names)
-
-
-def _answerable_questions(embedded: Embedded, answer_index: Mapping[str, int]) -> list[tuple[int, str, int]]:
-    """Return (row, question, index of the correct answer) of questions whose answer is in the vocabulary."""
-    questions = [
-        (row, question.question, answer_index[canonical_answer(question)])
-        for row, example in enumerate(embedded.packed.examples)
-        for question in example.questions
-        if canonical_answer(question) in answer_index
-    ]
-    step = max(1, -(-len(questions) // MAX_QUESTIONS))
-    return questions[::step]
 
 
 def _answer_error(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:

@@ -120,18 +120,18 @@ def compute_losses(
     if model.only_trained == TRAINED_PARTS["all_but_pooled_answers"].module:
         return {"vqa": pooled_answer_loss(model, batch, stored.means or partial(mean_text_state, model))}
     video, audio = encode_video(model, batch), encode_audio(model, batch)
+    audio_tokens = None if audio is None else audio.tokens
     out: dict[str, Tensor] = {}
     if AUDIO_OBJECTIVES & set(objectives) and audio is not None:
         pictures = video.embedding if video.exists else None
         out |= _audio_losses(model, batch, pictures, audio, stored.means or partial(mean_text_state, model))
     cache = None
     if {"itm", "mlm", "vqa"} & set(objectives):
-        cache = model.prepare_visual(video.tokens, None if audio is None else audio.tokens)
+        cache = model.prepare_visual(video.tokens, audio_tokens)
     if batch.captions is not None and {"itc", "correlation", "itm"} & set(objectives):
         out |= _text_losses(model, batch, batch.captions, video, audio, cache, stored.texts)
     if "mlm" in objectives and batch.captions is not None and cache is not None:
         out["mlm"] = _mlm(model, batch, batch.captions, cache, words)
-    audio_tokens = None if audio is None else audio.tokens
     if "captions" in objectives and batch.captions is not None:
         out["captions"] = caption_loss(model, batch.captions.ids, batch.captions.mask, video.tokens, audio_tokens)
     if "caption_reward" in objectives and sampler is not None:

@@ -6,6 +6,7 @@ Shape letters: N videos, V visual tokens, W their width.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,21 @@ class AnswerResults:
     right: np.ndarray
     probability: np.ndarray
     """Probability of the predicted answer."""
+
+
+def answerable_questions(packed: Packed, answers: Sequence[str], limit: int) -> list[tuple[int, str, int]]:
+    """Return the questions of a corpus whose answer is in the vocabulary, at most `limit`, spread over the examples.
+
+    answers: Answer vocabulary. Each item is (index of the example, question, index of the right answer).
+    """
+    index = {answer: i for i, answer in enumerate(answers)}
+    questions = [
+        (row, question.question, index[answer])
+        for row, example in enumerate(packed.examples)
+        for question in example.questions
+        if (answer := canonical_answer(question)) in index
+    ]
+    return questions[:: max(1, -(-len(questions) // limit))]
 
 
 def answer_questions(

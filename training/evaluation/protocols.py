@@ -44,8 +44,8 @@ from training.evaluation.retrieval import (
 from training.evaluation.sound import answer_metrics as answer_by_sound
 from training.evaluation.sound import (
     audio_stream,
+    embed_fused_sounds,
     embed_sounds,
-    is_packed_for,
     no_pictures,
     pair_metrics,
     scene_metrics,
@@ -290,8 +290,7 @@ def measure_entailment(target: EvalTarget, packed: Packed) -> Numbers:
 
 def _fused_inputs(target: EvalTarget, packed: Packed) -> tuple[Gallery, np.ndarray, np.ndarray | None]:
     """Return the gallery of a corpus, its visual tokens, and its audio tokens if the fused layers read sound."""
-    stream = audio_stream(target.encoder)
-    sounds = embed_sounds(target.encoder, packed) if stream and stream.fused and is_packed_for(packed, stream) else None
+    sounds = embed_fused_sounds(target.encoder, packed)
     if packed.sound_alone:
         assert sounds is not None
         videos, tokens = Gallery(sounds.vectors), no_pictures(target.encoder, packed)

@@ -91,6 +91,12 @@ def embed_sounds(encoder: Encoder, packed: Packed) -> EmbeddedSounds:
     return EmbeddedSounds(np.concatenate([part.vectors for part in parts]), np.concatenate(tokens) if tokens else None)
 
 
+def embed_fused_sounds(encoder: Encoder, packed: Packed) -> EmbeddedSounds | None:
+    """Embed the sound of every example if the fused layers read it; None if they do not, or the corpus has no sound."""
+    stream = audio_stream(encoder)
+    return embed_sounds(encoder, packed) if stream and stream.fused and is_packed_for(packed, stream) else None
+
+
 def resampled_sound(packed: Packed, row: int, sample_rate: int) -> np.ndarray:
     """Return the sound (n,) float32 of a row, -1 to 1, at a sample rate in Hz; empty for a row without sound."""
     assert packed.audio is not None

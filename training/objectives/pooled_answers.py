@@ -15,10 +15,10 @@ from torch import Tensor
 
 from training.batch_encoding import encode_audio, encode_video
 from training.data.batch import Batch, Tokens
-from training.data.example import canonical_answer
 from training.data.packed import Packed
+from training.evaluation.answers import answerable_questions
 from training.evaluation.encoder import embed_corpus
-from training.evaluation.sound import audio_stream, embed_sounds, is_packed_for, no_pictures
+from training.evaluation.sound import embed_fused_sounds, no_pictures
 from training.evaluation.torch_encoder import TorchEncoder
 from training.models.fusion import FusedModel
 from training.models.pooled_answer_head import AnswerLogits, mix_answers
@@ -85,19 +85,11 @@ def fit_gate(encoder: TorchEncoder, splits: Iterable[Packed]) -> None:
 def _answer(encoder: TorchEncoder, packed: Packed) -> _Answered | None:
     """Return the logits of both heads to the questions of a corpus whose answers are known; None if there are none."""
     packed = replace(packed, examples=packed.examples[:MAX_EXAMPLES])
-    index = {answer: i for i, answer in enumerate(encoder.answers)}
-    known = [
-        (row, question.question, index[answer])
-        for row, example in enumerate(packed.examples)
-        for question in example.questions
-        if (answer := canonical_answer(question)) in index
-    ]
-    known = known[:: max(1, -(-len(known) // MAX_QUESTIONS))]
-    if not known:
+    answerable = answerable_questions(packed, encoder.answers, MAX_QUESTIONS)
+    if not answerable:
         return None
-    rows, questions, targets = zip(*known, strict=True)
+    rows, questions, targets = zip(*answerable, strict=True)
     visual = no_pictures(encoder, packed) if packed.sound_alone else embed_corpus(encoder, packed)[1]
-    stream = audio_stream(encoder)
-    reads_sound = stream is not None and stream.fused and is_packed_for(packed, stream)
-    audio = embed_sounds(encoder, packed).tokens if reads_sound else None
-    return _Answered(encoder.answer_logits_by_head(questions, rows, visual, audio), torch.tensor(targets))
+    sounds = embed_fused_sounds(encoder, packed)
+    logits = encoder.answer_logits_by_head(questions, rows, visual, None if sounds is None else sounds.tokens)
+    return _Answered(logits, torch.tensor(targets))
