@@ -24,7 +24,7 @@ from training.objectives.caption_rewards import CaptionSampler
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.objectives.entailment import PooledStates
-from training.objectives.pooled_answers import fit_gate
+from training.objectives.pooled_answers import fit_gate, mean_visual_tokens
 from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.text_states import MeanTextStates, TextStates, mean_text_state
 from training.train_step import NameTargets, StoredStates, WordMasking, compute_losses
@@ -126,8 +126,9 @@ class StageRun:
                 seed=seed,
                 bf16=self.bf16,
             )
+        means_only = self.stage.frozen == "all_but_pooled_answers"
         for dataset, visual in zip(self.batches.datasets, cached, strict=True):
-            dataset.visual = visual
+            dataset.visual = visual if visual is None or not means_only else mean_visual_tokens(self.model, visual)
 
     def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
         """Yield the batch of each step of the stage, on the device, and the seconds spent waiting for it."""
