@@ -1,11 +1,13 @@
-"""Embeddings of all cached videos of a stage, for similar videos in batches and for the hubness correction.
+"""Embeddings and mean visual tokens of all cached videos of a stage.
 
-Shape letters: N videos, E embedding dim, S similar videos.
+Embeddings are for similar videos in batches and for the hubness correction, means for the pooled answer head.
+
+Shape letters: N videos, E embedding dim, S similar videos, W width of visual tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -71,14 +73,35 @@ def _embeddings(
 
 def _embed_cached(model: FusedModel, cached: Mapping[str, np.ndarray]) -> Tensor:
     """Return the embeddings (N, E) of the first view of all cached videos."""
-    out = []
+    return torch.cat([_embedding_of_cached(videos, model) for videos in _in_passes(model, cached, view=0)])
+
+
+def _in_passes(model: FusedModel, cached: Mapping[str, np.ndarray], view: int) -> Iterator[dict[str, Tensor]]:
+    """Yield a view of all cached videos in batches, on the model's device."""
     for start in range(0, next(iter(cached.values())).shape[1], VIDEOS_PER_PASS):
         rows = slice(start, start + VIDEOS_PER_PASS)
-        first_view = {
-            name: torch.from_numpy(views[0, rows].astype(np.float32)).to(model.device) for name, views in cached.items()
+        yield {
+            name: torch.from_numpy(views[view, rows].astype(np.float32)).to(model.device)
+            for name, views in cached.items()
         }
-        out.append(_embedding_of_cached(first_view, model))
-    return torch.cat(out)
+
+
+@torch.no_grad()
+def mean_visual_tokens(model: FusedModel, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Compute the means of the visual tokens of videos, which are all that the pooled answer head reads of them.
+
+    Args:
+        model: In evaluation mode, except this head.
+        features: Cached features, arrays (views, N, ...) by name.
+
+    Returns:
+        Under the name `visual` an array (views, N, 1, W) float32: the mean as a single visual token.
+    """
+    views = [
+        torch.cat([model.tokens_of_features(x).mean(dim=1, keepdim=True) for x in _in_passes(model, features, view)])
+        for view in range(len(next(iter(features.values()))))
+    ]
+    return {"visual": torch.stack(views).float().cpu().numpy()}
 
 
 @torch.no_grad()

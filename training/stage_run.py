@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from training.cached_embeddings import correct_hubness, similar_videos
+from training.cached_embeddings import correct_hubness, mean_visual_tokens, similar_videos
 from training.data.batch import Batch, Tokens
 from training.data.batches import RANK_SEED, Batches, load_batches
 from training.data.packed import open_packed
@@ -24,7 +24,7 @@ from training.objectives.caption_rewards import CaptionSampler
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.objectives.entailment import PooledStates
-from training.objectives.pooled_answers import fit_gate, mean_visual_tokens
+from training.objectives.pooled_answers import fit_gate
 from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.text_states import MeanTextStates, TextStates, mean_text_state
 from training.train_step import NameTargets, StoredStates, WordMasking, compute_losses

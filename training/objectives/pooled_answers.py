@@ -1,15 +1,14 @@
 """Training of the pooled answer head, and the fit of its share in the answers.
 
-Shape letters: B questions, n questions of a corpus, N answers, E embedding dim, P videos, W width of visual tokens.
+Shape letters: B questions, n questions of a corpus, N answers, E embedding dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,35 +25,10 @@ from training.models.pooled_answer_head import AnswerLogits, mix_answers
 from training.objectives.losses import vqa
 
 LABEL_SMOOTHING = 0.1
-VIDEOS_PER_PASS = 64
 MAX_EXAMPLES, MAX_QUESTIONS = 500, 1500
 """Maximum examples and questions of a corpus to which shares are fitted; the questions are spread over the examples."""
 GATE_PENALTY = 1e-3
 """Weight of the squared norm of the gate. Chosen on validation questions of other videos than those of the fit."""
-
-
-@torch.no_grad()
-def mean_visual_tokens(model: FusedModel, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Compute the means of the visual tokens of videos, which are all that the head reads of them.
-
-    Args:
-        model: In evaluation mode, except the head.
-        features: Cached features, arrays (views, P, ...) by name.
-
-    Returns:
-        Under the name `visual` an array (views, P, 1, W) float32: the mean as a single visual token.
-    """
-    views, videos = next(iter(features.values())).shape[:2]
-    means = np.empty((views, videos, 1, model.cfg.visual_width), np.float32)
-    for view in range(views):
-        for start in range(0, videos, VIDEOS_PER_PASS):
-            some = slice(start, start + VIDEOS_PER_PASS)
-            batch = {
-                name: torch.from_numpy(x[view, some].astype(np.float32)).to(model.device)
-                for name, x in features.items()
-            }
-            means[view, some] = model.tokens_of_features(batch).mean(dim=1, keepdim=True).float().cpu().numpy()
-    return {"visual": means}
 
 
 def pooled_answer_loss(model: FusedModel, batch: Batch, mean_states: Callable[[Tokens], Tensor]) -> Tensor:
