@@ -132,7 +132,7 @@ class AudioGraph(_ModelGraph):
 
 class FusedGraph(_ModelGraph):
     """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> output of a head on the fused states: match_logit
-    (B,) or entailment_logits (B, 3).
+    (B,), answer_logits (B, N) or entailment_logits (B, 3).
 
     If the fused layers read sound, there is also the input audio_tokens (B, T, A).
     """
@@ -147,18 +147,6 @@ class FusedGraph(_ModelGraph):
     ) -> Tensor:
         states = self.model.text.encode(input_ids, attention_mask)
         return self.head(states, attention_mask, self.model.prepare_visual(visual_tokens, audio_tokens))
-
-
-class AnswerGraph(_ModelGraph):
-    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) and, if the fused layers read sound, audio_tokens
-    (B, T, A) -> answer_logits (B, N)."""
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor, audio_tokens: Tensor | None = None
-    ) -> Tensor:
-        states = self.model.text.encode(input_ids, attention_mask)
-        cache = self.model.prepare_visual(visual_tokens, audio_tokens)
-        return self.model.answer_logits(input_ids, states, attention_mask, cache)
 
 
 class CaptionPrefillGraph(_ModelGraph):
@@ -232,7 +220,7 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
         fused = fused | tokens
     specs.append(GraphSpec("match", FusedGraph(model, model.match_logits), fused, ("match_logit",)))
     if model.cfg.answers:
-        specs.append(GraphSpec("answer", AnswerGraph(model), fused, ("answer_logits",)))
+        specs.append(GraphSpec("answer", FusedGraph(model, model.answer_logits), fused, ("answer_logits",)))
     if model.cfg.entailment == "video":
         specs.append(GraphSpec("entailment", FusedGraph(model, model.entailment_logits), fused, (ENTAILMENT_LOGITS,)))
     if model.caption_decoder is not None:

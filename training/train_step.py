@@ -143,8 +143,7 @@ def compute_losses(
         out["mvm"] = _mvm(model, batch, batch.captions, video.tokens, video.mask_context)
     if "vqa" in objectives and batch.questions is not None and batch.answers is not None and cache is not None:
         states = encode_text_states(model, batch.questions, detach=batch.dataset.detach_text, stored=stored.texts)
-        logits = model.answer_logits(batch.questions.ids, states, batch.questions.mask, cache)
-        out["vqa"] = losses.vqa(logits, batch.answers)
+        out["vqa"] = losses.vqa(model.answer_logits(states, batch.questions.mask, cache), batch.answers)
     if "entailment" in objectives:
         out["entailment"] = entailment_loss(model, batch, entailment_inputs(model, batch, video))
     if "objects" in objectives and batch.positions is not None and batch.classes is not None:

@@ -163,7 +163,7 @@ def test_a_clip_without_sound_is_fused_as_by_a_model_without_sound(visual_reads_
         expected = plain.match_logits(states, mask, plain.prepare_visual(visual)).unflatten(0, (3, 2))
         without = hearing.match_logits(states, mask, hearing.prepare_visual(visual)).unflatten(0, (3, 2))
         actual = hearing.match_logits(states, mask, hearing.prepare_visual(visual, tokens)).unflatten(0, (3, 2))
-        answers = hearing.answer_logits(ids, states, mask, hearing.prepare_visual(visual, tokens))
+        answers = hearing.answer_logits(states, mask, hearing.prepare_visual(visual, tokens))
     assert torch.equal(expected, without)
     assert torch.allclose(expected[2], actual[2], atol=1e-5)  # the third clip is silent
     assert (expected[:2] - actual[:2]).abs().min() > 1e-4

@@ -431,7 +431,7 @@ def test_fine_tuning_adds_kept_stages_and_answers_and_starts_with_the_same_outpu
         for model in (shorter.model.eval(), adapted.model.eval()):
             vector, tokens = model.encode_video(streams)
             states = model.text.encode(ids, torch.ones_like(ids))
-            logits = model.answer_logits(ids, states, torch.ones_like(ids), model.prepare_visual(tokens))
+            logits = model.answer_logits(states, torch.ones_like(ids), model.prepare_visual(tokens))
             outputs.append((vector, tokens[:, : model.cfg.grid_tokens], logits[:, :2]))
     for before, after in zip(*outputs, strict=True):
         assert torch.allclose(before, after, atol=1e-5)

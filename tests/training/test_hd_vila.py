@@ -69,7 +69,7 @@ def test_shapes_of_all_four_steps(small: HdVila) -> None:
         assert tokens.shape == (3, 4, 32)
         assert fused.shape == (3, 9, 48)
         assert small.match_logits(states, mask, seen).shape == (3,)
-        assert small.answer_logits(ids, states, mask, seen).shape == (3, 7)
+        assert small.answer_logits(states, mask, seen).shape == (3, 7)
     assert torch.allclose(vector.norm(dim=-1), torch.ones(3), atol=1e-5)
     assert torch.allclose(text.norm(dim=-1), torch.ones(3), atol=1e-5)
 
@@ -94,13 +94,13 @@ def test_many_questions_about_a_video_have_the_answers_of_single_questions(visua
     mask[4, 6:] = 0
     with torch.no_grad():
         states = model.text.encode(ids, mask)
-        together = model.answer_logits(ids, states, mask, model.prepare_visual(tokens))
+        together = model.answer_logits(states, mask, model.prepare_visual(tokens))
         whole = model.fuse(states, mask, model.prepare_visual(tokens))[:, 0]
         first = model.text.fuse(states, mask, model.prepare_visual(tokens), first_only=True)[:, 0]
         for i in range(6):
-            row = slice(i, i + 1)
-            seen = model.prepare_visual(tokens[i // 3 : i // 3 + 1])
-            alone = model.answer_logits(ids[row], states[row], mask[row], seen)
+            alone = model.answer_logits(
+                states[i : i + 1], mask[i : i + 1], model.prepare_visual(tokens[i // 3 : i // 3 + 1])
+            )
             assert torch.allclose(together[i], alone[0], atol=1e-5)
     assert torch.allclose(first, whole, atol=1e-5)
 

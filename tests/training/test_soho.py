@@ -188,7 +188,7 @@ def test_shapes_of_all_steps() -> None:
         assert vector.shape == text.shape == (3, 24)
         assert tokens.shape == (3, 4, 48)
         assert model.match_logits(states, mask, seen).shape == (3,)
-        assert model.answer_logits(ids, states, mask, seen).shape == (3, 7)
+        assert model.answer_logits(states, mask, seen).shape == (3, 7)
         assert model.text.fuse_visual(states, mask, seen).shape == (3, 4, 48)
         assert model.masked_visual_loss(*model.encode_for_masking(frames(3)), states, mask).isfinite()
 

@@ -48,7 +48,7 @@ def test_shapes_of_all_steps(small: VisualParsing) -> None:
         assert vector.shape == text.shape == (3, 24)
         assert tokens.shape == (3, 16, 32)
         assert small.match_logits(states, mask, seen).shape == (3,)
-        assert small.answer_logits(ids, states, mask, seen).shape == (3, 7)
+        assert small.answer_logits(states, mask, seen).shape == (3, 7)
 
 
 def test_attention_is_that_of_the_last_block(small: VisualParsing) -> None:

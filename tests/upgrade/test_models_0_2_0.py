@@ -97,7 +97,7 @@ def check_forward(stored: Path, folder: Path, expected: JSON, texts: list[str]) 
             "video_embeddings": videos,
             "text_embeddings": embeddings,
             "match_logits": model.match_logits(states, mask, seen),
-            "answer_logits": model.answer_logits(ids, states, mask, seen),
+            "answer_logits": model.answer_logits(states, mask, seen),
         }
     for name, values in outputs.items():
         np.testing.assert_allclose(values.numpy(), expected[name], atol=TOLERANCE, rtol=TOLERANCE, err_msg=name)

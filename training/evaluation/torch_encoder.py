@@ -52,8 +52,6 @@ class PairBatch(NamedTuple):
 
     positions: list[int]
     """Indices of the B pairs among the n pairs."""
-    ids: Tensor
-    """(B, L) token ids."""
     states: Tensor
     """(B, L, D) text states."""
     mask: Tensor
@@ -155,7 +153,7 @@ class TorchEncoder:
         answers: list[list[Answer]] = [[]] * len(questions)
         with inference_mode(self.model):
             for part in self._pair_batches(questions, rows, visual, audio):
-                logits = self.model.answer_logits(part.ids, part.states, part.mask, part.cache).float()
+                logits = self.model.answer_logits(part.states, part.mask, part.cache).float()
                 probabilities = (logits / self.calibration.answer_temperature).softmax(dim=-1)
                 best = probabilities.topk(min(top, len(self.answers)))
                 for position, values, indices in zip(
@@ -172,7 +170,7 @@ class TorchEncoder:
         parts: list[tuple[Tensor, ...]] = []
         with inference_mode(self.model):
             for part in self._pair_batches(questions, rows, visual, audio):
-                logits = self.model.answer_logits_by_head(part.ids, part.states, part.mask, part.cache)
+                logits = self.model.answer_logits_by_head(part.states, part.mask, part.cache)
                 parts.append(tuple(x.float().cpu() for x in logits))
                 positions += part.positions
         order = torch.tensor(positions).argsort()
@@ -192,7 +190,7 @@ class TorchEncoder:
         visual, audio: Visual tokens and audio tokens of the clips or pictures.
         """
         with inference_mode(self.model):
-            _, states, mask = self._states(texts)
+            states, mask = self._states(texts)
             return _numpy(self.model.entailment_logits(states, mask, self._visual_cache(visual, audio)))
 
     def generate_captions(
@@ -236,13 +234,13 @@ class TorchEncoder:
             for start in range(0, len(pairs), PAIRS_PER_BATCH):
                 part = pairs[start : start + PAIRS_PER_BATCH]
                 words = {text: i for i, text in enumerate(dict.fromkeys(texts[i] for i in part))}
+                states, mask = self._states(list(words))
                 copies = [words[texts[i]] for i in part]
-                ids, states, mask = (x[copies] for x in self._states(list(words)))
-                yield PairBatch(part, ids, states, mask, cache.select([index[rows[i]] for i in part]))
+                yield PairBatch(part, states[copies], mask[copies], cache.select([index[rows[i]] for i in part]))
 
-    def _states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    def _states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self._tokens(texts)
-        return ids, self.model.text.encode(ids, mask), mask
+        return self.model.text.encode(ids, mask), mask
 
     def _visual_cache(self, visual_tokens: np.ndarray, audio_tokens: np.ndarray | None) -> VisualCache:
         audio = None if audio_tokens is None else self._tensor(np.asarray(audio_tokens, dtype=np.float32))

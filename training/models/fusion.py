@@ -322,40 +322,27 @@ class FusedModel(nn.Module, ABC):
         logits: Tensor = self.match_head(first).squeeze(-1) + above
         return logits
 
-    def answer_logits(self, input_ids: Tensor, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
-        """Return the answer logits (B, answers) of questions, those about a video adjacent.
+    def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
+        """Return the answer logits (B, answers) of question states (B, L, D), the questions about a video adjacent.
 
         With a pooled answer head they are the log-probabilities of the mixture of both heads.
-
-        Args:
-            input_ids: Token ids (B, L) of the questions.
-            text_BLD: States of the questions.
-            attention_mask: (B, L).
-            cache: The videos.
 
         Raises:
             ValueError: The model has no answer vocabulary.
         """
         if self.pooled_answer_head is None:
             return self._fused_answer_logits(text_BLD, attention_mask, cache)
-        return self.pooled_answer_head.mix(self.answer_logits_by_head(input_ids, text_BLD, attention_mask, cache))
+        return self.pooled_answer_head.mix(self.answer_logits_by_head(text_BLD, attention_mask, cache))
 
-    def answer_logits_by_head(
-        self, input_ids: Tensor, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache
-    ) -> AnswerLogits:
+    def answer_logits_by_head(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> AnswerLogits:
         """Return the logits of both answer heads. Arguments as in `answer_logits`.
 
         Raises:
             ValueError: The model has no pooled answer head.
         """
         question = self.text_embedding(text_BLD, attention_mask)
-        words = self.mean_word(input_ids, attention_mask)
-        pooled = self.get_pooled_answer_head()(question, words, cache.visual, cache.audio)
+        pooled = self.get_pooled_answer_head()(question, cache.visual, cache.audio)
         return AnswerLogits(self._fused_answer_logits(text_BLD, attention_mask, cache), pooled, question)
-
-    def mean_word(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the mean (B, D) of the L2-normalised word embeddings of each text; their order has no effect."""
-        return masked_mean(F.normalize(self.text.word_embeddings(input_ids), dim=-1), attention_mask)
 
     def get_pooled_answer_head(self) -> PooledAnswerHead:
         """Return the pooled answer head. Raises ValueError for a model without a pooled answer head."""

@@ -1,12 +1,11 @@
-"""The pooled answer head: answers from a question's embedding and words, and the means of the tokens of a video.
+"""The pooled answer head: answers from the embedding of a question and the means of the tokens of a video.
 
-With few questions it overfits less than the fused layers, because it is small and has a strong dropout. Besides the
-embedding of the question it reads the mean of its word embeddings, since embeddings differ little between questions
-that differ in a single word. The probabilities of both answer heads are mixed, with shares that depend on the question
-(mixture of experts: Jacobs et al., Neural Computation 1991).
+With few questions it overfits less than the fused layers, because it is small and has a strong dropout. The
+probabilities of both answer heads are mixed, with shares that depend on the question (mixture of experts: Jacobs et
+al., Neural Computation 1991).
 
 Shape letters: B questions, P videos, V visual tokens, A audio tokens, W width of visual or audio tokens, E embedding
-dim, D text width, N answers.
+dim, N answers.
 """
 
 from __future__ import annotations
@@ -45,14 +44,8 @@ def _with_unit_variance(normalized_BE: Tensor) -> Tensor:
     return scaled
 
 
-def _add_missing_words(head: PooledAnswerHead, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Let a head that was trained before it read words ignore them."""
-    if f"{prefix}question.weight" in weights:
-        weights.setdefault(f"{prefix}words.weight", torch.zeros_like(head.words.weight))
-
-
 class PooledAnswerHead(nn.Module):
-    """Two hidden layers: one of the question, one of the question times the tokens.
+    """Two linear layers: one of the question, one of the question times the tokens.
 
     cfg: Configuration of the model. `pooled_answers` is the width of the hidden layers, `dropout` is theirs.
     """
@@ -67,28 +60,18 @@ class PooledAnswerHead(nn.Module):
         self.audio_width = cfg.audio.width if cfg.audio is not None and cfg.audio.fused else 0
         self.inputs = nn.Dropout(INPUT_DROPOUT)
         self.question = nn.Linear(cfg.vector_width, cfg.pooled_answers)
-        self.words = nn.Linear(cfg.text_width, cfg.pooled_answers, bias=False)
         self.media = nn.Linear(cfg.visual_width + self.audio_width, cfg.pooled_answers)
         self.hidden = nn.Dropout(cfg.dropout)
         self.output = nn.Linear(2 * cfg.pooled_answers, cfg.answers)
-        self.register_load_state_dict_pre_hook(_add_missing_words)  # type: ignore[no-untyped-call]
         self.register_buffer("gate", torch.zeros(cfg.vector_width + 1))
         self.register_buffer("scales", torch.ones(2))
 
-    def forward(
-        self, question_BE: Tensor, words_BD: Tensor, visual_PVW: Tensor, audio_PAW: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, question_BE: Tensor, visual_PVW: Tensor, audio_PAW: Tensor | None = None) -> Tensor:
         """Return the logits (B, N) of questions about P videos, those about a video adjacent.
 
-        Args:
-            question_BE: Embeddings of the questions.
-            words_BD: Means of their word embeddings.
-            visual_PVW: Visual tokens.
-            audio_PAW: Audio tokens, 0 where there is no sound; None: the videos have none.
+        audio_PAW: Audio tokens, 0 where there is no sound; None: the videos have none.
         """
-        words = F.layer_norm(words_BD, words_BD.shape[-1:])
-        question = self.question(self.inputs(_with_unit_variance(question_BE))) + self.words(self.inputs(words))
-        question = F.gelu(question)
+        question = F.gelu(self.question(self.inputs(_with_unit_variance(question_BE))))
         media = torch.tanh(self.media(self.inputs(self._pool(visual_PVW, audio_PAW))))
         seen = repeated(media, question.shape[0])
         logits: Tensor = self.output(self.hidden(torch.cat([question, question * seen], dim=1)))

@@ -41,8 +41,7 @@ def pooled_answer_loss(model: FusedModel, batch: Batch, mean_states: Callable[[T
     with torch.no_grad():
         visual, audio = encode_video(model, batch).tokens, encode_audio(model, batch)
         question = model.embedding_of_text_mean(mean_states(batch.questions))
-        words = model.mean_word(batch.questions.ids, batch.questions.mask)
-    logits = model.get_pooled_answer_head()(question, words, visual, None if audio is None else audio.tokens)
+    logits = model.get_pooled_answer_head()(question, visual, None if audio is None else audio.tokens)
     return vqa(logits, batch.answers, LABEL_SMOOTHING)
 
 
