@@ -96,6 +96,7 @@ def prepare(folder: Path, claims: Collection[str]) -> None:
     corpora.prepare(folder / "packed", sources, folder / "corpora", corpora_of(claims))
 
 
+@only_by_chaos
 def test_each_geometry_has_frames_of_its_own_size(made: Path) -> None:
     shapes = {
         name: {s: a.shape[1:4] for s, a in open_packed(made / name / "scenes" / "train").arrays.items()}
@@ -109,6 +110,7 @@ def test_each_geometry_has_frames_of_its_own_size(made: Path) -> None:
     }
 
 
+@only_by_chaos
 def test_stills_keep_their_colours(made: Path) -> None:
     small = open_packed(made / "hybrid" / "flickr8k" / "train")
     whole = open_packed(made.parent / "packed" / "flickr8k" / "train")
@@ -117,6 +119,7 @@ def test_stills_keep_their_colours(made: Path) -> None:
     assert np.allclose(of_small, of_whole, atol=1.0)
 
 
+@only_by_chaos
 def test_a_share_of_the_labels_is_the_first_examples(made: Path) -> None:
     whole = open_packed(made / "hybrid" / "scenes" / "train")
     few = open_packed(made / "hybrid" / "scenes_10" / "train")
@@ -124,6 +127,7 @@ def test_a_share_of_the_labels_is_the_first_examples(made: Path) -> None:
     assert np.array_equal(few.arrays["low"], whole.arrays["low"][:3])
 
 
+@only_by_chaos
 def test_transcripts_are_all_that_a_spoken_corpus_says(made: Path) -> None:
     whole = {e.key: e for e in open_packed(made / "hybrid" / "scenes" / "train").examples}
     spoken = open_packed(made / "hybrid" / "scenes_spoken" / "train").examples
@@ -135,12 +139,14 @@ def test_transcripts_are_all_that_a_spoken_corpus_says(made: Path) -> None:
     assert any(e.captions[0] not in whole[e.key].captions for e in spoken)
 
 
+@only_by_chaos
 def test_scenes_with_sound_are_packed_with_it(made: Path) -> None:
     heard = open_packed(made / "hybrid" / "sound_scenes" / "train")
     assert heard.audio is not None
     assert heard.arrays["high"].shape[1:4] == (1, 128, 128)
 
 
+@only_by_chaos
 def test_what_is_there_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise AssertionError("nothing was to be made")

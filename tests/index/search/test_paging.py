@@ -28,6 +28,7 @@ from index.search.search import SearchPage, search
 from index.storage.filters import parse_filter
 from index.vectors import faiss_index, faiss_kinds
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
+from tests.chaos import only_by_chaos
 from tests.index.sample_data import TOKENS, WIDTH, add, content, manifest, new_video, use_kinds_when_small
 from tests.index.searches import MODEL, all_pages, request_for, search_page
 from vitascope.errors import CursorExpired, InvalidInput
@@ -61,7 +62,7 @@ def approximate_indexes() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=[FLAT, HNSW, IVFPQ, "milvus"])
+@pytest.fixture(scope="module", params=[FLAT, HNSW, IVFPQ, pytest.param("milvus", marks=only_by_chaos)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

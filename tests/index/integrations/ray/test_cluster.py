@@ -191,6 +191,7 @@ def test_the_command_adds_what_the_local_job_adds(
     assert again["notes"] == [{"file": str(films / "2.mp4"), "note": "refreshed: subtitles"}]
 
 
+@only_by_chaos
 def test_an_error_while_a_result_is_handled_ends_the_run(
     tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +230,8 @@ def test_a_job_whose_driver_is_killed_is_resumed_without_a_cluster(
     assert all(item.crashes == 0 for item in list_items(collection, job.id))
 
 
-@pytest.mark.parametrize("rule", ["windows", "subtitles"] if is_chaos() else ["subtitles"])
+@only_by_chaos
+@pytest.mark.parametrize("rule", ["windows", "subtitles"])
 def test_speech_and_screen_text_are_recognised_as_in_a_job_without_a_cluster(
     tmp_path: Path, cluster: Any, small_model: Model, talks: Path, rule: Rule
 ) -> None:
