@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from training.recipe_upgrade import upgrade_recipe
 from vitascope.errors import InvalidInput
+from vitascope.text_format import format_validation_error
 
 M = TypeVar("M", bound=BaseModel)
 RECIPES = Path(__file__).parent / "recipes"
@@ -473,7 +474,4 @@ def read_named(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{key}: {path} is not TOML ({error})") from error
     except ValidationError as error:
-        first_error = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first_error["loc"])) or "recipe"
-        value = f" (is {first_error['input']!r})" if isinstance(first_error["input"], str | int | float) else ""
-        raise InvalidInput(f"{key}: {path}: {where}: {first_error['msg']}{value}") from error
+        raise InvalidInput(f"{key}: {path}: {format_validation_error(error)}") from error

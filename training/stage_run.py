@@ -31,7 +31,7 @@ from training.train_step import NameTargets, StoredStates, WordMasking, compute_
 from training.trained_parameters import freeze, parameter_groups
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, mix_weights, update_average
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, TrainingDiverged
 from vitascope.tokenizer import Tokenizer
 
 
@@ -155,9 +155,9 @@ class StageRun:
             total = torch.stack([weights[name] * loss.float() for name, loss in losses.items()]).sum()
         values = self.accelerator.reduce(torch.stack([x.detach().float() for x in losses.values()]), "mean").tolist()
         if not all(map(math.isfinite, values)):
-            raise FloatingPointError(
+            raise TrainingDiverged(
                 f"loss: {dict(zip(losses, values, strict=True))} at step {step} of stage {self.stage.name!r} "
-                f"on {batch.dataset.corpus}"
+                f"on {batch.dataset.corpus}; finite losses were expected: lower learning_rate"
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(total)

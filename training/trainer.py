@@ -67,6 +67,7 @@ def train(
 
     Raises:
         InvalidInput: `stop_after` is below 1, `workers` is below 0, or an error of `load_or_initialize`.
+        TrainingDiverged: A loss is infinite or not a number.
     """
     if workers is not None and workers < 0:
         raise InvalidInput(f"workers: {workers}; 0 or more was expected")

@@ -114,6 +114,12 @@ class EngineUnavailable(EngineError):
     code = "engine_unavailable"
 
 
+class TrainingDiverged(VitascopeError):
+    """A loss became infinite or not a number."""
+
+    code = "training_diverged"
+
+
 class ClusterError(VitascopeError):
     """The Ray cluster cannot be reached, or fails."""
 

@@ -1,9 +1,12 @@
-"""Text formatting: times, scores and signals of search results, and escapes for terminals."""
+"""Text formatting: times, scores and signals of search results, invalid values, and escapes for terminals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MAX_MATCHES = 3
 """Maximum number of matching words that are shown for a signal."""
@@ -54,6 +57,18 @@ def format_signals(signals: Mapping[str, Mapping[str, Any]], quote_text: Callabl
             words = [f"{text} {format_time(match['start'])}" for text, match in zip(words, matches, strict=True)]
         reasons.append(f"{signal} {', '.join(words) or '#' + str(score['rank'])}")
     return "; ".join(reasons)
+
+
+def format_validation_error(error: ValidationError, max_errors: int = 3) -> str:
+    """Format pydantic's first errors on one line, each as ``key: value; message``. Lists and objects are not shown."""
+    errors, parts = error.errors(include_url=False, include_context=False), []
+    for each in errors[:max_errors]:
+        key, value, message = ".".join(map(str, each["loc"])), each["input"], each["msg"].removeprefix("Value error, ")
+        if each["type"] != "missing" and not isinstance(value, list | dict):
+            message = f"{repr(value)[:100]}; {message}"
+        parts.append(f"{key}: {message}" if key else message)
+    more = len(errors) - max_errors
+    return "; ".join(parts) + (f" (and {more} more)" if more > 0 else "")
 
 
 def escape_controls(text: str) -> str:

@@ -34,6 +34,7 @@ from index.vectors.faiss_kinds import AUTO, INDEX_KIND_KEY, check_index_kind
 from index.vectors.interface import BACKEND_KEY, SIGNALS_KEY, backend_of, check_backend, index_kinds_of, parse_signals
 from vitascope.errors import InvalidInput
 from vitascope.job_states import ItemState, JobState
+from vitascope.text_format import format_validation_error
 from vitascope.visual_token_codec import check_encoding
 
 Id = Annotated[int, Field(ge=1, lt=MAX_ID)]
@@ -251,14 +252,7 @@ def _check_types(record: type[AnyRecord], table: str, number: object, values: tu
     try:
         return record.model_validate(dict(zip(record.model_fields, values, strict=False)))
     except ValidationError as error:
-        raise InvalidInput(f"{table}: row {number}: {_first_problem(error)}") from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    """Return the first error of pydantic: field, value and what was expected."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    return f"{field}: {repr(first['input'])[:100]}; {first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise InvalidInput(f"{table}: row {number}: {format_validation_error(error)}") from error
 
 
 def _check_job_row(
@@ -272,7 +266,7 @@ def _check_job_row(
                 check_text(name, value, MAX_CELL)
         check(values)
     except ValidationError as error:
-        raise InvalidInput(f"{table}: row {number}: {_first_problem(error)}") from error
+        raise InvalidInput(f"{table}: row {number}: {format_validation_error(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidInput) as error:
         raise InvalidInput(f"{table}: row {number}: {error}") from error
     return tuple(values.values())

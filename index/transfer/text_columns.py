@@ -14,6 +14,7 @@ from index.storage.video_text import CAPTION_COLUMNS, RECOGNITION_COLUMNS, SCREE
 from index.transfer.new_catalogue import ForeignRow
 from index.video_text import MAX_SEGMENTS, SPEECH_SOURCES, VideoText, check_video_text
 from vitascope.errors import InvalidInput
+from vitascope.text_format import format_validation_error
 
 TEXT_COLUMNS = ("subtitles", "transcript", "screen_text", "captions", "recognitions")
 _TEXT = TypeAdapter(VideoText)
@@ -67,7 +68,6 @@ def _check(row: ForeignRow, values: Mapping[str, Any]) -> VideoText:
     try:
         return check_video_text(_TEXT.validate_json(json.dumps(values), strict=True))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise row.error(f"{'.'.join(map(str, first['loc']))}: {repr(first['input'])[:100]}; {first['msg']}") from error
+        raise row.error(format_validation_error(error)) from error
     except (TypeError, ValueError, InvalidInput) as error:
         raise row.error(error) from error

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitascope.bundle.manifest import FrameStream, Resample
 from vitascope.errors import InvalidInput
+from vitascope.text_format import format_validation_error
 
 STREAM_NAME, MASK_NAME = "frames", "cover"
 _LONGEST_EDGE, _SHORTEST_EDGE = 1333, 800
@@ -201,7 +202,7 @@ def _make_stream(where: str, **fields: Any) -> FrameStream:
     try:
         return FrameStream(**fields)
     except ValidationError as error:
-        raise InvalidInput(f"{where} cannot be expressed as a frame stream: {error.errors()[0]['msg']}") from error
+        raise InvalidInput(f"{where} is no frame stream: {format_validation_error(error)}") from error
 
 
 def _check_resize(processor: Any, where: str) -> None:

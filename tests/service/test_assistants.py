@@ -331,7 +331,7 @@ def test_errors_of_the_service_are_passed_on(assistant: Assistant, films: str, t
     assert "no collection of this name" in assistant.error("search_videos", collection="nope", text="x")
     assert "no video 99" in assistant.error("show_moment", collection=films, video_id="99")
     assert assistant.error("search_videos", collection=films, text="x", limit=0, limits=3) == (
-        "limit: Input should be greater than or equal to 1; limits: Extra inputs are not permitted"
+        "limit: 0; Input should be greater than or equal to 1; limits: 3; Extra inputs are not permitted"
     )
     error = assistant.error("score_captions", collection=films, video_id=talk, captions=["a"] * 6)
     assert "5" in error  # what this service allows

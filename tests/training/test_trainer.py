@@ -33,7 +33,7 @@ from training.recipe import Recipe, read_recipe
 from training.stage_run import schedule_factor
 from training.trainer import train, validator
 from vitascope.cli.main import main
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, TrainingDiverged
 from vitascope.tokenizer import Tokenizer
 
 
@@ -243,6 +243,15 @@ def test_a_checkpoint_is_never_missing_however_often_saving_it_is_killed(
     assert (stored / "state.json").read_text() == "1"
 
 
+def test_a_loss_that_is_not_finite_ends_a_run_with_an_error(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    made = recipe(corpus[1])
+    too_fast = made.stages[0].model_copy(update={"learning_rate": 1e30, "warmup": 0.0})
+    with pytest.raises(
+        TrainingDiverged, match=r"loss: .*nan.* at step 1 of stage 'contrast' on squares; finite losses"
+    ):
+        train(made.model_copy(update={"stages": [too_fast]}), corpus[0], tmp_path)
+
+
 def test_the_log_contains_the_time_of_a_step_and_its_wait_for_data(trained: Path) -> None:
     rows = [json.loads(line) for line in (trained.parent / "log.jsonl").open()]
     assert all(0.0 <= row["data_wait"] <= row["seconds"] for row in rows)
@@ -260,7 +269,7 @@ def test_numbers_out_of_range_are_refused(corpus: tuple[Path, Path], tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "of_dataset", "reason"),
     [
-        ({"model": MODEL | {"text_size": 3}}, {}, "model.text_size: Extra inputs are not permitted"),
+        ({"model": MODEL | {"text_size": 3}}, {}, "model: text_size: 3; Extra inputs are not permitted"),
         ({"model": MODEL | {"text_width": 47}}, {}, "text_width: 47; a multiple of text_heads, 12, was expected"),
         ({"model": MODEL | {"vocabulary": 3}}, {}, r"vocabulary: 3 .* has 16 tokens; 16 or more was expected"),
         ({}, {"group_by": "size"}, "group_by: 'size' of .*: example 'train-red-0' has no attribute 'size'"),
@@ -317,7 +326,7 @@ def test_a_stage_that_ends_before_its_schedule_follows_the_schedule() -> None:
     ("value", "reason"),
     [
         ("schedule_steps = 2", "schedule_steps: 2 in stage 'one'; 3, its steps, or more was expected"),
-        ("text_lr_mult = -1.0", "stages.0.text_lr_mult: Input should be greater than or equal to 0 (is -1.0)"),
+        ("text_lr_mult = -1.0", "stages.0.text_lr_mult: -1.0; Input should be greater than or equal to 0"),
     ],
 )
 def test_no_learning_rate_is_negative(value: str, reason: str, tmp_path: Path) -> None:
@@ -344,7 +353,7 @@ def test_answers_from_must_name_every_corpus_of_questions() -> None:
         (
             'name = "bad"\nsize = "tiny"\nstages = [{name = "one", steps = 1, learning_rate = 0.1, stepz = 3, '
             'datasets = [{corpus = "squares", weight = 1, batch_size = 2, objectives = {itc = 1}}]}]',
-            "stages.0.stepz: Extra inputs are not permitted",
+            "stages.0.stepz: 3; Extra inputs are not permitted",
         ),
     ],
 )

@@ -31,7 +31,7 @@ from training.distillation.student import InitFrom, Space, Student, new_student
 from training.distillation.teacher import TeacherOutputs
 from training.evaluation.encoder import streams_of
 from training.models.hd_vila import HdVila, HdVilaConfig
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, TrainingDiverged
 
 Progress = Callable[[int, int, str], None]
 """(steps done, steps in all, losses as text)."""
@@ -87,6 +87,7 @@ def distil(
 
     Raises:
         InvalidInput: `out` holds another run, the student's frames are not packed, or `stop_after` is below 1.
+        TrainingDiverged: A loss is infinite or not a number.
     """
     if stop_after is not None and stop_after < 1:
         raise InvalidInput(f"stop_after: {stop_after}; 1 or more was expected")
@@ -235,7 +236,9 @@ def _step(
     total = torch.stack([getattr(weights, name) * loss for name, loss in parts.items()]).sum()
     values = {name: float(loss.detach()) for name, loss in parts.items()}
     if not all(map(math.isfinite, values.values())):
-        raise FloatingPointError(f"loss: {values} at step {step} on {batch.corpus}")
+        raise TrainingDiverged(
+            f"loss: {values} at step {step} on {batch.corpus}; finite losses were expected: lower learning_rate"
+        )
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.max_grad_norm)

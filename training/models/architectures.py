@@ -12,6 +12,7 @@ from training.models import hd_vila, soho, visual_parsing
 from training.models.config import FusedConfig
 from training.models.fusion import FusedModel
 from vitascope.errors import InvalidInput
+from vitascope.text_format import format_validation_error
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ def read_config(values: Mapping[str, Any]) -> FusedConfig:
     try:
         return ARCHITECTURES[name].config.model_validate(values)
     except ValidationError as error:
-        first_error = error.errors(include_url=False, include_context=False)[0]
-        raise InvalidInput(f"{'.'.join(map(str, ('model', *first_error['loc'])))}: {first_error['msg']}") from error
+        raise InvalidInput(f"model: {format_validation_error(error)}") from error
 
 
 def build(config: FusedConfig) -> FusedModel:

@@ -34,7 +34,7 @@ from training.moments.losses import Batch
 from training.moments.recipe import MomentRecipe
 from training.moments.windows import EmbeddedQuery, WindowStore
 from vitascope.bundle.parts import StrictModel
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, TrainingDiverged
 
 Progress = Callable[[int, int, str], None]
 """(steps done, steps in all, losses as text)."""
@@ -86,6 +86,7 @@ def train(
     Raises:
         InvalidInput: The corpora are embedded by different bundles or with different lengths of windows, they have
             fewer sentences than a batch, or `out` has another run.
+        TrainingDiverged: A loss is infinite or not a number.
     """
     info = training[0].info
     for store in (*training, *held_out):
@@ -192,7 +193,7 @@ def _step(
     losses = head.losses(batch)
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     if not all(map(math.isfinite, values.values())):
-        raise FloatingPointError(f"loss: {values} at step {step}")
+        raise TrainingDiverged(f"loss: {values} at step {step}; finite losses were expected: lower learning_rate")
     optimizer.zero_grad(set_to_none=True)
     torch.stack([getattr(recipe.weights, name) * loss for name, loss in losses.items()]).sum().backward()  # type: ignore[no-untyped-call]
     clip_grad_norm_(head.parameters(), recipe.max_grad_norm)

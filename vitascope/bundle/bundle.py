@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from vitascope.bundle.manifest import (
 from vitascope.bundle.onnx_files import external_files
 from vitascope.bundle.signing import PublicKey, Signature, require_trusted
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
+from vitascope.text_format import format_validation_error
 from vitascope.tokenizer import MAX_CHARACTERS, Tokenizer
 
 _MAX_MANIFEST_BYTES = 4 * 1024**2
@@ -223,13 +223,9 @@ def _check_manifest(checksum_file: Path, content: bytes) -> None:
 
 
 def _manifest_error(error: ValidationError) -> BundleCorrupt | BundleUnsupported:
-    """Format pydantic's errors as one line that names the keys."""
-    details: list[Any] = error.errors(include_url=False, include_context=False)
-    parts = [f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in details[:3]]
-    more = f" (and {len(details) - 3} more)" if len(details) > 3 else ""
-    message = f"{MANIFEST_NAME}: {'; '.join(parts)}{more}"
+    message = f"{MANIFEST_NAME}: {format_validation_error(error)}"
     # An unknown task or sampling comes from a newer version rather than from damage.
-    if all(e["type"] == "literal_error" for e in details):
+    if all(each["type"] == "literal_error" for each in error.errors()):
         return BundleUnsupported(message)
     return BundleCorrupt(message)
 

@@ -186,7 +186,7 @@ ROWS = {
     "kind of source": (put("jobs", 1, "source", '\'{"kind": "evil"}\''), "table jobs: row 1: 'evil'"),
     "folder of a source": (
         put("jobs", 1, "source", '\'{"kind": "folder", "folder": 1}\''),
-        "table jobs: row 1: folder: 1; input should be a valid string",
+        "table jobs: row 1: folder: 1; Input should be a valid string",
     ),
     "held file": (
         put("jobs", 1, "source", """'{"kind": "upload", "file": "a", "held": "../../../keys.sqlite3", "title": ""}'"""),
@@ -194,7 +194,7 @@ ROWS = {
     ),
     "options": (put("jobs", 1, "options", '\'{"segmentation": {"length": -1}}\''), "table jobs: row 1: length: -1"),
     "item": (put("job_items", 0, "path", "x'00'"), "table job_items: row 1, 0: path"),
-    "event": ("UPDATE job_states SET job = '{}'", "table job_states: row 1, 1: .*; field required"),
+    "event": ("UPDATE job_states SET job = '{}'", "table job_states: row 1, 1: [a-z_]+: Field required"),
 }
 
 

@@ -242,7 +242,7 @@ def test_a_batch_larger_than_the_corpus_is_refused(class_: Class, tmp_path: Path
         ),
         ('name = "s"\nsteps = 1\nvideo_encoder = { low_height = 80 }', "grid_height: 7 given"),
         ('name = "s"\nsteps = 1\nweights = { cosine = 0, relation = 0 }', "embeddings are not trained"),
-        ('name = "s"\nsteps = 0', "steps: Input should be greater than or equal to 1"),
+        ('name = "s"\nsteps = 0', "steps: 0; Input should be greater than or equal to 1"),
         ("name = ", "is not TOML"),
     ],
 )

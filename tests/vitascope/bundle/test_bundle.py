@@ -166,14 +166,14 @@ def test_a_missing_bundle_is_reported(tmp_path: Path) -> None:
     ("change", "error", "reason"),
     [
         ({"schema_version": 2}, BundleUnsupported, "schema_version 2; 1 was expected"),
-        ({"tasks": ["dancing"]}, BundleUnsupported, r"tasks\.0: Input should be 'retrieval'"),
-        ({"temprature": 0.1}, BundleCorrupt, "temprature: Extra inputs are not permitted"),
-        ({"temperature": -1}, BundleCorrupt, "temperature: Input should be greater than 0"),
-        ({"vector_width": "wide"}, BundleCorrupt, "vector_width: Input should be a valid integer"),
+        ({"tasks": ["dancing"]}, BundleUnsupported, r"tasks\.0: 'dancing'; Input should be 'retrieval'"),
+        ({"temprature": 0.1}, BundleCorrupt, "temprature: 0.1; Extra inputs are not permitted"),
+        ({"temperature": -1}, BundleCorrupt, "temperature: -1; Input should be greater than 0"),
+        ({"vector_width": "wide"}, BundleCorrupt, "vector_width: 'wide'; Input should be a valid integer"),
         ({"graphs": {}}, BundleCorrupt, "graphs: .* missing"),
         ({"tokenizer": "other.json"}, BundleCorrupt, r"\['other\.json'\] used but not listed"),
         ({"answers": None}, BundleCorrupt, "needs an answer vocabulary"),
-        ({"mirrored_view": 0}, BundleCorrupt, "mirrored_view: Input should be greater than 0"),
+        ({"mirrored_view": 0}, BundleCorrupt, "mirrored_view: 0; Input should be greater than 0"),
     ],
 )
 def test_invalid_manifests_are_rejected(
@@ -389,7 +389,7 @@ def test_a_bundle_may_have_sound_with_video_or_alone(tmp_path: Path) -> None:
         ({"vector_width": 0, "tasks": ["audio_retrieval"]}, "the task 'audio_retrieval' needs vectors"),
         ({"audio": {**AUDIO, "width": 0}}, "tokens, width: 2 and 0; both or neither"),
         ({"audio": {**AUDIO, "width": 16, "seconds": 1e-5}}, "less than one sample"),
-        ({"audio": {**AUDIO, "width": 16, "sample_rate": 100}}, "audio.sample_rate: Input should be greater than"),
+        ({"audio": {**AUDIO, "width": 16, "sample_rate": 100}}, "audio.sample_rate: 100; Input should be greater than"),
         ({"moments": {"window_seconds": 1.0}}, "moments: set with graphs"),
         ({"tasks": ["moments"]}, r"graphs: \['moments'\] missing"),
         ({"captions": DECODER}, r"captions: set with graphs \['audio', 'text', 'video'\]"),

@@ -40,6 +40,7 @@ from vitascope.integrations.mcp.tools import (
     list_videos,
 )
 from vitascope.network import is_loopback
+from vitascope.text_format import format_validation_error
 
 _log = logging.getLogger("vitascope.integrations.mcp")
 Context = ServerRequestContext[AsyncClient, Any]
@@ -102,7 +103,7 @@ def make_server(url: str, version: str) -> Server[AsyncClient]:
         try:
             arguments = tool.arguments.model_validate(params.arguments or {})
         except ValidationError as error:
-            return _error_result(_format_validation_error(error))
+            return _error_result(format_validation_error(error, max_errors=10))
         try:
             return _to_mcp_result(await tool.run(client, arguments))
         except VitascopeError as error:
@@ -163,11 +164,6 @@ def _to_mcp_result(response: ToolResponse) -> types.CallToolResult:
 
 def _error_result(message: str) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text=message)], is_error=True)
-
-
-def _format_validation_error(error: ValidationError) -> str:
-    """Describe each invalid argument and its expected value, on one line."""
-    return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
 
 
 def _to_resource(collection: Any) -> types.Resource:
