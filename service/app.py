@@ -61,6 +61,8 @@ def create_app(settings: Settings, service: AppState | None = None) -> FastAPI:
             allow_headers=[*CORS_HEADERS, TIMEOUT_HEADER, HEADER, PREFER],
             expose_headers=[
                 "Location",
+                "ETag",
+                "Content-Range",
                 "X-Request-ID",
                 "Retry-After",
                 "RateLimit",

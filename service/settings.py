@@ -290,11 +290,11 @@ def read_settings(**overrides: object) -> Settings:
 
 def _describe(error: ErrorDetails) -> str:
     """Return the name of an invalid setting, its value unless it may be a secret, and the expected value."""
-    name = ".".join(map(str, error["loc"]))
+    name, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
     if not name:  # a check of several settings; its input, all settings, is not shown
-        return error["msg"]
+        return message
     if error["type"] in ("list_type", "set_type"):
         return f"VITASCOPE_{name.upper()}: {error['input']!r}: {LIST_EXPECTED}"
     # A URL may contain credentials by mistake; its own message shows it if it does not.
     is_secret = name in ("admin_key", "vector_store", "engine", "otlp_endpoint")
-    return f"{name}: {error['msg']}" if is_secret else f"{name}: {error['input']!r}: {error['msg']}"
+    return f"{name}: {message}" if is_secret else f"{name}: {error['input']!r}: {message}"

@@ -280,5 +280,6 @@ def test_an_allowed_origin_may_use_the_service(small_bundle: Path, tmp_path: Pat
         assert running.client.options("/v1/collections", headers=asking).status_code == 200
         made = running.client.post("/v1/collections", json={"name": "a"}, headers={"origin": portal})
         assert (made.status_code, made.headers["access-control-allow-origin"]) == (201, portal)
+        assert {"ETag", "Content-Range"} <= set(made.headers["access-control-expose-headers"].split(", "))
         other = {"origin": "https://other.example"}
         assert running.client.post("/v1/collections", json={"name": "b"}, headers=other).status_code == 403
