@@ -144,40 +144,42 @@ def restore_data(
         for path in (*folders, *catalogues, *service_files):
             check_no_link(path)
         advance = _progress_counter(len(names) + len(service_files) + 1, on_progress)
-        _restore_collections(backup, data, allowed, advance)
-        adopt_legacy_media(data / COLLECTIONS, _collection_names(data), data / MEDIA)
-        for path in service_files:
-            shutil.copy2(path, data / path.name)
-            advance()
-        os.sync()
+        is_new = not (data / MEDIA).exists()
+        try:
+            _restore_collections(backup, data, allowed, advance)
+            adopt_legacy_media(data / COLLECTIONS, names, data / MEDIA)
+            for path in service_files:
+                shutil.copy2(path, data / path.name)
+                advance()
+            os.sync()
+        except BaseException:
+            with CollectionStore(data / COLLECTIONS) as library:
+                for name in library.names():
+                    library.drop(name)
+            for path in service_files:
+                (data / path.name).unlink(missing_ok=True)
+            if is_new:
+                shutil.rmtree(data / MEDIA, ignore_errors=True)
+            raise
     except OSError as error:
         raise StorageError(f"{data}: {backup} was not restored: {error}") from error
     return names
 
 
 def _restore_collections(backup: Path, data: Path, allowed: AllowedPaths, advance: Callable[[], None]) -> None:
-    """Restore all collections of a backup, or none."""
-    is_new = not (data / MEDIA).exists()
     with CollectionStore(data / COLLECTIONS) as library:
-        try:
-            for file in _files_below(backup / MEDIA):  # uploads of version 0.2.0, which are moved to the collections
-                check_no_link(file)
-                _link_or_copy(file, data / file.relative_to(backup), [])
+        for file in _files_below(backup / MEDIA):  # uploads of version 0.2.0, which are moved to the collections
+            check_no_link(file)
+            _link_or_copy(file, data / file.relative_to(backup), [])
+        advance()
+        for name in _collection_names(backup):
+            source = backup / COLLECTIONS / name
+            file = source / CATALOGUE_NAME
+            restore_collection(library, file, name, allowed=allowed, trust_backend=True, media=source / MEDIA)
             advance()
-            for name in _collection_names(backup):
-                source = backup / COLLECTIONS / name
-                file = source / CATALOGUE_NAME
-                restore_collection(library, file, name, allowed=allowed, trust_backend=True, media=source / MEDIA)
-                advance()
-            for name in _collection_names(backup):  # one restored by version 0.2.0 uses files of its original
-                collection = library.open(name)
-                link_media(library, collection.folder, collection.catalogue)
-        except BaseException:
-            for name in library.names():
-                library.drop(name)
-            if is_new:
-                shutil.rmtree(data / MEDIA, ignore_errors=True)
-            raise
+        for name in _collection_names(backup):  # one restored by version 0.2.0 uses files of its original
+            collection = library.open(name)
+            link_media(library, collection.folder, collection.catalogue)
 
 
 def _progress_counter(total: int, on_progress: ProgressCallback | None) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -279,6 +280,26 @@ def test_an_untrusted_backup_restores_all_collections_or_none(
     with pytest.raises(VitascopeError, match=message):
         restore_data(copy, data, videos_allowed(data))
     assert {str(path.relative_to(data)) for path in data.rglob("*")} <= {"collections"}
+
+
+def test_a_restore_onto_a_full_disk_leaves_nothing_and_may_be_repeated(
+    tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, copy_file = tmp_path / "data", shutil.copy2
+    (copy / "models.json").write_text("{}")
+
+    def fill_disk(source: Path, target: Path, **options: bool) -> object:
+        if target != data / "models.json":
+            return copy_file(source, target, **options)
+        target.write_bytes(b"{")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy2", fill_disk)
+        with pytest.raises(StorageError, match="No space left"):
+            restore_data(copy, data, videos_allowed(data))
+    assert {str(path.relative_to(data)) for path in data.rglob("*")} <= {"collections"}
+    assert restore_data(copy, data, videos_allowed(data)) == ["films", "talks"]
 
 
 def test_a_backup_is_restored_with_its_media_files(tmp_path: Path, copy: Path) -> None:
