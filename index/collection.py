@@ -254,11 +254,7 @@ class Collection:
             raise InvalidInput(f"clips: none for {video.path!r}; at least one was expected")
         rows = [clip_row(self, clip, has_pictures=video.width > 0) for clip in clips]
         with self.catalogue.write() as connection:
-            copied = queries.read_meta(connection, COPY_OF_KEY)
-            if copied not in (None, self.name):
-                raise Conflict(
-                    f"collection {self.name}: an unfinished copy of {copied} by another model; add videos to {copied}"
-                )
+            self.require_original(connection)
             existing = queries.find_video(connection, video.content_sha256)
             if existing is not None:
                 return existing, False
@@ -266,6 +262,14 @@ class Collection:
             added = self.require_video(connection, video_id)
         self._on_write(len(clips))
         return added, True
+
+    def require_original(self, connection: sqlite3.Connection) -> None:
+        """Raise Conflict if the collection is an unfinished copy made by another model."""
+        copied = queries.read_meta(connection, COPY_OF_KEY)
+        if copied not in (None, self.name):
+            raise Conflict(
+                f"collection {self.name}: an unfinished copy of {copied} by another model; add videos to {copied}"
+            )
 
     def add_with_ids(
         self,

@@ -106,7 +106,8 @@ def run_job(
         recognition: recognisers for jobs whose options request speech or screen text; a stop request interrupts them.
 
     Raises:
-        Conflict: another process runs the job or took it over, or a confined job has no ``policy``.
+        Conflict: another process runs the job or took it over, a confined job has no ``policy``, or the collection is an
+            unfinished copy made by another model.
         JobNotFound, FingerprintMismatch, CollectionNotFound, StorageError, ClusterError.
     """
     collection.require_fingerprint(model.bundle.fingerprint)
@@ -119,6 +120,7 @@ def run_job(
             "which knows what it may read"
         )
     with collection.catalogue.write() as connection:
+        collection.require_original(connection)  # a copy has all jobs of its original, which runs them
         is_claimed = job_transitions.claim(connection, job_id, owner, max_crashes)
     if not is_claimed:
         return get_job(collection, job_id)

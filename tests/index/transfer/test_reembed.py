@@ -276,7 +276,7 @@ def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
 
 
 def test_it_continues_after_a_kill_at_any_step(
-    library: CollectionStore, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         """The process is killed."""
@@ -293,9 +293,17 @@ def test_it_continues_after_a_kill_at_any_step(
         with pytest.raises(Killed):
             reembed(library, "videos", models[1])
     assert best(library, models[0], "red") == "red"
+    job = create_folder_job(library.open("videos"), tmp_path / "films").id
+    with monkeypatch.context() as patch:
+        patch.setattr(reembed_module, "_link_files", die)
+        with pytest.raises(Killed):
+            reembed(library, "videos", models[1])
+    with pytest.raises(Conflict, match=r"videos-next: an unfinished copy of videos"):
+        run_job(library.open("videos-next"), models[1], job)
     done = reembed(library, "videos", models[1])
     assert (done.replaced, done.embedded) == (True, 0)
     assert videos_and_clips(library.open("videos")) == before
+    assert run_job(library.open("videos"), models[1], job).state == "succeeded"
 
 
 def test_videos_are_embedded_concurrently_and_added_in_order(
