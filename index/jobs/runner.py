@@ -106,8 +106,8 @@ def run_job(
         recognition: recognisers for jobs whose options request speech or screen text; a stop request interrupts them.
 
     Raises:
-        Conflict: another process runs the job or took it over, a confined job has no ``policy``, or the collection is an
-            unfinished copy made by another model.
+        Conflict: another process runs the job or took it over, a confined job has no ``policy``, or the collection is
+            an unfinished copy made by another model.
         JobNotFound, FingerprintMismatch, CollectionNotFound, StorageError, ClusterError.
     """
     collection.require_fingerprint(model.bundle.fingerprint)
