@@ -54,6 +54,7 @@ _ITEM_EVENTS = {
     "quarantined": "failed",
 }
 _OTHER_DRIVE = "its file system is not mounted, or another one is mounted there"
+_NEVER_SEEN = "none of its files was ever there; its file system may not be mounted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ class _FolderState(NamedTuple):
     path: str
     drive: str | None
     reason: str = _OTHER_DRIVE
+    has_files: bool = False
 
 
 class FolderWatcher:
@@ -203,7 +205,8 @@ class FolderWatcher:
                 Path(file).is_relative_to(self._folder) for file in job.source.files
             )
             if is_round and job.options == self._options.options:
-                self._run(job.id)
+                with suppress(Conflict):  # another process runs it; ``poll`` reads its files again
+                    self._run(job.id)
 
     def poll(self, now: float) -> None:
         """Scan the folder once and handle the changes. ``now``: seconds of a monotonic clock."""
@@ -291,6 +294,8 @@ class FolderWatcher:
             state, known = folders[parent], self._known.get(path)
             if state.drive is None or (known is not None and known.drive != state.drive):
                 unavailable[state.path] = state.reason
+            elif known is None and not state.has_files:
+                unavailable[parent] = _NEVER_SEEN
             elif is_missing(path):
                 gone.append(path)
         self._set_unavailable(unavailable)
@@ -312,7 +317,8 @@ class FolderWatcher:
             return _FolderState(path, None, error.strerror or str(error))
         if nearest == self._folder != folder:  # even the mount point of an absent file system is missing
             nearest = nearest / folder.relative_to(nearest).parts[0]
-        return _FolderState(str(nearest), self._drives.label(device))
+        has_files = any(Path(file).is_relative_to(folder) for file in snapshot.files)
+        return _FolderState(str(nearest), self._drives.label(device), has_files=has_files)
 
     def _set_unavailable(self, unavailable: dict[str, str]) -> None:
         before, self.totals.unavailable = self.totals.unavailable, unavailable

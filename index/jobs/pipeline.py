@@ -197,8 +197,8 @@ class Pipeline(Generic[Item]):
                     self._on_stored(state, prepared)
                 elif self._is_first(state, prepared):
                     transcribed = self._transcribe_item(prepared)
-                    if isinstance(transcribed, IngestResult):
-                        self._on_stored(state, transcribed)
+                    if isinstance(transcribed, IngestResult):  # stored by another job meanwhile; the file is closed
+                        self._on_stored(state, transcribed, is_open=False)
                         continue
                     state.prepared = prepared = transcribed
                     batches = list(prepared.description.clip_batches())
@@ -273,10 +273,10 @@ class Pipeline(Generic[Item]):
                 state.clips.clear()
                 self._on_stored(state, ingested)
 
-    def _on_stored(self, state: _ItemState[Item], ingested: IngestResult) -> None:
-        """Pass a stored video on to recognition, if there is any."""
+    def _on_stored(self, state: _ItemState[Item], ingested: IngestResult, is_open: bool = True) -> None:
+        """Pass a stored video on to recognition, if there is any, with its file if it is open."""
         state.is_stored = True
-        media = None if state.prepared is None else state.prepared.media
+        media = state.prepared.media if is_open and state.prepared is not None else None
         self._recognition.submit(state.item, ingested, media, partial(self._finish, state))
 
     def _is_first(self, state: _ItemState[Item], prepared: PreparedFile) -> bool:

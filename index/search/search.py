@@ -164,11 +164,11 @@ def search(
         raise TaskMissing(
             f"rerank: {request.rerank}; 0 was expected, as bundle {collection.bundle_name} has no task 'matching'"
         )
-    request = replace(request, parts=[_truncate(collection, part) for part in request.parts])
     weights = signal_weights(collection, request)
     embedded: list[Signal] = [signal for signal in SIGNALS if signal in weights]
     with stage("search"), collection.snapshots(embedded or collection.signals[:1]) as (connection, snapshots):
-        position = _start_position(collection, connection, request.after)
+        position = _start_position(collection, connection, request.after)  # before the width, which may differ since
+        request = replace(request, parts=[_truncate(collection, part) for part in request.parts])
         embedding = query_embedding(connection, request.parts, collection.embed_dim)
         clip_filter = _candidate_filter(connection, request, position, weights)
         evidence = _measure_evidence(connection, request, weights, embedding, position.newest_clip)

@@ -145,19 +145,22 @@ def restore_data(
             check_no_link(path)
         advance = _progress_counter(len(names) + len(service_files) + 1, on_progress)
         is_new = not (data / MEDIA).exists()
+        restored: list[str] = []
+        copied: list[Path] = []
         try:
-            _restore_collections(backup, data, allowed, advance)
+            _restore_collections(backup, data, allowed, restored, advance)
             adopt_legacy_media(data / COLLECTIONS, names, data / MEDIA)
             for path in service_files:
-                shutil.copy2(path, data / path.name)
+                copied.append(data / path.name)
+                shutil.copy2(path, copied[-1])
                 advance()
             os.sync()
         except BaseException:
             with CollectionStore(data / COLLECTIONS) as library:
-                for name in library.names():
+                for name in restored:
                     library.drop(name)
-            for path in service_files:
-                (data / path.name).unlink(missing_ok=True)
+            for path in copied:
+                path.unlink(missing_ok=True)
             if is_new:
                 shutil.rmtree(data / MEDIA, ignore_errors=True)
             raise
@@ -166,7 +169,10 @@ def restore_data(
     return names
 
 
-def _restore_collections(backup: Path, data: Path, allowed: AllowedPaths, advance: Callable[[], None]) -> None:
+def _restore_collections(
+    backup: Path, data: Path, allowed: AllowedPaths, restored: list[str], advance: Callable[[], None]
+) -> None:
+    """Restore all collections of a backup, and add the name of each to ``restored``."""
     with CollectionStore(data / COLLECTIONS) as library:
         for file in _files_below(backup / MEDIA):  # uploads of version 0.2.0, which are moved to the collections
             check_no_link(file)
@@ -176,6 +182,7 @@ def _restore_collections(backup: Path, data: Path, allowed: AllowedPaths, advanc
             source = backup / COLLECTIONS / name
             file = source / CATALOGUE_NAME
             restore_collection(library, file, name, allowed=allowed, trust_backend=True, media=source / MEDIA)
+            restored.append(name)
             advance()
         for name in _collection_names(backup):  # one restored by version 0.2.0 uses files of its original
             collection = library.open(name)

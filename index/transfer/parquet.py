@@ -8,6 +8,7 @@ Shape letters: D embedding width, V visual tokens, W their width.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 import uuid
@@ -25,7 +26,7 @@ from index.collection import Collection
 from index.collection_store import CollectionStore, initial_metadata
 from index.storage.fulltext import STEMMING_KEY
 from index.storage.queries import ClipRow, count_embeddings
-from index.storage.transfer import count_clips, select_clips, select_videos
+from index.storage.transfer import count_clips, select_clips, select_videos, set_sequences
 from index.storage.video_text import load_video_text
 from index.transfer import ProgressCallback
 from index.transfer.export_header import ExportHeader
@@ -309,8 +310,17 @@ def import_collection(
             paths = allowed.for_collection(new_folder, is_legacy=True)
             checked = _check_videos(*rows, clip_format(meta), paths)
             write_videos(catalogue, new_folder, checked, clips.metadata.num_rows, on_progress)
+            with catalogue.write() as connection:
+                set_sequences(connection, {"jobs": _last_job(connection)})
             link_media(library, new_folder, catalogue)
     return library.open(name)
+
+
+def _last_job(connection: sqlite3.Connection) -> int:
+    """Return the last job whose folder has a video's file, since the folders of later jobs must be others."""
+    paths = connection.execute("SELECT path FROM videos WHERE path LIKE 'media/job-%'")
+    matches = (re.match(r"media/job-(\d{1,15})/", path) for (path,) in paths)
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
 @contextmanager

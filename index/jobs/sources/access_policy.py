@@ -95,6 +95,15 @@ def is_url(text: str) -> bool:
     return _URL.fullmatch(text) is not None
 
 
+def absolute_path(path: Path) -> Path:
+    """Return an absolute path without ``..``: links are followed up to the last of them, and kept after it."""
+    path = path.absolute()
+    if ".." not in path.parts:
+        return path
+    last = len(path.parts) - 1 - path.parts[::-1].index("..")
+    return Path(*path.parts[: last + 1]).resolve().joinpath(*path.parts[last + 1 :])
+
+
 def check_url(name: str, url: str) -> str:
     """Check that a URL can be stored and fetched, and return it. Raises InvalidInput with the field's ``name``.
 

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from index.jobs.sources.access_policy import AccessPolicy, check_url, is_url
+from index.jobs.sources.access_policy import AccessPolicy, absolute_path, check_url, is_url
 from index.jobs.sources.list_limits import ListLimits, ListUsage
 from index.jobs.sources.source_types import ListSource, SourceItem, path_of_file_url
 from index.records import MAX_KEY_LENGTH, RESERVED_KEYS, Scalar, check_metadata, check_scalar, check_text
@@ -129,7 +129,7 @@ def _to_item(
 
 def _to_uri(column: str, text: str, folder: Path) -> str:
     if not is_url(text):
-        return str((folder / text).absolute())
+        return str(absolute_path(folder / text))
     check_url(column, text)
     return path_of_file_url(text) or text
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
-from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy, check_url, is_url
+from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy, absolute_path, check_url, is_url
 from index.records import MAX_KEY_LENGTH, Scalar, check_text
 from index.storage.removals import MEDIA
 from vitascope.errors import InvalidInput
@@ -298,7 +298,7 @@ def _check_files(name: str, files: Sequence[str], policy: AccessPolicy) -> tuple
 
 
 def _check_path(name: str, text: str, policy: AccessPolicy) -> Path:
-    path = Path(check_text(name, text)).absolute()
+    path = absolute_path(Path(check_text(name, text)))
     if (problem := policy.path_error(path)) is not None:
         raise InvalidInput(f"{name}: {problem}")
     return path

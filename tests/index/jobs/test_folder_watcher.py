@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,8 +12,11 @@ from pathlib import Path, PurePath
 import pytest
 
 from index.jobs import source_items, watched_folder
+from index.jobs.jobs import create_job
+from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
-from index.jobs.sources.source_types import FolderSource
+from index.jobs.sources.source_types import FilesSource, FolderSource
+from index.storage import job_transitions
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.jobs.watched import Step, Watched, command, nothing, picture
 from tests.waiting import PATIENCE
@@ -172,6 +176,15 @@ def test_an_unchanged_file_is_not_read_again_and_one_deleted_meanwhile_is_report
     monkeypatch.setattr("index.jobs.folder_watcher.run_job", lambda *_, **__: pytest.fail("a file was read again"))
     assert watched().added == 0
     assert watched.events == [("gone", "future.png")]
+
+
+def test_a_round_that_another_process_runs_is_left_to_it(watched: Watched, folder: Path) -> None:
+    path = picture(folder / "film.png", 1)
+    job = create_job(watched.collection, FilesSource((str(path),)), JobOptions())
+    elsewhere = {"host": "another", "pid": 1, "started": "1", "run": "x", "decodes": True}
+    with watched.collection.catalogue.write() as connection:
+        job_transitions.claim(connection, job.id, json.dumps(elsewhere))
+    assert watched().added == 1
 
 
 def film_folder(folder: Path, count: int, shade: int) -> Path:
@@ -360,6 +373,18 @@ def test_an_unplugged_drive_loses_no_video(
     ]
     assert watched.reasons[4] == "its file system is not mounted, or another one is mounted there"
     assert (watched.paths, totals.unavailable) == (["11.png", "21.png"], {})
+
+
+@pytest.mark.parametrize("has_mount_point", [True, False])
+def test_a_drive_that_is_unplugged_before_the_first_watch_loses_no_video(
+    watched: Watched, folder: Path, devices: Devices, small_model: Model, has_mount_point: bool
+) -> None:
+    run_job(watched.collection, small_model, create_folder_job(watched.collection, folder).id)
+    unplug(devices, folder, folder.parent / "away", has_mount_point)
+    (folder / "own" / "10.png").unlink()
+    watched(delete=True, max_delete=1.0)
+    assert watched.events[:2] == [("unavailable", "usb"), ("gone", "10.png")]
+    assert watched.paths == ["11.png", "20.png", "21.png"]
 
 
 def test_a_drive_is_recognised_after_a_restart_by_its_files(watched: Watched, folder: Path, devices: Devices) -> None:

@@ -28,10 +28,11 @@ from index.jobs.recognition_settings import (
 )
 from index.jobs.records import Job, JobOptions, RecognitionCounts
 from index.jobs.runner import run_job
-from index.jobs.sources.source_types import FolderSource
+from index.jobs.sources.source_types import FilesSource, FolderSource
 from index.recognitions import load_recognitions, load_screen_text, load_speech
 from index.records import Video
 from index.transfer.backup import backup_collection, restore_collection
+from tests.index.jobs.fixtures import ingest_file
 from tests.index.jobs.recognition_worker import MODULE, recognizers
 from tests.index.sample_data import allowed
 from tests.media_files import write_color_video
@@ -154,6 +155,24 @@ def test_a_file_whose_equal_is_stored_while_it_is_prepared_is_not_transcribed(
     job = create(collection, talks, rule="subtitles")
     run(collection, small_model, job, quick)
     assert (states(collection, job)["same"][0], len(runs)) == ("skipped", 1)
+
+
+def test_a_file_that_another_job_stores_while_it_is_prepared_is_recognised(
+    collection: Collection, small_model: Model, talks: Path, quick: Recognizers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, path = execution.prepare_item, talks / "plain.mp4"
+
+    def store_meanwhile(*values: Any) -> PreparedFile:
+        monkeypatch.setattr(execution, "prepare_item", prepare)
+        prepared = prepare(*values)
+        ingest_file(collection, small_model, path)
+        return prepared
+
+    monkeypatch.setattr(execution, "prepare_item", store_meanwhile)
+    job = create_job(collection, FilesSource((str(path),)), JobOptions(read_text=1.0))
+    run(collection, small_model, job, quick)
+    assert states(collection, job)["plain"][0] == "refreshed"
+    assert load_recognitions(collection, 1)["screen_text"].state == "done"
 
 
 def test_a_failure_is_stored_and_what_is_indexed_is_tried_again(

@@ -100,6 +100,18 @@ def test_a_source_that_does_not_exist_is_named(source: Source, message: str) -> 
         check_source(source)
 
 
+def test_a_source_beside_the_working_folder_does_not_depend_on_it(
+    films: Path, tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    relative = os.path.relpath(films)
+    assert relative.startswith("..")
+    run_job(collection, small_model, create_job(collection, parse_source([relative])).id)
+    assert {Path(video.path).parent for video in collection.videos()} == {films}
+
+
 def test_a_local_url_is_the_file_itself(films: Path) -> None:
     assert check_source(UrlSource(films.as_uri())) == FolderSource(str(films))
     assert check_source(UrlSource((films / "red.png").as_uri())) == FilesSource((str(films / "red.png"),))

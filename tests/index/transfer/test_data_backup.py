@@ -302,6 +302,23 @@ def test_a_restore_onto_a_full_disk_leaves_nothing_and_may_be_repeated(
     assert restore_data(copy, data, videos_allowed(data)) == ["films", "talks"]
 
 
+def test_a_failed_restore_keeps_what_another_process_adds_meanwhile(
+    tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+
+    def fail(*_: object, **__: object) -> None:
+        with CollectionStore(data / "collections") as library:
+            library.create("other", manifest())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(data_backup, "restore_collection", fail)
+    with pytest.raises(StorageError, match="No space left"):
+        restore_data(copy, data, videos_allowed(data))
+    with CollectionStore(data / "collections") as library:
+        assert library.names() == ["other"]
+
+
 def test_a_backup_is_restored_with_its_media_files(tmp_path: Path, copy: Path) -> None:
     set_path(copy, "films", "media/own.mp4")
     data = tmp_path / "data"

@@ -16,11 +16,14 @@ import pytest
 
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
+from index.jobs.jobs import create_job
+from index.jobs.runner import run_job
 from index.recognitions import load_video_text
 from index.records import SourceValues
 from index.storage.filters import parse_filter
 from index.transfer import new_catalogue, parquet
 from index.transfer.parquet import export_collection, import_collection
+from tests.index.jobs.fixtures import write_shard
 from tests.index.sample_data import (
     WIDTH,
     WITH_TEXT,
@@ -35,7 +38,9 @@ from tests.index.sample_data import (
     tokens_of,
     vectors_of,
 )
+from tests.media_files import solid, write_picture
 from vitascope.errors import CollectionExists, FingerprintMismatch, InvalidInput, StorageError
+from vitascope.model import Model
 
 JPEG = b"\xff\xd8\xff\xe0 a picture"
 NUMBERS = range(14)
@@ -135,6 +140,22 @@ def test_an_imported_collection_equals_the_original(
     assert add(copy, 200)[0] > collection.videos(1000)[-1].id
     copy.delete_video(1)
     assert collection.get_video(1).title == "video 0"
+
+
+def test_copies_of_later_jobs_are_not_those_of_imported_videos(tmp_path: Path, small_model: Model) -> None:
+    colors = {"a.png": (220, 10, 10), "b.png": (10, 10, 220)}
+    members = {name: write_picture(tmp_path / name, solid(color)).read_bytes() for name, color in colors.items()}
+    shards = [write_shard(tmp_path / f"{name}.tar", {name: content}) for name, content in members.items()]
+    with CollectionStore(tmp_path / "data" / "collections") as library:
+        original = library.create("videos", small_model)
+        run_job(original, small_model, create_job(original, shards[0]).id)
+        export_collection(original, tmp_path / "out", tokens=True)
+        imported = import_collection(
+            library, tmp_path / "out", "copy", small_model.bundle.manifest, allowed=allowed(library)
+        )
+        run_job(imported, small_model, create_job(imported, shards[1]).id)
+        contents = [imported.media_path(video).read_bytes() for video in imported.videos()]
+        assert contents == list(members.values())
 
 
 def test_duckdb_reads_an_export(exported: Path) -> None:
