@@ -81,11 +81,14 @@ def clip_relevance(
     no embeddings are searched.
     """
     probabilities = _text_probabilities(connection, request, candidates)
+    # Pictures do not fit a text where there are none.
+    has_fits = evidence.searches_embeddings and request.has_texts_only and is_calibrated(request.calibration)
+    no_fits = [0.0] * (len(request.conditions) or 1) if has_fits else []
     relevance = {}
     for candidate in candidates:
         score = scores.get(candidate.clip_id)
         fused, has_sound = (None, False) if score is None else (score.fused, score.has_sound)
-        row = probabilities.get(candidate.clip_id) or ([0.0] * len(request.conditions) if candidate.sound_fits else [])
+        row = probabilities.get(candidate.clip_id) or no_fits
         sound_fits = iter(candidate.sound_fits)
         words = candidate.words if candidate.words >= MOST_WORDS else 0.0
         conditions = []
@@ -182,9 +185,10 @@ def language_warnings(texts: Iterable[str], known: Sequence[str] | None, tokeniz
 def has_several_conditions(request: SearchRequest) -> bool:
     """Return whether ``condition_candidates`` ranks the clips.
 
-    It does if the query consists of texts, several of them of positive weight, and there is a calibration.
+    It does if the query consists of several texts, at least one of them of positive weight, and there is a calibration.
     """
-    return is_calibrated(request.calibration) and request.has_texts_only and len(request.texts) > 1
+    has_several = len(request.conditions) > 1 and bool(request.texts)
+    return has_several and request.has_texts_only and is_calibrated(request.calibration)
 
 
 def condition_candidates(
@@ -204,13 +208,14 @@ def condition_candidates(
 
     Args:
         query: sum of the embeddings (D,), for the similarity of the candidates.
-        depth: the first ``depth`` returned clips are complete and in order; clips may be missing among later ones.
+        depth: that many clips nearest to each text and to ``query`` are compared, but at least ``RANK_DEPTH``. A clip
+            that is near to none of them may be missing.
         clip_ids: clips to include, even if they are not near any text.
     """
     texts, contrasts, exponents = contrasted_texts(request.conditions)
     nearest = replace(clip_filter, min_similarity=-2.0)
     pool = set(clip_ids)
-    for text in texts:
+    for text in (*texts, query):  # the last one: clips that fit all texts, but others fit each of them better
         pool |= {c.clip_id for c in vector_candidates(vectors, text, max(depth, RANK_DEPTH), nearest)}
     stored = load_embeddings(connection, sorted(pool), len(query))
     if not stored or request.calibration is None:

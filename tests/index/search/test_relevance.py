@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,21 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
+from index.recognitions import store_speech
 from index.records import NewClip, NewVideo
-from index.search.candidates import Candidate, WordMatch
+from index.search.candidates import RANK_DEPTH, Candidate, WordMatch
 from index.search.fusion import Evidence, fuse
 from index.search.relevance import GOOD_MATCH, language_warnings
-from index.search.request import ClipPart, QueryPart
+from index.search.request import ClipPart, QueryPart, TextPart
 from index.search.search import RankedHit
 from tests.index.jobs.fixtures import ingest_file
 from tests.index.searches import search_hits, search_page, text_part
 from tests.media_files import solid, write_picture
+from tests.small_bundle import make_small_bundle
 from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
+from vitascope.speech.interface import SpeechSegment
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 CALIBRATION = Calibration(similarity_scale=10.0, similarity_bias=-5.0)
@@ -148,6 +152,47 @@ def test_a_clip_that_meets_all_conditions_ranks_above_one_that_meets_one_strongl
     assert next(iter(ranked(mixes, small_model, "red", "green"))) == "even"
     first = ranked(mixes, small_model, "red", "green", limit=1)
     assert list(first) == ["even"], "the order does not depend on the page"
+
+
+def test_a_clip_that_meets_all_conditions_is_returned_however_many_meet_one_better(
+    small_model: Model, tmp_path: Path
+) -> None:
+    red, green = np.linalg.qr(small_model.embed_text(["red", "green"]).T)[0].T.astype(np.float32)
+    rest = np.linalg.svd(np.stack([red, green]))[2][2]
+    mixes = {"red": (0.75, 0.05), "green": (0.05, 0.75), "both": (0.6, 0.6)}
+    counts = {"red": RANK_DEPTH + 50, "green": RANK_DEPTH + 50, "both": 1}
+    with CollectionStore(tmp_path) as library:
+        collection = library.create("videos", small_model)
+        for title, mix in mixes.items():
+            vector = np.asarray([*mix, np.sqrt(1 - np.square(mix).sum())] @ np.stack([red, green, rest]), np.float32)
+            tokens = np.zeros((2, 16), np.float16)
+            clips = [NewClip(2.0 * n, 2.0 * n + 2.0, vector, tokens) for n in range(counts[title])]
+            content = title.encode().hex().zfill(64)
+            collection.add_video(NewVideo(content, "/v.mp4", title, 2.0 * len(clips), 8, 8), clips)
+        parts = [TextPart("red", red), TextPart("green", green)]
+        hit = search_hits(collection, small_model, *parts, calibration=CALIBRATION, limit=1, signals={"visual": 1})[0]
+        assert hit.hit.video.title == "both"
+
+
+def test_a_text_to_avoid_does_not_change_how_much_words_count(mixes: Collection, small_model: Model) -> None:
+    """The clip "other" has half of the words and shows nothing green."""
+    green = TextPart("other grass", small_model.embed_text(["green"])[0])
+    assert next(iter(ranked(mixes, small_model, green))) == "even"
+    assert next(iter(ranked(mixes, small_model, green, text_part(small_model, "black", -0.01)))) == "even"
+
+
+def test_spoken_words_are_relevant_where_there_are_no_pictures(tmp_path: Path) -> None:
+    model = Model.open(make_small_bundle(tmp_path / "bundle", tasks=("retrieval", "audio_retrieval")))
+    with CollectionStore(tmp_path / "library") as library:
+        collection = library.create("videos", model)
+        sound = np.ones(16, np.float32)
+        clip = NewClip(0.0, 2.0, None, None, audio_embedding=sound)
+        collection.add_video(NewVideo("0" * 64, "/talk.wav", "talk", 2.0, 0, 0), [clip])
+        store_speech(collection, 1, [SpeechSegment(0, 2, "hello fox")], model="recognizer")
+        for avoided in ([], [text_part(model, "zebra", -0.5)]):
+            signals = {"visual": 1.0, "speech": 1.0}
+            hits = ranked(collection, model, "hello fox", *avoided, signals=signals, min_relevance=0.9)
+            assert [hit.relevance for hit in hits.values()] == [1.0]
 
 
 def test_results_tell_which_conditions_they_meet(mixes: Collection, small_model: Model) -> None:
