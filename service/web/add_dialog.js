@@ -1,9 +1,8 @@
 // The dialog that adds videos: segmentation, local files, folders on the server, URLs.
 
-import { call, collectionPath, reportUnreachable } from "./api.js";
+import { call, collectionPath, hasScope, reportUnreachable } from "./api.js";
 import { $ } from "./dom.js";
 import { trackJob } from "./job_store.js";
-import { hasScope } from "./permissions.js";
 import { announce } from "./toasts.js";
 
 const DEFAULT_SHORTEST = { auto: "automatic", windows: "half the clip length", shots: "1", subtitles: "4" };

@@ -43,6 +43,26 @@ export async function call(method, path, body, signal) {
 
 export const collectionPath = (collection, ...rest) => ["/v1/collections", encodeURIComponent(collection), ...rest].join("/");
 
+// The permissions of this tab's key.
+let permissions = null;
+let permissionsKey;
+
+export function keyPermissions() {
+  const { Authorization: key } = keyHeaders();
+  if (!permissions || permissionsKey !== key) {
+    permissionsKey = key;
+    permissions = call("GET", "/v1/keys/self");
+    permissions.catch(() => (permissions = null)); // retry next time
+  }
+  return permissions;
+}
+
+// ``scope``: read, write or admin. Without ``collection``: for all collections.
+export async function hasScope(scope, collection = null) {
+  const { scopes, collections } = await keyPermissions();
+  return scopes.includes(scope) && (collections === null || collections.includes(collection));
+}
+
 // Upload with XMLHttpRequest, because fetch reports no upload progress. ``onProgress`` gets bytes sent and total, including the form.
 // Resolves to { video, created }, or to { job } if indexing continues in the background.
 export function upload(collection, file, segmentation, onProgress, signal) {

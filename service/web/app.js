@@ -18,10 +18,8 @@ import { createToast } from "./toasts.js";
 prepareAddDialog(currentNameOnceLoaded, onVideosAdded);
 prepareCollections(showCollection, () => {
   $("sheet").close();
-  clearCollectionState();
   $("query").value = "";
-  saveToAddress();
-  return showResults();
+  return showCollection();
 });
 prepareDropTarget(search, onVideosAdded);
 prepareFacets(search);
@@ -41,7 +39,6 @@ preparePanels({
   keys: lazyPanel(() => import("./keys_panel.js")),
 });
 
-// Show the selected collection.
 function showCollection() {
   clearCollectionState();
   saveToAddress();
@@ -69,11 +66,15 @@ addEventListener("keydown", (event) => {
   }
 });
 
+let starts = 0;
+
 async function start() {
   const requestedName = loadFromAddress();
+  const number = ++starts;
   showLoading();
   try {
     await loadCollections(requestedName || undefined);
+    if (number !== starts) return; // another has begun
     showModel();
     followJobs();
     saveToAddress();

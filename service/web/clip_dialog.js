@@ -22,6 +22,7 @@ import { announce } from "./toasts.js";
 const SETTLE_DELAY = 300; // milliseconds; key repeats update neither address nor announcement
 
 let current = null; // {video, start, end, text, media_url, thumbnail_url, clip_id}
+let collection = null; // of the open video
 let player = null;
 let pending = null;
 let settleTimer = null;
@@ -30,6 +31,7 @@ let settleTimer = null;
 export function openClip(clip, seconds) {
   reset();
   pending = new AbortController();
+  collection = decodeURIComponent(clip.video.media_url.split("/")[3]);
   showDetails(clip);
   recordOpened(clip);
   if (!$("clip").open) $("clip").showModal();
@@ -119,7 +121,7 @@ async function copyFrom(button, text) {
 
 async function fillTimeline({ video, start }, signal) {
   try {
-    const { spans } = video.spans ? video : await call("GET", collectionPath(currentName(), "videos", video.id), undefined, signal);
+    const { spans } = video.spans ? video : await call("GET", collectionPath(collection, "videos", video.id), undefined, signal);
     showTimeline(spans, video, (selected, announcement, match) => {
       clearForms();
       showDetails({ ...selected, clip_id: selected.id, video });
@@ -138,7 +140,7 @@ async function fillTimeline({ video, start }, signal) {
     showScores();
     if (current.clip_id || current.start) selectAt(start);
     const search = readSearch();
-    if (!search.hasQuery || !video.duration) return showMatchingClips([], "");
+    if (!search.hasQuery || !video.duration || collection !== currentName()) return showMatchingClips([], "");
     if (spans.length < 2 && current.signals) return showMatchingClips([current], "");
     showMatchingClips([], "Searching for matching clips…");
     const clip = { video_id: Number(video.id) };
@@ -154,7 +156,7 @@ async function fillTimeline({ video, start }, signal) {
 // The span that captions and questions refer to.
 function selectedSpan() {
   const asWhole = $("clip-part").querySelector("[value=video]").checked || !current.end;
-  return { collection: currentName(), video_id: current.video.id, ...(asWhole ? {} : { start: current.start, end: current.end }) };
+  return { collection, video_id: current.video.id, ...(asWhole ? {} : { start: current.start, end: current.end }) };
 }
 
 prepareTimeline();
@@ -177,7 +179,7 @@ $("clip-edit").onclick = async () => {
   const { video } = current;
   try {
     const { editVideo } = await import("./edit_video.js");
-    const changed = await editVideo(currentName(), video);
+    const changed = await editVideo(collection, video);
     if (!changed) return;
     if (openedVideoId() === video.id) showDetails({ ...current, video: { ...video, ...changed } });
     announce([`${changed.title}: saved`, ...changed.notes].join("; "));
@@ -188,10 +190,11 @@ $("clip-edit").onclick = async () => {
 };
 $("clip-delete").onclick = async () => {
   const { video } = current;
-  const confirmed = await confirmAction({ title: `Delete ${video.title}?`, text: `The video and its clips will be removed from ${currentName()}. ${video.path ? "Its file is kept." : "The uploaded file is deleted."}`, action: "Delete", isDangerous: true });
+  const url = collectionPath(collection, "videos", video.id);
+  const confirmed = await confirmAction({ title: `Delete ${video.title}?`, text: `The video and its clips will be removed from ${collection}. ${video.path ? "Its file is kept." : "The uploaded file is deleted."}`, action: "Delete", isDangerous: true });
   if (!confirmed) return;
   try {
-    await call("DELETE", collectionPath(currentName(), "videos", video.id));
+    await call("DELETE", url);
     closeClip();
     await refresh();
   } catch (error) {

@@ -29,6 +29,7 @@ export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
   const video = el(hasPictures ? "video" : "audio", { src: source, controls: true, muted: hasPictures, autoplay: true, playsInline: true, ...(hasPictures ? { poster: clip.thumbnail_url } : {}), "aria-label": clip.video.title });
   const reason = el("p", { className: "strip", role: "status" });
   let preview = null; // {start, end} of the file that the video is a preview of
+  let longest = Infinity; // seconds of a preview
   let hasFailed = false;
   const offset = () => (preview ? preview.start : 0); // seconds of the file at the start of what plays
   const showFrames = (text) => {
@@ -45,6 +46,10 @@ export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
     video.src = previewUrl(clip, `?start=${start}&end=${end}`);
   };
   video.onloadeddata = () => {
+    if (preview && video.duration < preview.end - preview.start - 1) {
+      longest = video.duration;
+      preview.end = preview.start + longest;
+    }
     if (video.isConnected) return;
     stopFrames();
     screen.replaceChildren(video);
@@ -70,7 +75,7 @@ export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
   // Outside of the preview another one is needed: of the clip, or of what follows the position.
   function seek(seconds) {
     if (preview && !(preview.start <= seconds && seconds < preview.end)) {
-      const isInside = clip.start <= seconds && seconds < clip.end;
+      const isInside = clip.start <= seconds && seconds < Math.min(clip.end, clip.start + longest);
       showPreview(isInside ? clip.start : seconds, isInside ? clip.end : Math.min(seconds + 10, clip.video.duration));
       return;
     }

@@ -1,13 +1,14 @@
 // The list of collections, the current one, and the dialog that creates one.
 
-import { call } from "./api.js";
+import { call, hasScope } from "./api.js";
 import { $, el, INDEX_KINDS, select } from "./dom.js";
-import { hasScope } from "./permissions.js";
 
 const LAST_USED = "vitascope.collection";
 let collections = [];
 let unreadable = [];
 let selectedName = null;
+let preferredName = lastUsed(); // selected if it exists
+let latest = null; // request
 let resolveLoaded;
 const loaded = new Promise((resolve) => (resolveLoaded = resolve));
 
@@ -21,17 +22,18 @@ export const allCollections = () => ({ collections, unreadable });
 // Resolves to the current name once collections are loaded.
 export const currentNameOnceLoaded = async () => (await loaded, selectedName);
 
-// ``preferred``: by default the current collection, or the last one used in this browser.
-export async function loadCollections(preferred = selectedName || lastUsed()) {
-  ({ collections, unreadable } = await call("GET", "/v1/collections"));
+// Select ``name``; by default the current collection, or the last one used in this browser.
+export async function loadCollections(name = preferredName) {
+  preferredName = name;
+  latest = call("GET", "/v1/collections");
+  for (let request; request !== latest; ) ({ collections, unreadable } = await (request = latest)); // until it is the newest
   const names = collections.map((collection) => collection.name);
-  selectedName = names.includes(preferred) ? preferred : names[0] || null;
+  selectedName = preferredName = names.includes(preferredName) ? preferredName : names[0] || null;
   const isNarrow = matchMedia("(max-width: 36rem)").matches; // as in the style sheets
   $("collections").replaceChildren(...collections.map(({ name, videos }) => el("option", { value: name, textContent: isNarrow ? name : `${name} (${videos})` })));
   $("collections").value = selectedName || "";
   rememberSelected();
-  $("collections").disabled = !names.length;
-  $("upload").disabled = !names.length;
+  $("collections").disabled = $("upload").disabled = !names.length;
   resolveLoaded();
 }
 
@@ -72,7 +74,7 @@ export async function openNewCollection() {
 // ``onSelect()`` is called when another collection is selected, ``onCreated()`` after a new one was created and selected.
 export function prepareCollections(onSelect, onCreated) {
   $("collections").onchange = () => {
-    selectedName = $("collections").value;
+    selectedName = preferredName = $("collections").value;
     rememberSelected();
     onSelect();
   };

@@ -1,12 +1,11 @@
 // The Collections panel: contents, index, model, backups and exports of each collection.
 
-import { call, collectionPath } from "./api.js";
+import { call, collectionPath, keyPermissions } from "./api.js";
 import { allCollections, currentName, openNewCollection } from "./collections.js";
 import { confirmAction } from "./confirm.js";
 import { $, checkbox, el, field, INDEX_KINDS, labelButton, select } from "./dom.js";
 import { formatCount, formatAge, formatBytes, joinFacts } from "./format.js";
 import { isUnfinished, listOperations, reembed, removeOperation, saveFile, sleep, startOperation } from "./operations.js";
-import { keyPermissions } from "./permissions.js";
 import { actionButton, chip, emptyState, renderInto } from "./side_panel.js";
 
 const MAX_INDEX_POLLS = 5; // polls while an index is being built

@@ -1,11 +1,11 @@
 // The Jobs panel: the jobs of a collection with their files, failures and actions.
 
+import { hasScope } from "./api.js";
 import { currentNameOnceLoaded } from "./collections.js";
 import { el, labelButton } from "./dom.js";
 import { formatCount, formatAge, formatDuration, joinFacts } from "./format.js";
 import { changeJob, isActive, isFinished, jobsOf, loadFailures, loadJobs, onJobChange } from "./job_store.js";
 import { jobName, outcomeText, progressText, sourceName } from "./jobs.js";
-import { hasScope } from "./permissions.js";
 import { actionButton, chip, emptyState, renderInto } from "./side_panel.js";
 import { announce } from "./toasts.js";
 

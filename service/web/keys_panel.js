@@ -1,12 +1,11 @@
 // The Keys panel: this tab's key, and for admins all keys.
 
-import { call } from "./api.js";
+import { call, keyPermissions } from "./api.js";
 import { forgetKey } from "./api_key.js";
 import { allCollections } from "./collections.js";
 import { confirmAction } from "./confirm.js";
 import { checkbox, el, field, labelButton, select } from "./dom.js";
 import { formatCount, formatAge, formatDate, joinFacts } from "./format.js";
-import { keyPermissions } from "./permissions.js";
 import { actionButton, chip, emptyState, renderInto } from "./side_panel.js";
 import { announce } from "./toasts.js";
 

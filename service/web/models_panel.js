@@ -1,12 +1,11 @@
 // The Models panel: tasks, metrics, devices and card of each model.
 
-import { call } from "./api.js";
+import { call, hasScope } from "./api.js";
 import { allCollections } from "./collections.js";
 import { confirmAction } from "./confirm.js";
 import { checkbox, el, field, labelButton } from "./dom.js";
 import { joinFacts } from "./format.js";
 import { sleep } from "./operations.js";
-import { hasScope } from "./permissions.js";
 import { actionButton, chip, renderInto, showModel } from "./side_panel.js";
 
 export function showPanel(panel) {

@@ -9,7 +9,7 @@ import { showFacets } from "./facets.js";
 import { readRows, showFilterError } from "./filter_form.js";
 import { formatCount, formatDuration } from "./format.js";
 import { hideLoading, setSummary, showCards, showError, showLoading, showMessage, showWarnings, videoCard } from "./results.js";
-import { loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, setReranking, showChips, showMinRelevance, showReranking } from "./search_state.js";
+import { disableReranking, loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, setReranking, showChips, showMinRelevance, showReranking } from "./search_state.js";
 import { showSignals } from "./signals.js";
 import { setSimilarClip } from "./similar_query.js";
 import { createToast } from "./toasts.js";
@@ -17,6 +17,7 @@ import { createToast } from "./toasts.js";
 let page = { next: null, shown: 0 };
 let minCount = 1; // results to show after a refresh, so that it keeps the pages of "Show more"
 let pending = null;
+let criteria = null; // of the results; the form may have others
 
 function startRequest() {
   if (pending) pending.abort(); // only the newest request counts
@@ -27,8 +28,8 @@ function startRequest() {
 // ``seconds``: where it plays from, by default its start.
 const openClip = (clip, seconds) => import("./clip_dialog.js").catch(reportUnreachable).then((dialog) => dialog.openClip(clip, seconds), (error) => createToast(clip.video.title).fail(error.message));
 
-// Show results from the first page on, at least ``count`` of them if there are as many.
-export function showResults(count = 1) {
+// Show results from the first page on, at least ``count`` of them if there are as many; by default of the form.
+export function showResults(count = 1, newCriteria = null) {
   minCount = count;
   showChips(search);
   showReranking();
@@ -38,13 +39,12 @@ export function showResults(count = 1) {
       el("button", { type: "button", className: "strong", textContent: "New collection", onclick: openNewCollection }));
     return null;
   }
-  const criteria = readSearch();
+  criteria = newCriteria || readSearch();
   return criteria.hasQuery ? showHits(criteria, { count }) : listVideos(criteria, { count });
 }
 
 function showMore() {
   minCount = page.shown + 1;
-  const criteria = readSearch();
   return criteria.hasQuery ? showHits(criteria, { more: true }) : listVideos(criteria, { more: true });
 }
 
@@ -119,8 +119,7 @@ async function showHits(criteria, { more = false, count = 1 }) {
     showFilters();
   } catch (error) {
     if (error.code === "task_missing" && error.message.startsWith("rerank:") && $("rerank").checked) {
-      $("rerank").disabled = true;
-      setReranking(null);
+      disableReranking();
       return search();
     }
     if (criteria.minRelevance && error.message.startsWith("min_relevance:")) { // the model estimates no probability for this query
@@ -186,23 +185,22 @@ function offerReembedding() {
   $("summary").append(button);
 }
 
-// Reload collections and results, from the first page on.
-export async function reload(count = 1) {
+export async function reload(count = 1, newCriteria = null) {
   try {
     await loadCollections();
-    await showResults(count);
+    await showResults(count, newCriteria);
   } catch (error) {
-    showError(error, () => reload(count));
+    showError(error, () => reload(count, newCriteria));
   }
 }
 
 // Reload what is shown, with all its pages.
-export const refresh = () => reload(minCount);
+export const refresh = () => reload(minCount, criteria);
 
 // Refresh after videos were added to ``collection``.
 export async function onVideosAdded(collection) {
   await loadCollections();
-  if (collection === currentName()) await showResults(minCount);
+  if (collection === currentName()) await showResults(minCount, criteria);
 }
 
 export function prepareSearch() {

@@ -15,14 +15,21 @@ export const PAGE_SIZE = 24;
 const REFINED_PAGE_SIZE = 8; // fewer, since each takes seconds the first time
 let savedQuery = ""; // the search in the address
 let reranks = null; // chosen by the user; null: as the model states
+const unable = new Set(); // fingerprints of models that cannot rerank
 
 export function setReranking(choice) {
   reranks = choice;
   showReranking();
 }
 
+export function disableReranking() {
+  unable.add(currentCollection().fingerprint);
+  showReranking();
+}
+
 // The option as it is for the current collection.
 export function showReranking() {
+  $("rerank").disabled = unable.has(currentCollection()?.fingerprint);
   $("rerank-count").textContent = rerankCount();
   $("rerank").checked = !$("rerank").disabled && (reranks ?? Boolean(currentCollection()?.default_rerank));
 }
@@ -122,7 +129,7 @@ export function loadFromAddress() {
   $("group").value = query.get("group");
   if ($("group").selectedIndex < 0) $("group").selectedIndex = 0;
   setConditions(query.getAll("and"), query.getAll("not"));
-  setSignals(query.get("signals")?.split(",") || (query.get("hybrid") === "0" ? ["visual", "audio"] : null)); // links from before signals
+  setSignals(query.get("signals")?.split(",") || null);
   $("min-relevance").value = Number(query.get("fit")) || 0;
   showMinRelevance();
   $("refine").checked = query.get("refine") === "1";

@@ -382,6 +382,7 @@ def test_a_finished_upload_and_a_finished_job_keep_the_pages_of_show_more(
     for query in ("", "&q=a+yellow+thing"):
         page.goto(f"/?collection={collection}{query}")
         expect(cards).to_have_count(24)
+        page.locator("#query").fill("not submitted")
         page.get_by_role("button", name="Show more").click()
         expect(cards).to_have_count(count)
         picture = write_picture(tmp_path / f"new-{count}.png", solid((1, 2, count), 48, 48))

@@ -525,6 +525,29 @@ def test_a_file_that_the_browser_cannot_play_is_played_as_a_preview(page: Page, 
     wait_for(lambda: page.locator("#clip-screen img").evaluate("image => image.naturalWidth") > 0)
 
 
+def test_a_video_is_deleted_from_its_collection_though_another_is_selected_meanwhile(
+    page: Page, colors: str, palette: str
+) -> None:
+    deleted: list[str] = []
+
+    def record(route: Route) -> None:
+        if route.request.method != "DELETE":
+            return route.continue_()
+        deleted.append(route.request.url)
+        return route.fulfill(status=204)
+
+    page.route("**/videos/1", record)
+    page.goto(f"/?collection={colors}")
+    page.locator("#results .card").first.click()
+    select = "name => { const list = document.getElementById('collections'); list.value = name; list.onchange(); }"
+    page.evaluate(select, palette)
+    page.locator("#clip-delete").click()
+    expect(page.locator("#confirm-text")).to_contain_text(f"from {colors}.")
+    page.locator("#confirm-submit").click()
+    wait_for_events(page, lambda: deleted)
+    assert deleted[0].endswith(f"/v1/collections/{colors}/videos/1")
+
+
 def test_a_video_is_edited(page: Page, running: Running, colors: str) -> None:
     address = f"/v1/collections/{colors}/videos/1"
     kept = {"exif:make": "Canon\u2028EOS", " padded": "x", "serial": 1234567890123456789}  # which JavaScript rounds
