@@ -192,6 +192,8 @@ def _deduplicate_or_raise(candidates: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for candidate in candidates:
         name = _normalize(candidate)
+        if not name:
+            raise InvalidInput(f"candidates: {candidate!r} is empty; an answer was expected")
         if name in names:
             raise InvalidInput(f"candidates: {candidate!r} is repeated; different candidates were expected")
         names[name] = candidate

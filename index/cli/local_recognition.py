@@ -19,6 +19,7 @@ from index.jobs.recognition_settings import (
 from vitascope.media.limits import read_media_limits
 from vitascope.model import Model
 from vitascope.sandbox.recognizers import DEFAULT_MODEL, Recognizers, read_configured
+from vitascope.screen_text.reading import check_interval
 
 
 class LocalRecognition:
@@ -64,6 +65,7 @@ class LocalRecognition:
 
     def read_text(self, collection: Collection, on_progress: OnProgress, interval: float) -> JSON:
         """Read the screen text of videos; see ``transcribe``."""
+        check_interval(interval)
         limits = read_media_limits(os.environ)
         return _summarize(
             VideoRecognition(collection, self.recognizers, "screen_text", interval=interval, limits=limits), on_progress

@@ -119,6 +119,7 @@ def test_a_model_with_free_form_answers_scores_any_candidate(free_form_model: Mo
     [
         ([], "candidates: none"),
         (["red", "Red "], "'Red ' is repeated"),
+        (["red", " "], "' ' is empty"),
         (["blue", "a big red ball is on the left"], r"candidates\[1\]: 'a big red ball .* is 10 tokens.* at most 6"),
     ],
 )
