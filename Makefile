@@ -51,7 +51,7 @@ MILVUS ?= http://127.0.0.1:19530
 # The server of the Open Inference Protocol for kserve-check; it serves the graphs of $(BUNDLE).
 URL ?= http://127.0.0.1:8003
 # Test workers: more than cores, since many tests wait for processes and disks.
-WORKERS ?= 4
+WORKERS ?= 5
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
