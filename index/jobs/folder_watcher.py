@@ -10,7 +10,7 @@ file whose inode, size or times have changed is read again; only a change of its
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -168,7 +168,17 @@ class _FolderState(NamedTuple):
     path: str
     drive: str | None
     reason: str = _OTHER_DRIVE
-    has_files: bool = False
+
+
+def _folders_of(files: Iterable[str]) -> set[str]:
+    """Return the folders that contain files, directly or in subfolders."""
+    folders: set[str] = set()
+    for file in files:
+        folder = os.path.dirname(file)
+        while folder not in folders:
+            folders.add(folder)
+            folder = os.path.dirname(folder)
+    return folders
 
 
 class FolderWatcher:
@@ -284,7 +294,9 @@ class FolderWatcher:
         unavailable: dict[str, str] = {}
         gone: list[str] = []
         folders: dict[str, _FolderState] = {}
-        for path in sorted(self._expected - snapshot.files.keys()):
+        missing = sorted(self._expected - snapshot.files.keys())
+        seen = _folders_of(snapshot.files) if missing else set()
+        for path in missing:
             if path in snapshot.unreadable:
                 unavailable[path] = snapshot.unreadable[path]
                 continue
@@ -294,7 +306,7 @@ class FolderWatcher:
             state, known = folders[parent], self._known.get(path)
             if state.drive is None or (known is not None and known.drive != state.drive):
                 unavailable[state.path] = state.reason
-            elif known is None and not state.has_files:
+            elif known is None and parent not in seen:
                 unavailable[parent] = _NEVER_SEEN
             elif is_missing(path):
                 gone.append(path)
@@ -317,8 +329,7 @@ class FolderWatcher:
             return _FolderState(path, None, error.strerror or str(error))
         if nearest == self._folder != folder:  # even the mount point of an absent file system is missing
             nearest = nearest / folder.relative_to(nearest).parts[0]
-        has_files = any(Path(file).is_relative_to(folder) for file in snapshot.files)
-        return _FolderState(str(nearest), self._drives.label(device), has_files=has_files)
+        return _FolderState(str(nearest), self._drives.label(device))
 
     def _set_unavailable(self, unavailable: dict[str, str]) -> None:
         before, self.totals.unavailable = self.totals.unavailable, unavailable

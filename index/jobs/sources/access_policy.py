@@ -101,7 +101,7 @@ def absolute_path(path: Path) -> Path:
     if ".." not in path.parts:
         return path
     last = len(path.parts) - 1 - path.parts[::-1].index("..")
-    return Path(*path.parts[: last + 1]).resolve().joinpath(*path.parts[last + 1 :])
+    return Path(os.path.realpath(Path(*path.parts[: last + 1])), *path.parts[last + 1 :])
 
 
 def check_url(name: str, url: str) -> str:
