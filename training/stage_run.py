@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from training.objectives.caption_rewards import CaptionSampler
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.objectives.entailment import PooledStates
+from training.objectives.losses import check_finite
 from training.objectives.pooled_answers import fit_gate
 from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.text_states import MeanTextStates, TextStates, mean_text_state
@@ -31,7 +31,7 @@ from training.train_step import NameTargets, StoredStates, WordMasking, compute_
 from training.trained_parameters import freeze, parameter_groups
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, mix_weights, update_average
-from vitascope.errors import InvalidInput, TrainingDiverged
+from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
 
@@ -154,11 +154,8 @@ class StageRun:
             losses = self.losses(batch)
             total = torch.stack([weights[name] * loss.float() for name, loss in losses.items()]).sum()
         values = self.accelerator.reduce(torch.stack([x.detach().float() for x in losses.values()]), "mean").tolist()
-        if not all(map(math.isfinite, values)):
-            raise TrainingDiverged(
-                f"loss: {dict(zip(losses, values, strict=True))} at step {step} of stage {self.stage.name!r} "
-                f"on {batch.dataset.corpus}; finite losses were expected: lower learning_rate"
-            )
+        corpus = batch.dataset.corpus
+        check_finite(dict(zip(losses, values, strict=True)), f"step {step} of stage {self.stage.name!r} on {corpus}")
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
@@ -166,7 +163,6 @@ class StageRun:
         if self.stage.ema:
             update_average(self.optimizer, self.stage.ema, inner)
         row: dict[str, float] = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
-        corpus = batch.dataset.corpus
         row |= {f"loss/{name} {corpus}": round(loss, 5) for name, loss in zip(losses, values, strict=True)}
         if self.sampler is not None and "caption_reward" in weights:
             row[f"reward {corpus}"] = round(self.sampler.mean_reward, 4)

@@ -31,7 +31,8 @@ from training.distillation.student import InitFrom, Space, Student, new_student
 from training.distillation.teacher import TeacherOutputs
 from training.evaluation.encoder import streams_of
 from training.models.hd_vila import HdVila, HdVilaConfig
-from vitascope.errors import InvalidInput, TrainingDiverged
+from training.objectives.losses import check_finite
+from vitascope.errors import InvalidInput
 
 Progress = Callable[[int, int, str], None]
 """(steps done, steps in all, losses as text)."""
@@ -235,10 +236,7 @@ def _step(
         parts["tokens"] = losses.tokens(tokens, batch.tokens)
     total = torch.stack([getattr(weights, name) * loss for name, loss in parts.items()]).sum()
     values = {name: float(loss.detach()) for name, loss in parts.items()}
-    if not all(map(math.isfinite, values.values())):
-        raise TrainingDiverged(
-            f"loss: {values} at step {step} on {batch.corpus}; finite losses were expected: lower learning_rate"
-        )
+    check_finite(values, f"step {step} on {batch.corpus}")
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.max_grad_norm)

@@ -11,7 +11,6 @@ RUN/
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +32,9 @@ from training.moments.head import MomentHead
 from training.moments.losses import Batch
 from training.moments.recipe import MomentRecipe
 from training.moments.windows import EmbeddedQuery, WindowStore
+from training.objectives.losses import check_finite
 from vitascope.bundle.parts import StrictModel
-from vitascope.errors import InvalidInput, TrainingDiverged
+from vitascope.errors import InvalidInput
 
 Progress = Callable[[int, int, str], None]
 """(steps done, steps in all, losses as text)."""
@@ -192,8 +192,7 @@ def _step(
     head.train()
     losses = head.losses(batch)
     values = {name: float(loss.detach()) for name, loss in losses.items()}
-    if not all(map(math.isfinite, values.values())):
-        raise TrainingDiverged(f"loss: {values} at step {step}; finite losses were expected: lower learning_rate")
+    check_finite(values, f"step {step}")
     optimizer.zero_grad(set_to_none=True)
     torch.stack([getattr(recipe.weights, name) * loss for name, loss in losses.items()]).sum().backward()  # type: ignore[no-untyped-call]
     clip_grad_norm_(head.parameters(), recipe.max_grad_norm)

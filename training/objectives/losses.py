@@ -9,17 +9,24 @@ n positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from training import distributed
+from vitascope.errors import TrainingDiverged
 
 IGNORE_INDEX = -100
 MISSING, OTHER = -1, -2
 """Special groups of `paired_itc`: no such embedding, and a negative for all."""
+
+
+def check_finite(losses: Mapping[str, float], where: str) -> None:
+    """Raise TrainingDiverged if a loss is infinite or not a number. ``where``: step and corpus, for the message."""
+    if not all(map(math.isfinite, losses.values())):
+        raise TrainingDiverged(f"loss: {dict(losses)} at {where}; finite losses were expected: lower learning_rate")
 
 
 def mask_words(
