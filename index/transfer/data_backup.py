@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,7 +111,7 @@ def restore_data(
     """Restore a backup into ``data``, which is created if missing and must have no collections.
 
     Collections are restored by ``restore_collection``: rows are checked and unfinished jobs are paused. No existing
-    file is replaced. After an error, no collection exists.
+    file is replaced. After an error, nothing that was restored is left.
 
     Args:
         backup: folder of the backup.
@@ -144,49 +144,50 @@ def restore_data(
         for path in (*folders, *catalogues, *service_files):
             check_no_link(path)
         advance = _progress_counter(len(names) + len(service_files) + 1, on_progress)
-        is_new = not (data / MEDIA).exists()
-        restored: list[str] = []
-        copied: list[Path] = []
-        try:
-            _restore_collections(backup, data, allowed, restored, advance)
+        with ExitStack() as undo:
+            if not (data / MEDIA).exists():
+                undo.callback(shutil.rmtree, data / MEDIA, ignore_errors=True)
+            _restore_collections(backup, data, names, allowed, undo, advance)
             adopt_legacy_media(data / COLLECTIONS, names, data / MEDIA)
             for path in service_files:
-                copied.append(data / path.name)
-                shutil.copy2(path, copied[-1])
+                undo.callback((data / path.name).unlink, missing_ok=True)
+                shutil.copy2(path, data / path.name)
                 advance()
             os.sync()
-        except BaseException:
-            with CollectionStore(data / COLLECTIONS) as library:
-                for name in restored:
-                    library.drop(name)
-            for path in copied:
-                path.unlink(missing_ok=True)
-            if is_new:
-                shutil.rmtree(data / MEDIA, ignore_errors=True)
-            raise
+            undo.pop_all()
     except OSError as error:
         raise StorageError(f"{data}: {backup} was not restored: {error}") from error
     return names
 
 
 def _restore_collections(
-    backup: Path, data: Path, allowed: AllowedPaths, restored: list[str], advance: Callable[[], None]
+    backup: Path,
+    data: Path,
+    names: Sequence[str],
+    allowed: AllowedPaths,
+    undo: ExitStack,
+    advance: Callable[[], None],
 ) -> None:
-    """Restore all collections of a backup, and add the name of each to ``restored``."""
+    """Restore the collections ``names`` of a backup; ``undo`` drops them again."""
     with CollectionStore(data / COLLECTIONS) as library:
         for file in _files_below(backup / MEDIA):  # uploads of version 0.2.0, which are moved to the collections
             check_no_link(file)
             _link_or_copy(file, data / file.relative_to(backup), [])
         advance()
-        for name in _collection_names(backup):
+        for name in names:
             source = backup / COLLECTIONS / name
             file = source / CATALOGUE_NAME
             restore_collection(library, file, name, allowed=allowed, trust_backend=True, media=source / MEDIA)
-            restored.append(name)
+            undo.callback(_drop, data, name)
             advance()
-        for name in _collection_names(backup):  # one restored by version 0.2.0 uses files of its original
+        for name in names:  # one restored by version 0.2.0 uses files of its original
             collection = library.open(name)
             link_media(library, collection.folder, collection.catalogue)
+
+
+def _drop(data: Path, name: str) -> None:
+    with CollectionStore(data / COLLECTIONS) as library:
+        library.drop(name)
 
 
 def _progress_counter(total: int, on_progress: ProgressCallback | None) -> Callable[[], None]:
