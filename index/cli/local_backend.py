@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from index.cli.backend import JSON, OnProgress, SearchOptions
+from index.cli.recognition_options import with_absolute_model
 from index.collection import Collection
 from index.collection_store import TOKEN_ENCODING, CollectionStore
 from index.jobs import jobs as index_jobs
@@ -174,7 +175,7 @@ class LocalBackend:
         encoding = TOKEN_ENCODING if token_encoding is None else check_encoding(token_encoding)
         options: JSON = {"index_kind": index_kind, "dimensions": dimensions, "stemming": stemming}
         manifest = Bundle.open(self._bundle).manifest
-        settings = merge_settings(RecognitionSettings(), **_with_absolute_model(recognition))
+        settings = merge_settings(RecognitionSettings(), **with_absolute_model(recognition))
         collection = self.store(create=True).create(
             name, manifest, token_encoding=encoding, **{k: v for k, v in options.items() if v is not None}
         )
@@ -197,7 +198,7 @@ class LocalBackend:
 
         collection = self.open_collection(name)
         old = read_recognition_settings(collection)
-        settings = merge_settings(old, **_with_absolute_model(recognition))
+        settings = merge_settings(old, **with_absolute_model(recognition))
         if stemming is not None:
             check_stemming(stemming)
         if (
@@ -430,14 +431,6 @@ class LocalBackend:
                     self.run_job(collection, job_id, on_progress)
             else:
                 time.sleep(POLL_SECONDS)
-
-
-def _with_absolute_model(changes: RecognitionChanges) -> RecognitionChanges:
-    """Return the changes with the absolute path of a speech model, since later commands may run in other folders."""
-    model = changes.get("transcribe")
-    if not isinstance(model, str) or not Path(model).is_dir():
-        return changes
-    return {**changes, "transcribe": str(Path(model).absolute())}
 
 
 def _collection_dict(collection: Collection) -> JSON:

@@ -7,6 +7,7 @@ import os
 from typing import Self, Unpack
 
 from index.cli.backend import JSON, OnProgress
+from index.cli.recognition_options import with_absolute_model
 from index.collection import Collection
 from index.jobs.captioning import VideoCaptioning, check_caption_task
 from index.jobs.recognition import VideoRecognition, VideoTextTask, recognize_collection, requested_kinds
@@ -38,7 +39,7 @@ class LocalRecognition:
 
     def job_settings(self, collection: Collection, **changes: Unpack[RecognitionChanges]) -> RecognitionSettings:
         """Return the recognition settings of a job: its arguments, else the collection's. Raises InvalidInput."""
-        return merge_settings(read_recognition_settings(collection), **changes)
+        return merge_settings(read_recognition_settings(collection), **with_absolute_model(changes))
 
     def wait_until_ready(self, settings: RecognitionSettings, model: Model) -> None:
         """Wait for the recognisers that a job needs, and check that ``model`` can generate the captions it needs.

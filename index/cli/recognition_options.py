@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitascope.errors import InvalidInput
@@ -46,6 +47,14 @@ def parse_recognition(args: argparse.Namespace) -> RecognitionChanges:
     """Return the values of the options; None for those that are missing. Raises InvalidInput."""
     caption = None if args.caption is None else args.caption == "on"
     return {"transcribe": _parse_transcribe(args), "read_text": _parse_read_text(args), "caption": caption}
+
+
+def with_absolute_model(changes: RecognitionChanges) -> RecognitionChanges:
+    """Return the changes with the absolute path of a speech model, since later commands may run in other folders."""
+    model = changes.get("transcribe")
+    if not isinstance(model, str) or not Path(model).is_dir():
+        return changes
+    return {**changes, "transcribe": str(Path(model).absolute())}
 
 
 def _parse_transcribe(args: argparse.Namespace) -> str | bool | None:

@@ -93,6 +93,16 @@ def test_a_wrong_setting_changes_nothing(capsys: pytest.CaptureFixture[str]) -> 
     assert (after["index_kind"], after["read_text"]) == (before["index_kind"], before["read_text"]) == ("flat", None)
 
 
+def test_a_relative_speech_model_is_stored_as_an_absolute_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    created = run_json(capsys, "collection", "create", "videos", "--transcribe=model")
+    changed = run_json(capsys, "collection", "set", "videos", "--transcribe=./model")
+    assert created["transcribe"] == changed["transcribe"] == str(tmp_path / "model")
+
+
 def test_media_of_restored_collections_must_be_below_allowed_roots(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
