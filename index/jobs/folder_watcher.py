@@ -295,7 +295,7 @@ class FolderWatcher:
         gone: list[str] = []
         folders: dict[str, _FolderState] = {}
         missing = sorted(self._expected - snapshot.files.keys())
-        seen = _folders_of(snapshot.files) if missing else set()
+        with_files = _folders_of(snapshot.files) if missing else set()
         for path in missing:
             if path in snapshot.unreadable:
                 unavailable[path] = snapshot.unreadable[path]
@@ -306,7 +306,7 @@ class FolderWatcher:
             state, known = folders[parent], self._known.get(path)
             if state.drive is None or (known is not None and known.drive != state.drive):
                 unavailable[state.path] = state.reason
-            elif known is None and parent not in seen:
+            elif known is None and parent not in with_files:
                 unavailable[parent] = _NEVER_SEEN
             elif is_missing(path):
                 gone.append(path)

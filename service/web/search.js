@@ -17,7 +17,7 @@ import { createToast } from "./toasts.js";
 let page = { next: null, shown: 0 };
 let minCount = 1; // results to show after a refresh, so that it keeps the pages of "Show more"
 let pending = null;
-let criteria = null; // of the results; the form may have others
+let submitted = null; // criteria of the results; the form may have others
 
 function startRequest() {
   if (pending) pending.abort(); // only the newest request counts
@@ -29,7 +29,7 @@ function startRequest() {
 const openClip = (clip, seconds) => import("./clip_dialog.js").catch(reportUnreachable).then((dialog) => dialog.openClip(clip, seconds), (error) => createToast(clip.video.title).fail(error.message));
 
 // Show results from the first page on, at least ``count`` of them if there are as many; by default of the form.
-export function showResults(count = 1, newCriteria = null) {
+export function showResults(count = 1, criteria = null) {
   minCount = count;
   showChips(search);
   showReranking();
@@ -39,13 +39,13 @@ export function showResults(count = 1, newCriteria = null) {
       el("button", { type: "button", className: "strong", textContent: "New collection", onclick: openNewCollection }));
     return null;
   }
-  criteria = newCriteria || readSearch();
-  return criteria.hasQuery ? showHits(criteria, { count }) : listVideos(criteria, { count });
+  submitted = criteria || readSearch();
+  return submitted.hasQuery ? showHits(submitted, { count }) : listVideos(submitted, { count });
 }
 
 function showMore() {
   minCount = page.shown + 1;
-  return criteria.hasQuery ? showHits(criteria, { more: true }) : listVideos(criteria, { more: true });
+  return submitted.hasQuery ? showHits(submitted, { more: true }) : listVideos(submitted, { more: true });
 }
 
 // Search by the form, from the first page on.
@@ -185,22 +185,22 @@ function offerReembedding() {
   $("summary").append(button);
 }
 
-export async function reload(count = 1, newCriteria = null) {
+export async function reload(count = 1, criteria = null) {
   try {
     await loadCollections();
-    await showResults(count, newCriteria);
+    await showResults(count, criteria);
   } catch (error) {
-    showError(error, () => reload(count, newCriteria));
+    showError(error, () => reload(count, criteria));
   }
 }
 
 // Reload what is shown, with all its pages.
-export const refresh = () => reload(minCount, criteria);
+export const refresh = () => reload(minCount, submitted);
 
 // Refresh after videos were added to ``collection``.
 export async function onVideosAdded(collection) {
   await loadCollections();
-  if (collection === currentName()) await showResults(minCount, criteria);
+  if (collection === currentName()) await showResults(minCount, submitted);
 }
 
 export function prepareSearch() {

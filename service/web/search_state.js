@@ -15,7 +15,7 @@ export const PAGE_SIZE = 24;
 const REFINED_PAGE_SIZE = 8; // fewer, since each takes seconds the first time
 let savedQuery = ""; // the search in the address
 let reranks = null; // chosen by the user; null: as the model states
-const unable = new Set(); // fingerprints of models that cannot rerank
+const notReranking = new Set(); // fingerprints of models that cannot rerank
 
 export function setReranking(choice) {
   reranks = choice;
@@ -23,13 +23,13 @@ export function setReranking(choice) {
 }
 
 export function disableReranking() {
-  unable.add(currentCollection().fingerprint);
+  notReranking.add(currentCollection().fingerprint);
   showReranking();
 }
 
 // The option as it is for the current collection.
 export function showReranking() {
-  $("rerank").disabled = unable.has(currentCollection()?.fingerprint);
+  $("rerank").disabled = notReranking.has(currentCollection()?.fingerprint);
   $("rerank-count").textContent = rerankCount();
   $("rerank").checked = !$("rerank").disabled && (reranks ?? Boolean(currentCollection()?.default_rerank));
 }

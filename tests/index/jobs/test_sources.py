@@ -100,7 +100,7 @@ def test_a_source_that_does_not_exist_is_named(source: Source, message: str) -> 
         check_source(source)
 
 
-def test_a_source_beside_the_working_folder_does_not_depend_on_it(
+def test_paths_of_a_relative_source_do_not_depend_on_the_working_folder(
     films: Path, tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = tmp_path / "work"
