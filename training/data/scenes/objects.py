@@ -62,7 +62,7 @@ def object_targets(scenes: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.floa
 
     Returns:
         Positions (N, K, 2), x and y as fractions of width and height; and classes (N, K, A), `UNKNOWN` for absent
-        objects.
+        objects, and for shapes and colours without a name.
     """
     positions = np.zeros((len(scenes), MAX_OBJECTS, 2), dtype=np.float32)
     classes = np.full((len(scenes), MAX_OBJECTS, len(ATTRIBUTES)), UNKNOWN, dtype=np.int64)
