@@ -243,7 +243,8 @@ def model_that_tells(wrong: str | None) -> FusedModel:
     described = SimpleNamespace(
         parameters=lambda: iter([torch.zeros(1)]),
         object_logits=lambda visual: logits,
-        cfg=SimpleNamespace(object_classes=SIZES, grid_of=lambda tokens: GRID),
+        grid_of=lambda tokens: GRID,
+        cfg=SimpleNamespace(object_classes=SIZES),
     )
     return cast(FusedModel, described)
 
