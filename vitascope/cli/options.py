@@ -193,5 +193,5 @@ def server_url(args: argparse.Namespace) -> str | None:
     if server is None and getattr(args, "model", None) is not None:
         raise InvalidInput(f"--model: {args.model!r} is only valid with --server; --bundle FOLDER was expected")
     if server is not None and (options := getattr(args, "local_only_options", [])):
-        raise InvalidInput(f"{options[0]}: has no effect on {server}; --local was expected")
+        raise InvalidInput(f"{options[0]}: has no effect on {server.rpartition('@')[2]}; --local was expected")
     return server

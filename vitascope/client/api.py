@@ -155,6 +155,8 @@ def map_encoding_errors(part: str, values: Any) -> Iterator[None]:
     """
     try:
         yield
+    except httpx.InvalidURL as error:  # a control character, or too long
+        raise errors.InvalidInput(f"{part}: cannot be sent ({error})") from error
     except (TypeError, ValueError) as error:  # a number of NumPy, a date; NaN, infinity, a lone surrogate
         path, value = _invalid_value(values)
         key, text = ".".join(path) or part, repr(value)
@@ -205,8 +207,11 @@ def validate_header_value(name: str, text: str) -> str:
     return text
 
 
-def validate_url(url: str) -> str:
-    """Return the base URL ``url``. Raises InvalidInput for one that no request can be sent to."""
+def validate_url(url: str) -> tuple[str, bool]:
+    """Return a base URL without its user name and password, and whether it has them.
+
+    Raises InvalidInput for a URL that no request can be sent to.
+    """
     try:
         parsed = parse_url(url)
     except ValueError as error:
@@ -216,7 +221,7 @@ def validate_url(url: str) -> str:
         raise errors.InvalidInput(f"url: {shown}; http://… or https://… was expected")
     if parsed.path.rstrip("/").endswith("/v1"):
         raise errors.InvalidInput(f"url: {shown}; a URL without /v1 was expected")
-    return url
+    return str(parsed.copy_with(userinfo=b"")) if parsed.userinfo else url, bool(parsed.userinfo)
 
 
 class PageCursors:

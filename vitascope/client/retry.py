@@ -154,7 +154,7 @@ def _retry_after(error: httpx.HTTPError) -> float | None:
         return float(header)
     try:
         date = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     date = date.replace(tzinfo=UTC) if date.tzinfo is None else date
     return max(0.0, (date - datetime.now(UTC)).total_seconds())

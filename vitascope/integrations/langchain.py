@@ -17,7 +17,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, SecretStr
 
 from vitascope.client import AsyncClient, Client
-from vitascope.client.api import Signal
+from vitascope.client.api import Signal, validate_url
 from vitascope.client.response_types import SearchResponse, SearchResult
 
 __all__ = ["VitascopeRetriever"]
@@ -72,7 +72,7 @@ class VitascopeRetriever(BaseRetriever):
         return [self._document(result) for result in response["results"]]
 
     def _document(self, result: SearchResult) -> Document:
-        video, base = result["video"], self.url.rstrip("/")
+        video, base = result["video"], validate_url(self.url)[0].rstrip("/")  # without a password
         texts = (video["title"], result["text"], result["screen_text"], result.get("caption"))  # older services: none
         return Document(
             id=f"{self.collection}/{video['id']}/{result['clip_id']}",

@@ -147,7 +147,7 @@ def test_upload_is_streamed_and_reports_progress(is_async: bool, film: Path) -> 
     assert reports[-1] == (service.size, service.size)
 
 
-def test_slow_disk_does_not_block_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_disk_does_not_block_the_loop(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, loop_runs = threading.Event(), threading.Event()
 
     class SlowFile(BytesIO):
@@ -165,7 +165,7 @@ def test_slow_disk_does_not_block_the_loop(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def upload() -> None:
         async with AsyncClient("http://service", transport=DiscardingService()) as client:
-            video, _ = await asyncio.gather(client.add_video("films", "film.mp4"), continue_reading())
+            video, _ = await asyncio.gather(client.add_video("films", film), continue_reading())
             assert video["id"] == "1"
 
     asyncio.run(upload())

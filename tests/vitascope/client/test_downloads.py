@@ -59,6 +59,23 @@ def test_download_continues_after_lost_connections(supports_ranges: bool, call: 
     assert media.ranges == [None, *(f"bytes={offset}-" for offset in offsets)]
 
 
+def test_a_file_that_changes_during_the_download_is_downloaded_again(call: Caller, tmp_path: Path) -> None:
+    changed = CONTENT[::-1]
+
+    def respond(exchange: Exchange) -> None:
+        if exchange.headers["If-Range"] is None:
+            exchange.head(200, Content_Length=len(CONTENT), ETag='"1"')
+            exchange.body(CONTENT[:1000])
+        else:
+            assert (exchange.headers["Range"], exchange.headers["If-Range"]) == ("bytes=1000-", '"1"')
+            exchange.head(200, Content_Length=len(changed), ETag='"2"')
+            exchange.body(changed)
+
+    with server(respond) as url:
+        download(call, url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == changed
+
+
 def test_download_fails_after_max_restarts(call: Caller, tmp_path: Path) -> None:
     cuts = random.Random(2)
     media = MediaServer([cuts.randrange(len(CONTENT)) for _ in range(2000)], supports_ranges=False)

@@ -75,7 +75,8 @@ def test_size_of_an_event_is_limited(chunk: bytes, monkeypatch: pytest.MonkeyPat
 @pytest.fixture(autouse=True)
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("_sync", "_async"):
-        monkeypatch.setattr(f"vitascope.client.{kind}.jobs.RECONNECT_SECONDS", 0.0)
+        for module in ("jobs", "transport"):
+            monkeypatch.setattr(f"vitascope.client.{kind}.{module}.RECONNECT_SECONDS", 0.0)
 
 
 class LostStream(httpx.SyncByteStream, httpx.AsyncByteStream):
@@ -148,6 +149,43 @@ def test_wait_for_job_polls_a_service_without_event_streams(response: httpx.Resp
     job = call(respond, "wait_for_job", "videos", "1", interval=0, on_change=lambda job: changes.append(job["state"]))
     assert job["state"] == "succeeded"
     assert changes == ["queued", "running", "succeeded"]
+
+
+@pytest.mark.parametrize("has_events", [True, False])
+def test_a_wait_outlasts_a_restart_of_the_service(has_events: bool, call: Caller) -> None:
+    restart = [502, None, 503, None, 504]
+    running, succeeded = ({"id": "1", "state": state} for state in ("running", "succeeded"))
+    responses = iter([None, running, *restart, succeeded] if not has_events else [running, *restart, succeeded])
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if not has_events and request.url.path.endswith("/events"):
+            return httpx.Response(404)
+        while (response := next(responses)) is None:
+            if has_events or len(changes):
+                raise httpx.ConnectError("connection refused")
+        if isinstance(response, int):
+            return httpx.Response(response, text="a page of the proxy")
+        if not has_events:
+            return httpx.Response(200, json=response)
+        return httpx.Response(
+            200, headers={"content-type": "text/event-stream"}, content=event(None, "state", str(response["state"]))
+        )
+
+    changes: list[str] = []
+    job = call(respond, "wait_for_job", "videos", "1", interval=0, on_change=lambda job: changes.append(job["state"]))
+    assert job["state"] == "succeeded"
+    assert changes == ["running", "succeeded"]
+
+
+def test_a_wait_ends_if_the_service_does_not_return(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"vitascope.client.{call.kind}.transport.MAX_OUTAGE", 0.0)
+    responses = iter([httpx.Response(200, json={"id": "1", "state": "running", "kind": "backup"})])
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        return next(responses, httpx.Response(502))
+
+    with pytest.raises(ServiceError, match="HTTP 502"):
+        call(respond, "wait_for_operation", "1", interval=0)
 
 
 def test_short_streams_are_reopened_a_limited_number_of_times(call: Caller) -> None:

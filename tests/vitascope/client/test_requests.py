@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from index.cli.backend import collect_pages
-from tests.vitascope.client.services import Caller, copy_of, problem
+from tests.vitascope.client.services import ONCE, Caller, copy_of, problem
 from vitascope import errors
 from vitascope.client import Client, RetryConfig, ServiceError
 
@@ -286,6 +286,7 @@ def unexpected(request: httpx.Request) -> httpx.Response:
         ("create_key", ["laptop", "read"], "scopes: 'read'; a list was expected"),
         ("embed_texts", [["a", "caf\udce9"]], r"^input\.1: 'caf\\udce9'; JSON values .* valid Unicode were expected"),
         ("embed_texts", [[date(2024, 1, 1)]], r"^input\.0: datetime.date\(2024, 1, 1\); JSON values"),
+        ("get_thumbnail", ["/v1/a\nb"], "GET /v1/a\nb: cannot be sent"),
         ("get_collection", ["caf\udce9"], r"^path: .*caf\\udce9.* valid Unicode were expected"),
         *(
             (method, ["films", segment], f"path: {segment!r}; a name or an id was expected")
@@ -301,11 +302,17 @@ def test_invalid_arguments_are_reported_before_a_request_is_sent(
         call(unexpected, method, *arguments)
 
 
-def test_numbers_that_json_lacks_are_named_by_their_keys(film: Path, call: Caller) -> None:
+def test_values_that_cannot_be_sent_are_named_by_their_keys(film: Path, call: Caller) -> None:
     for method, arguments, options, message in (
         ("search", ["films", "a dog"], {"min_similarity": math.nan}, "min_similarity: nan; JSON values with finite"),
         ("add_video", ["films", film], {"metadata": {"year": math.nan}}, "metadata.year: nan; JSON values with finite"),
         ("list_videos", ["films"], {"where": {"year": {"in": [1, -math.inf]}}}, "filter.year.in.1: -inf; JSON values"),
+        (
+            "list_videos",
+            ["films"],
+            {"where": {"year": {"in": [*range(20_000)]}}},
+            "GET /v1/.*: cannot be sent .*too long",
+        ),
     ):
         with pytest.raises(errors.InvalidInput, match=f"^{message}"):
             call(unexpected, method, *arguments, **options)
@@ -321,6 +328,39 @@ def test_a_url_without_a_scheme_or_of_a_version_is_reported(url: str) -> None:
 def test_a_malformed_url_is_reported(url: str) -> None:
     with pytest.raises(errors.InvalidInput, match="url: not a URL"):
         Client(url)
+
+
+def test_a_password_in_the_url_is_neither_shown_nor_replaced_by_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VITASCOPE_API_KEY", raising=False)
+    with Client("http://user:secret@127.0.0.1:1", retries=ONCE) as client:
+        with pytest.raises(ServiceError, match=r"the service at http://127\.0\.0\.1:1 cannot be reached"):
+            client.list_collections()
+        assert client.url == "http://127.0.0.1:1"
+    with pytest.raises(errors.InvalidInput, match="only one of them can be sent"):
+        Client("http://user:secret@127.0.0.1:1", api_key="vsk_a")
+
+
+@pytest.mark.parametrize(("name", "value"), [("ALL_PROXY", "socks9://a"), ("HTTP_PROXY", "http://a:b")])
+def test_an_invalid_proxy_is_reported(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(errors.InvalidInput, match=f"the environment's proxy .*{name}"):
+        Client()
+
+
+def test_a_file_that_changes_while_it_is_sent_is_reported(film: Path, call: Caller) -> None:
+    def append(sent: int, size: int) -> None:
+        with film.open("ab") as file:
+            file.write(b"more")
+
+    film.write_bytes(bytes(1_000_000))
+    with pytest.raises(errors.InvalidInput, match=r"film.mp4' changed while it was sent"):
+        call(lambda request: httpx.Response(201, json={}), "add_video", "videos", film, progress=append)
+
+
+def test_a_pipe_is_not_sent(tmp_path: Path, call: Caller) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(errors.InvalidInput, match="pipe'; a regular file was expected"):
+        call(unexpected, "add_video", "videos", tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,12 @@ class AsyncClient(Collections, Videos, Search, Inference, Admin):
     """Client of version 1 of the HTTP API; see `vitascope.client`."""
 
     async def is_ready(self) -> bool:
-        """Return whether the service is up, its model loaded and its collections open. Never raises."""
+        """Return whether the service responds, its model is loaded and its collections are open."""
+        return await self._is_ready(self._http.timeout)
+
+    async def _is_ready(self, timeout: float | httpx.Timeout) -> bool:
         try:
-            return (await self._http.get("/readyz")).status_code == httpx.codes.OK
+            return (await self._http.get("/readyz", timeout=timeout)).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
@@ -36,7 +39,7 @@ class AsyncClient(Collections, Videos, Search, Inference, Admin):
             ServiceError: after ``timeout``, or as soon as ``alive`` returns False.
         """
         deadline = time.monotonic() + timeout
-        while not await self.is_ready():
+        while not await self._is_ready(max(0.05, deadline - time.monotonic())):
             if not alive():
                 raise ServiceError(f"the service at {self.url} exited before it was ready")
             if time.monotonic() > deadline:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import httpx
 
 from vitascope import errors
 from vitascope.client import response_types
-from vitascope.client._async.transport import BaseClient
+from vitascope.client._async.transport import RECONNECT_SECONDS, BaseClient
 from vitascope.client.api import JSON, JobEvent, Metadata, ServiceError, api_path, drop_none, idempotency_header
 from vitascope.client.compat import sleep_async
 from vitascope.client.progress import job_progress
@@ -23,7 +25,6 @@ from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 EVENT_STREAM = "text/event-stream"
 QUIET_SECONDS = 45.0
 """Seconds without data after which an event stream is treated as lost; the service sends a comment every 15 s."""
-RECONNECT_SECONDS = 1.0
 SHORT_SECONDS = 5.0
 MAX_SHORT_STREAMS = 10
 """Maximum number of consecutive streams that end within `SHORT_SECONDS` and without an event."""
@@ -129,7 +130,7 @@ class Jobs(BaseClient):
     ) -> AsyncGenerator[JobEvent, None]:
         """Iterate over the events of a job until it has finished: ``{"id": ..., "event": ..., "data": ...}``.
 
-        Lost connections are reopened without missing an event.
+        Lost connections are reopened without missing an event, also if the service restarts within five minutes.
 
         Args:
             collection: name of the collection.
@@ -152,7 +153,9 @@ class Jobs(BaseClient):
         on_change: Callable[[response_types.Job], None] | None = None,
         progress: bool = False,
     ) -> response_types.Job:
-        """Wait until a job has finished, also while it is paused. Cancelling the wait does not cancel the job.
+        """Wait until a job has finished, also while it is paused or the service restarts within five minutes.
+
+        Cancelling the wait does not cancel the job.
 
         Args:
             collection: name of the collection.
@@ -168,11 +171,13 @@ class Jobs(BaseClient):
                 if on_change:
                     on_change(job)
 
-            job = await self._wait_by_events(collection, job_id, notify)
-            if job is not None:
-                return job
+            finished = await self._wait_by_events(collection, job_id, notify)
+            if finished is not None:
+                return finished
+            reached_at = -math.inf
             while True:
-                job = await self.get_job(collection, job_id)
+                job = await self._call_during_outage(partial(self.get_job, collection, job_id), reached_at)
+                reached_at = time.monotonic()
                 notify(job)
                 if job["state"] in FINAL_JOB_STATES:
                     return job
@@ -201,12 +206,15 @@ class Jobs(BaseClient):
     ) -> AsyncGenerator[JobEvent, None]:
         """Yield the events at ``path`` until the job has finished, over as many connections as needed.
 
-        Raises as other calls if a connection cannot be opened, and ServiceError after `MAX_SHORT_STREAMS`.
+        Raises as other calls if the first connection cannot be opened or a later one for `MAX_OUTAGE`, and ServiceError
+        after `MAX_SHORT_STREAMS`.
         """
         is_finished = False
         short_streams = 0
+        reached_at = -math.inf
         while True:
-            response = await self._open_event_stream(path, after, retries)
+            connect = partial(self._open_event_stream, path, after, retries)
+            response = await self._call_during_outage(connect, reached_at)
             opened_at = time.monotonic()
             short_streams += 1
             async with aclosing(response):
@@ -224,7 +232,8 @@ class Jobs(BaseClient):
                         return
                 except httpx.HTTPError:
                     pass  # the next connection resumes after the last event
-            if time.monotonic() - opened_at >= SHORT_SECONDS:
+            reached_at = time.monotonic()
+            if reached_at - opened_at >= SHORT_SECONDS:
                 short_streams = 0
             if short_streams == MAX_SHORT_STREAMS:
                 raise ServiceError(f"the service at {self.url} ended GET {path} {short_streams} times without an event")

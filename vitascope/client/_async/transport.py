@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypedDict, TypeVar
@@ -18,14 +19,21 @@ from vitascope.client.api import (
     validate_header_value,
     validate_url,
 )
-from vitascope.client.compat import run_blocking_async
+from vitascope.client.compat import run_blocking_async, sleep_async
 from vitascope.client.progress import UploadProgress, upload_progress
 from vitascope.client.retry import RetryConfig, RetryPolicy, retry_async, retry_policy
+from vitascope.errors import InvalidInput
 
 
 class Page(TypedDict):
     next_cursor: str | None
 
+
+MAX_OUTAGE = 300.0
+"""Seconds for which a wait goes on while the service cannot be reached, because it may restart."""
+RECONNECT_SECONDS = 1.0
+UNAVAILABLE_STATUSES = (0, 502, 503, 504)
+"""Statuses of a service that stops or starts, possibly behind a proxy; 0: it did not respond."""
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Page)
@@ -52,17 +60,24 @@ class BaseClient:
             retries: limits and delays of retries; None: `RetryConfig()`.
             transport: transport to use instead of the network, for tests.
         Raises:
-            InvalidInput: the URL cannot be parsed, or the key cannot be sent in a header.
+            InvalidInput: the URL cannot be parsed, or has a user name beside a key; the key cannot be sent in a header;
+                or the environment has an invalid proxy or certificate file.
         """
         key = os.environ.get("VITASCOPE_API_KEY") if api_key is None else api_key
         headers = {"Authorization": f"Bearer {validate_header_value('api_key', key)}"} if key else {}
         # No timeout for a free connection of the pool, as the calls that use the connections have timeouts.
         timeouts = httpx.Timeout(timeout, pool=None)
-        self._http = httpx.AsyncClient(
-            base_url=validate_url(url), timeout=timeouts, transport=transport, headers=headers
-        )
+        self.url, has_credentials = validate_url(url)
+        if key and has_credentials:
+            raise InvalidInput("url: has a user name, and there is an API key; only one of them can be sent")
+        try:
+            self._http = httpx.AsyncClient(base_url=url, timeout=timeouts, transport=transport, headers=headers)
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+            raise InvalidInput(
+                f"the environment's proxy or certificates cannot be used ({error}); see HTTP_PROXY, HTTPS_PROXY, "
+                "ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+            ) from error
         self._retries = retries or RetryConfig()
-        self.url = url
 
     async def __aenter__(self) -> Self:
         return self
@@ -163,7 +178,8 @@ class BaseClient:
         timeout = httpx.Timeout(connect=default.connect, read=read, write=default.write, pool=default.pool)
 
         async def send() -> httpx.Response:
-            request = self._http.build_request("GET", path, headers=headers, timeout=timeout)
+            with map_encoding_errors(f"GET {path}", None):
+                request = self._http.build_request("GET", path, headers=headers, timeout=timeout)
             response = await self._http.send(request, stream=True)
             if not response.is_success:
                 await response.aread()
@@ -184,6 +200,19 @@ class BaseClient:
         while (cursor := cursors.next_of(page)) is not None:
             page = await get_page(cursor)
             yield page
+
+    async def _call_during_outage(self, call: Callable[[], Awaitable[T]], reached_at: float) -> T:
+        """Return the result of ``call``, which is repeated while the service is unavailable.
+
+        Raises its error for other reasons, and `MAX_OUTAGE` after ``reached_at``, a time of `time.monotonic`.
+        """
+        while True:
+            try:
+                return await call()
+            except ServiceError as error:
+                if error.status not in UNAVAILABLE_STATUSES or time.monotonic() > reached_at + MAX_OUTAGE:
+                    raise
+            await sleep_async(RECONNECT_SECONDS)
 
     def _parse_json(self, response: httpx.Response) -> Any:
         try:

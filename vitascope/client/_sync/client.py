@@ -21,9 +21,12 @@ class Client(Collections, Videos, Search, Inference, Admin):
     """Client of version 1 of the HTTP API; see `vitascope.client`."""
 
     def is_ready(self) -> bool:
-        """Return whether the service is up, its model loaded and its collections open. Never raises."""
+        """Return whether the service responds, its model is loaded and its collections are open."""
+        return self._is_ready(self._http.timeout)
+
+    def _is_ready(self, timeout: float | httpx.Timeout) -> bool:
         try:
-            return (self._http.get("/readyz")).status_code == httpx.codes.OK
+            return (self._http.get("/readyz", timeout=timeout)).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
@@ -37,7 +40,7 @@ class Client(Collections, Videos, Search, Inference, Admin):
             ServiceError: after ``timeout``, or as soon as ``alive`` returns False.
         """
         deadline = time.monotonic() + timeout
-        while not self.is_ready():
+        while not self._is_ready(max(0.05, deadline - time.monotonic())):
             if not alive():
                 raise ServiceError(f"the service at {self.url} exited before it was ready")
             if time.monotonic() > deadline:

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -148,7 +151,7 @@ class Collections(BaseClient):
         on_change: Callable[[response_types.Operation], None] | None = None,
         progress: bool = False,
     ) -> response_types.Operation:
-        """Poll an operation until it has finished.
+        """Poll an operation until it has finished, also if the service restarts within five minutes.
 
         Args:
             operation_id: id of the operation.
@@ -159,9 +162,10 @@ class Collections(BaseClient):
             Conflict: with the reason, if the operation failed.
         """
         with operation_progress(operation_id, progress) as show:
-            delay = 0.0
+            delay, reached_at = 0.0, -math.inf
             while True:
-                operation = self.get_operation(operation_id)
+                operation = self._call_during_outage(partial(self.get_operation, operation_id), reached_at)
+                reached_at = time.monotonic()
                 show(operation)
                 if on_change:
                     on_change(operation)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -44,9 +45,13 @@ class UploadStream(httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         chunks, sent = iter(self._form), 0
         while (chunk := run_blocking(self._read, chunks)) is not None:
-            yield chunk
             sent += len(chunk)
+            if sent > self._size:
+                break
+            yield chunk
             self._on_progress(sent, self._size)
+        if sent != self._size:  # the announced size cannot be corrected
+            raise InvalidInput(f"file: {str(self._file)!r} changed while it was sent; a complete file was expected")
 
     def _read(self, chunks: Iterator[bytes]) -> bytes | None:
         try:
@@ -56,15 +61,19 @@ class UploadStream(httpx.SyncByteStream):
 
 
 def open_for_upload(file: Path) -> BinaryIO:
-    """Open a file for reading. Raises InvalidInput if that fails."""
+    """Open a regular file for reading. Raises InvalidInput if that fails."""
     try:
+        mode = file.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe may block
+            raise InvalidInput(f"file: {str(file)!r}; a regular file was expected")
         return file.open("rb")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _read_error(file, error) from error
 
 
-def _read_error(file: Path, error: OSError) -> InvalidInput:
-    return InvalidInput(f"file: {str(file)!r} cannot be read ({error.strerror or error})")
+def _read_error(file: Path, error: OSError | ValueError) -> InvalidInput:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return InvalidInput(f"file: {str(file)!r} cannot be read ({reason or error})")
 
 
 def download(open_response: OpenResponse, request: str, target: Path) -> None:
@@ -84,14 +93,15 @@ def download(open_response: OpenResponse, request: str, target: Path) -> None:
             _download_resumable(open_response, _DownloadState(request), file)
             file.flush()
             run_blocking(os.fsync, file.fileno())  # in a thread; atomic_path would block the loop
-    except OSError as error:
-        raise InvalidInput(f"file: {str(target)!r} cannot be written ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise InvalidInput(f"file: {str(target)!r} cannot be written ({reason or error})") from error
 
 
 def _download_resumable(open_response: OpenResponse, state: _DownloadState, file: BinaryIO) -> None:
     while True:
         offset = file.tell()
-        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
+        headers = {"Accept-Encoding": "identity", **state.range_headers(offset)}
         with closing(open_response(headers)) as response:
             file.seek(state.first_byte(response, offset))
             file.truncate()
@@ -113,12 +123,20 @@ class _DownloadState:
         self._restarts = 0
         self._stalls = 0
         self._max_offset = 0
+        self._etag = ""
+
+    def range_headers(self, offset: int) -> dict[str, str]:
+        """Return the headers that request the file from ``offset`` on, or all of it if it has changed meanwhile."""
+        if not offset:
+            return {}
+        is_strong = self._etag.startswith('"')  # If-Range allows no weak ones (RFC 9110, 13.1.5)
+        return {"Range": f"bytes={offset}-", **({"If-Range": self._etag} if is_strong else {})}
 
     def first_byte(self, response: httpx.Response, offset: int) -> int:
         """Return the file offset of the first byte of a response to a request from ``offset`` on.
 
-        That is ``offset``, or 0 if the service ignores ranges. Raises ServiceError for other responses and after
-        `MAX_RESTARTS`.
+        That is ``offset``, or 0 if the service ignores ranges or the file has changed. Raises ServiceError for other
+        responses and after `MAX_RESTARTS`.
         """
         self._connections += 1
         if response.status_code == httpx.codes.PARTIAL_CONTENT:
@@ -136,8 +154,9 @@ class _DownloadState:
             if self._restarts > MAX_RESTARTS:
                 raise ServiceError(
                     f"{self._request}: the connection was lost {self._connections - 1} times, and the service does not "
-                    "resume downloads (it ignores Range)"
+                    "resume downloads (it ignores Range, or the file changes)"
                 )
+        self._etag = response.headers.get("etag", "")
         return 0
 
     def connection_lost(self, offset: int, error: httpx.TransportError) -> int:

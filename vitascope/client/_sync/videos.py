@@ -33,8 +33,10 @@ class Videos(Jobs):
         idempotency_key: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.AddedVideo:
-        """Upload and index a file, and return when it is searchable. Content that the collection has is not indexed
-        again.
+        """Upload and index a file, and return when it is searchable.
+
+        Content that the collection has is not indexed again: its video is returned as it is, and ``title``,
+        ``metadata`` and ``segmentation`` have no effect.
 
         A long video is indexed by a job, for which the call waits (this needs the scope ``read``); the job continues if
         the call is cancelled.
