@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from index.cli.backend import JSON, OnProgress, SearchOptions
@@ -82,6 +85,12 @@ class LocalBackend:
         return cls(args.data, **{name: getattr(args, name) for name in names if hasattr(args, name)})
 
     def __enter__(self) -> Self:
+        # Like Ctrl-C, so that a job is released; otherwise its files in progress would count as crashes.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            is_main = threading.current_thread() is threading.main_thread()
+            if is_main and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _interrupt)
+                self._stack.callback(signal.signal, number, signal.SIG_DFL)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -471,3 +480,7 @@ def _parse_source(source: JSON) -> Source:
 
 def _without_note(on_progress: OnProgress) -> Callable[[float, int], None]:
     return lambda done, total: on_progress(done, total, "")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -81,9 +81,7 @@ def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) 
         frame = next((frame for _, frame in video_frames(video, [0.0], limits)), None)
         if frame is None:
             raise MediaCorrupt(f"{file.name}: not a single frame can be decoded")
-        duration = video.stated_duration or measured_seconds(
-            video.container, video.stream, video.time_base, video.origin
-        )
+        duration = video.stated_duration or _measure_video(file, file_format, limits)
         limits.check_seconds(file.name, duration)
         sound = main_audio_stream(video.container)
         return MediaInfo(
@@ -96,6 +94,13 @@ def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) 
             frame_count=video.stream.frames or None,
             audio=None if sound is None else describe_audio(sound),
         )
+
+
+def _measure_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> float:
+    """Return the duration (s) of a video whose header does not state it; at least that of one frame."""
+    with open_video(file, file_format, limits, threads=1) as video:  # a decoder may have read any number of packets
+        measured = measured_seconds(video.container, video.stream, video.time_base, video.origin)
+        return measured or float(1 / (video.stream.average_rate or 25))
 
 
 def _probe_picture(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> MediaInfo:

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,35 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
     assert len(paths) == len(set(paths)) == count
     assert acknowledged <= set(paths)
     assert collection.catalogue.integrity_errors() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_command_releases_its_job_without_a_crash(
+    tmp_path: Path, small_bundle: Path, number: signal.Signals
+) -> None:
+    folder, data = make_pictures(tmp_path / "many", 500), tmp_path / "data"
+    command = [sys.executable, "-c", "from vitascope.cli.main import main; raise SystemExit(main())"]
+    command += ["index", str(folder), "--data", str(data), "--bundle", str(small_bundle)]
+    catalogue = data / "collections" / "videos" / "catalogue.sqlite3"
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not query(catalogue, "SELECT 1 FROM job_items WHERE state = 'succeeded'"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+    assert process.returncode == 130
+    assert query(catalogue, "SELECT state FROM jobs") == [("queued",)]
+    assert query(catalogue, "SELECT state, max(crashes) FROM job_items GROUP BY 1") == [("queued", 0), ("succeeded", 0)]
+
+
+def query(catalogue: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a catalogue that another process may be creating."""
+    try:
+        with closing(sqlite3.connect(f"file:{catalogue}?mode=ro", uri=True)) as connection:
+            return connection.execute(sql).fetchall()
+    except sqlite3.OperationalError:
+        return []
 
 
 def test_a_file_of_two_killed_jobs_counts_once(collection: Collection, films: Path, small_model: Model) -> None:

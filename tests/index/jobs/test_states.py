@@ -100,6 +100,14 @@ def test_a_running_job_is_paused_or_cancelled_after_the_files_in_progress(
     assert (job.state, job.counts.succeeded) == ("succeeded", 5)
 
 
+def test_a_job_that_is_paused_during_its_last_files_has_succeeded(
+    collection: Collection, pictures: Path, small_model: Model
+) -> None:
+    job = create_folder_job(collection, pictures)
+    job = run_job(collection, small_model, job.id, on_item=lambda item, done, total: pause(collection, job.id))
+    assert (job.state, job.requested, job.counts.succeeded) == ("succeeded", None, 5)
+
+
 def test_a_pause_withdrawn_when_no_file_is_in_progress_changes_nothing(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

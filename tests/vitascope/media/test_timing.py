@@ -97,6 +97,13 @@ def test_timestamps_may_start_after_zero(suffix: str, tmp_path: Path) -> None:
     assert probe(path).duration == pytest.approx(4.0, abs=0.1)
 
 
+@pytest.mark.parametrize(("count", "seconds"), [(1, 1 / RATE), (20, 20 / RATE), (100, 100 / RATE)])
+def test_the_duration_that_a_recording_does_not_state_is_measured(count: int, seconds: float, tmp_path: Path) -> None:
+    """FFmpeg states no duration where it cannot go back to the header, as in a pipe."""
+    path = write_counter_video(tmp_path / "live.mkv", count, muxer_options={"live": "1"})
+    assert probe(path).duration == pytest.approx(seconds, abs=0.01)
+
+
 def test_audio_that_begins_first_sets_time_zero(tmp_path: Path) -> None:
     starts = [1 + number / RATE for number in range(100)]
     path = write_counter_video(tmp_path / "sound.mp4", 100, starts=starts, sound_seconds=5.0)
