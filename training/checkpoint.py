@@ -223,12 +223,19 @@ def load(folder: Path) -> Checkpoint:
 
     Raises:
         RuntimeError: The names of its weights differ from the model's.
-        InvalidInput: There is no checkpoint at `folder`, or a package of a compact checkpoint is not installed, or has
-            other weights.
+        InvalidInput: There is no checkpoint at `folder`, a file of it is missing or damaged, or a package of a compact
+            checkpoint is not installed, or has other weights.
     """
     path = find(folder)
     if path is None:
         raise InvalidInput(f"checkpoint: nothing at {folder}; a folder with state.json was expected")
+    try:
+        return _load(path)
+    except (FileNotFoundError, ValueError, SafetensorError) as error:
+        raise InvalidInput(f"checkpoint: {path} is incomplete or damaged ({error})") from error
+
+
+def _load(path: Path) -> Checkpoint:
     model = build(read_config(json.loads((path / "config.json").read_text())))
     weights = _read_weights(path)
     if (path / STARTS_NAME).exists():

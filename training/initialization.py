@@ -12,6 +12,7 @@ import torch
 from training import checkpoint
 from training.bundle_checkpoint import CHECKPOINT_KEY, BundleCheckpoint, load_checkpoint
 from training.checkpoint import ONLY_IN_TRAINING, PARTS, Checkpoint, InitialModel
+from training.data.corpus import CorpusError
 from training.data.example import Example, build_vocabulary
 from training.data.packed import fingerprint_of, open_packed, stride_of
 from training.data.scenes.objects import ATTRIBUTES
@@ -85,6 +86,16 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
         fingerprints=_fingerprints(recipe, data),
         start=start,
     )
+
+
+def check_present(recipe: Recipe, data: Path, step: int) -> None:
+    """Raise CorpusError if a corpus of the stages from `step` on is not packed, before hours of earlier stages."""
+    end = 0
+    for stage in recipe.stages:
+        end += stage.steps
+        for folder in [data / name / d.split for d in stage.datasets for name in d.corpora if end > step]:
+            if not folder.is_dir():
+                raise CorpusError(f"{folder}: missing; stage {stage.name!r} needs it (`vitascope prepare`)")
 
 
 def initial_embedding_weights(

@@ -23,7 +23,7 @@ from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.retrieval import caption_retrieval, embed_gallery, merge_temperature, queries_of
 from training.evaluation.torch_encoder import TorchEncoder
-from training.initialization import initial_embedding_weights, load_or_initialize
+from training.initialization import check_present, initial_embedding_weights, load_or_initialize
 from training.models.batch_norm import sync_batch_norm
 from training.models.fusion import FusedModel
 from training.recipe import Recipe, Stage
@@ -66,7 +66,8 @@ def train(
         The checkpoint folder.
 
     Raises:
-        InvalidInput: `stop_after` is below 1, `workers` is below 0, or an error of `load_or_initialize`.
+        InvalidInput: `stop_after` is below 1, `workers` is below 0, a corpus is not packed, or an error of
+            `load_or_initialize`.
         TrainingDiverged: A loss is infinite or not a number.
     """
     if workers is not None and workers < 0:
@@ -83,6 +84,7 @@ def train(
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[wrapping])
     if workers is None:
         workers = GPU_WORKERS if accelerator.device.type == "cuda" else 0
+    check_present(recipe, data, checkpoint.steps_done(out / "checkpoint"))
     state = load_or_initialize(recipe, data, out / "checkpoint", start_from)
     accelerator.wait_for_everyone()  # all processes must have read the checkpoint before the main one overwrites it
     run = _Run(recipe, data, out, accelerator, state)

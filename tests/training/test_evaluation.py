@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.training.data.corpus_files import tone, wav
 from tests.training.small_run import STREAMS, recipe, write_clips, write_corpus, write_tokenizer
@@ -502,6 +505,19 @@ def evaluate(corpora: Path, capsys: pytest.CaptureFixture[str], *options: str) -
     status = main(["evaluate", str(model), "--data", str(corpora / "data"), "--split", "val", "--json", *options])
     output = capsys.readouterr()
     return status, json.loads(output.out or "{}"), output.err
+
+
+def test_a_model_whose_embeddings_are_no_numbers_is_not_measured(
+    corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its scores would be ranked as if they were the best."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(corpora / "run" / "checkpoint", folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["text_project.weight"] *= math.nan
+    save_file(weights, folder / "model.safetensors")
+    assert main(["evaluate", str(folder), "--data", str(corpora / "data"), "--split", "val"]) == 2
+    assert "embeddings of texts: infinite or not a number" in capsys.readouterr().err
 
 
 def test_all_packed_corpora_are_measured_and_omissions_are_reported(

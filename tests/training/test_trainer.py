@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.training.small_run import MODEL, STREAMS, recipe, write_corpus, write
 from training import checkpoint
 from training.adaptation import adaptation_recipe, chosen_steps
 from training.curves import plot
+from training.data.corpus import CorpusError
 from training.data.example import CHOICE_ONLY, Example
 from training.data.packed import EncodedMedia, Media, Origin, open_packed, write_packed
 from training.evaluation.answers import exact_answers
@@ -250,6 +252,29 @@ def test_a_loss_that_is_not_finite_ends_a_run_with_an_error(corpus: tuple[Path, 
         TrainingDiverged, match=r"loss: .*nan.* at step 1 of stage 'contrast' on squares; finite losses"
     ):
         train(made.model_copy(update={"stages": [too_fast]}), corpus[0], tmp_path)
+
+
+def test_a_corpus_of_a_later_stage_that_is_missing_is_named_before_the_first_step(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1]).model_dump()
+    last = plain["stages"][0] | {"name": "last"}
+    plain["stages"].append(last | {"datasets": [last["datasets"][0] | {"corpus": "nowhere"}]})
+    with pytest.raises(CorpusError, match=r"nowhere/train: missing; stage 'last' needs it"):
+        train(Recipe.model_validate(plain), corpus[0], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "recipe.json", "answers.json", "state.json"])
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_an_incomplete_or_damaged_checkpoint_is_named(
+    trained: Path, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(trained, folder)
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"^checkpoint: .*checkpoint"):
+        checkpoint.load(folder)
 
 
 def test_the_log_contains_the_time_of_a_step_and_its_wait_for_data(trained: Path) -> None:

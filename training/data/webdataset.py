@@ -101,9 +101,13 @@ def shard_entries(
 
 
 def _parted(name: str) -> tuple[str, str]:
-    """Return (key, extension in lower case); the key ends at the first dot of the file name, as in WebDataset."""
-    key, _, extension = PurePosixPath(name).name.partition(".")
-    return key, extension.lower()
+    """Return (key, extension in lower case).
+
+    The key is the path up to the first dot of the file name, as in WebDataset. That of a hidden file is empty.
+    """
+    path = PurePosixPath(name)
+    stem, _, extension = path.name.partition(".")
+    return str(path.with_name(stem)) if stem else "", extension.lower()
 
 
 def _sample(shard: Path, key: str, parts: dict[str, bytes]) -> Sample:

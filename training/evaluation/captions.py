@@ -80,14 +80,15 @@ def expert_agreement(
 
     For the scores of `scores_of`: without the pairs whose caption belongs to the image ("dropped", as in the
     literature), and with all pairs ("all"). For RefCLIPScore, with the image's own captions as references, and EMScore:
-    only "dropped".
+    only "dropped". `judgements without picture` counts those of images that could not be packed, if there are any.
     """
     row_of = {e.key: i for i, e in enumerate(packed.examples)}
+    all_count, judgements = len(judgements), [j for j in judgements if j.image in row_of]
     rows = [row_of[j.image] for j in judgements]
     texts = [j.caption for j in judgements]
     scores = scores_of(encoder, texts, videos, tokens, rows)
     foreign = np.array([not j.is_own_caption for j in judgements])
-    out = {}
+    out = {"judgements without picture": float(all_count - len(judgements))} if len(judgements) < all_count else {}
     for name, values in scores.items():
         for subset, keep in (("dropped", foreign), ("all", np.ones_like(foreign))):
             indices = [int(i) for i in np.flatnonzero(keep)]

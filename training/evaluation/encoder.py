@@ -141,7 +141,17 @@ def embed_corpus(
         out = _clip_by_clip(encoder, streams) if per_clip and len(chosen) > 1 else encoder.embed_video(streams)
         vectors.append(out.vectors)
         tokens.append(out.visual_tokens.astype(np.float16))
-    return np.concatenate(vectors), np.concatenate(tokens)
+    return require_finite("embeddings of videos", np.concatenate(vectors)), np.concatenate(tokens)
+
+
+def require_finite(name: str, values: np.ndarray) -> np.ndarray:
+    """Return the outputs of a model. Raises InvalidInput, with their name, if one is infinite or not a number.
+
+    Such scores would be ranked as if they were the best.
+    """
+    if not np.isfinite(values).all():
+        raise InvalidInput(f"{name}: infinite or not a number; a model whose training did not diverge was expected")
+    return values
 
 
 def _clip_by_clip(encoder: Encoder, streams: dict[str, np.ndarray]) -> VideoEmbedding:
@@ -162,7 +172,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
     for start in range(0, len(distinct), TEXT_BATCH):
         part = distinct[start : start + TEXT_BATCH]
         vectors |= zip(part, encoder.embed_text(part), strict=True)
-    return np.stack([vectors[text] for text in texts])
+    return require_finite("embeddings of texts", np.stack([vectors[text] for text in texts]))
 
 
 def score_pairs(
@@ -190,11 +200,11 @@ def match_logits(
 ) -> np.ndarray:
     """Return only the matching logits (n,) of `score_pairs`, without embedding the texts again."""
     if isinstance(encoder, TorchEncoder):
-        return encoder.score_pairs(texts, rows, tokens, audio)[1]
+        return require_finite("match logits", encoder.score_pairs(texts, rows, tokens, audio)[1])
     logits = np.empty(len(texts))
     for part, visual, sound in pair_batches(texts, rows, tokens, audio):
         logits[part] = encoder.match([texts[i] for i in part], visual, sound).logits
-    return logits
+    return require_finite("match logits", logits)
 
 
 def best_answers(

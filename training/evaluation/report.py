@@ -81,6 +81,8 @@ def evaluate(
         raise InvalidInput(f"rerank: {rerank}; at least 1 was expected")
     if rerank_queries < 0:
         raise InvalidInput(f"rerank_queries: {rerank_queries}; at least 0 was expected")
+    if out is not None:
+        check_json_target(out)
     names = list(dict.fromkeys(corpora)) if corpora else None
     names_requested = _select_corpora(data, split, names)
     encoder = open_encoder(model)
@@ -94,9 +96,15 @@ def evaluate(
     chosen = _select_protocols(target, names_requested, named=names is not None, log=log)
     results = {name: {k: round(v, 4) for k, v in numbers().items()} for name, numbers in chosen.items()}
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1) + "\n")
     return results
+
+
+def check_json_target(out: Path) -> None:
+    """Create the folder of a file for metrics, before they are measured. Raises InvalidInput if ``out`` is a folder."""
+    if out.is_dir():
+        raise InvalidInput(f"out: {out} is a folder; a JSON file was expected")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _classifies(encoder: Encoder) -> bool:

@@ -61,6 +61,8 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
 
     if not args.window_seconds > 0:
         raise InvalidInput(f"window-seconds: {args.window_seconds:g}; more than 0 was expected")
+    if not 0 <= args.max_skipped <= 1:
+        raise InvalidInput(f"max-skipped: {args.max_skipped:g}; 0 to 1 was expected")
     model, done = Model.open(args.bundle), {}
     for split in args.splits or SPLITS:
         folder = args.out / args.corpus / split
@@ -164,11 +166,14 @@ examples:
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    from training.evaluation.report import check_json_target
     from training.moments.evaluation import Localizer, compare, graph_localizer, head_localizer
     from training.moments.loop import METRICS_NAME, load_head
     from training.moments.windows import open_split
     from vitascope.model import Model
 
+    if args.out is not None:
+        check_json_target(args.out)
     stores = open_split(args.data, args.corpus or (), args.split)
     localizers: dict[str, Localizer] = {}
     is_bundle = (args.model / MANIFEST_NAME).is_file()

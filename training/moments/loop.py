@@ -129,7 +129,7 @@ def train(
 
 def load_head(run: Path) -> TrainedHead:
     """Load the head of a run or checkpoint folder. Raises InvalidInput if there is none."""
-    folder = run if (run / CONFIG_NAME).exists() else run / "checkpoint"
+    folder = run if (run / CONFIG_NAME).exists() else checkpoint.find(run / "checkpoint") or run / "checkpoint"
     try:
         config = HeadCheckpoint.model_validate_json((folder / CONFIG_NAME).read_text())
     except (OSError, ValidationError) as error:

@@ -74,7 +74,11 @@ def hard_negatives(similarity: Tensor, groups: Tensor, temperature: float) -> Te
 
     Returns:
         Column indices (B,). A row for which there is no column of another group gets its own index.
+
+    Raises TrainingDiverged if a similarity is infinite or not a number.
     """
+    if not torch.isfinite(similarity).all():
+        raise TrainingDiverged("similarity: infinite or not a number; finite values were expected: lower learning_rate")
     return _sample_columns(torch.softmax(similarity.float() / temperature, dim=1) + 1e-9, groups)
 
 

@@ -17,9 +17,9 @@ RelativePath = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class StrictModel(BaseModel):
-    """Immutable model that rejects unknown keys."""
+    """Immutable model that rejects unknown keys, infinity and NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class OmitDefaultsModel(StrictModel):

@@ -38,7 +38,10 @@ Commands = dict[str, tuple[AddArguments, Run] | tuple[AddArguments, Run, Show]]
 """Type of the ``COMMANDS`` of a module."""
 
 EXIT_OK, EXIT_VERIFY_FAILED, EXIT_USER_ERROR, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
-PATH_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+PATH_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES),
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+)
 """Errors of the system about files and folders that are reported in one line; any other is a defect."""
 
 

@@ -38,6 +38,13 @@ def test_hidden_members_have_no_key(tmp_path: Path) -> None:
     assert [sample.key for sample in read_shard(write_tar(tmp_path / "train-00000.tar", members))] == ["a"]
 
 
+def test_files_of_the_same_name_in_two_folders_have_two_keys(tmp_path: Path) -> None:
+    members = {
+        f"./{folder}/1.{suffix}": content for folder in "ab" for suffix, content in (("jpg", b""), ("json", b"{}"))
+    }
+    assert [sample.key for sample in read_shard(write_tar(tmp_path / "train-00000.tar", members))] == ["a/1", "b/1"]
+
+
 def test_shards_are_found_in_order_and_by_split(tmp_path: Path) -> None:
     for name in ("train-00001.tar", "train-00000.tar", "test-00000.tar", "train-notes.tar"):
         (tmp_path / name).touch()
