@@ -258,8 +258,10 @@ def test_a_corpus_of_a_later_stage_that_is_missing_is_named_before_the_first_ste
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
     plain = recipe(corpus[1]).model_dump()
-    last = plain["stages"][0] | {"name": "last"}
-    plain["stages"].append(last | {"datasets": [last["datasets"][0] | {"corpus": "nowhere"}]})
+    last = plain["stages"][-1] | {"name": "last"}
+    plain["stages"].append(
+        last | {"datasets": [last["datasets"][0] | {"corpus": "nowhere", "objectives": {"mlm": 1.0}}]}
+    )
     with pytest.raises(CorpusError, match=r"nowhere/train: missing; stage 'last' needs it"):
         train(Recipe.model_validate(plain), corpus[0], tmp_path / "run")
     assert not (tmp_path / "run").exists()
