@@ -223,12 +223,16 @@ def list_failures(backend: Backend, collection: str, job_id: str) -> list[dict[s
 
 
 def list_notes(backend: Backend, collection: str, job_id: str) -> list[dict[str, Any]]:
-    """Return notes on added files and descriptions of refreshed files of a job, at most ``MAX_NOTES``."""
-    from index.jobs.records import MAX_NOTES
+    """Return notes on files of a job, at most ``MAX_NOTES``: on added ones, what was refreshed, and skipped links."""
+    from index.jobs.records import LINK_LEAVES_FOLDER, MAX_NOTES
 
-    states: tuple[ItemState, ...] = ("succeeded", "refreshed")
-    items = (item for state in states for item in backend.iter_job_items(collection, job_id, state=state))
-    notes = ({"file": item["path"], "note": item["reason"]} for item in items if item["reason"])
+    states: tuple[ItemState, ...] = ("succeeded", "refreshed", "skipped")
+    notes = (
+        {"file": item["path"], "note": item["reason"]}
+        for state in states
+        for item in backend.iter_job_items(collection, job_id, state=state)
+        if item["reason"] and (state != "skipped" or item["reason"] == LINK_LEAVES_FOLDER)
+    )
     return list(islice(notes, MAX_NOTES))
 
 

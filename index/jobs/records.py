@@ -12,6 +12,8 @@ from index.records import Scalar
 from index.video_text import RecognitionKind
 from vitascope.job_states import ItemState, JobState
 
+LINK_LEAVES_FOLDER = "a symbolic link that leaves the folder"
+"""Reason of a skipped file."""
 MAX_NOTES = 1000
 """Maximum number of notes in the summary of a job, which may have the same note on each of a million files."""
 

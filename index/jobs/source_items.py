@@ -12,7 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from index.collection import Collection
-from index.jobs.records import Job
+from index.jobs.records import LINK_LEAVES_FOLDER, Job
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy, check_url
 from index.jobs.sources.fetcher import open_file_system
 from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
@@ -156,7 +156,7 @@ def _classify_file(path: Path, entry: os.DirEntry[str], root: Path) -> SourceIte
         except (OSError, RuntimeError):
             return SourceItem(uri, "failed", "a symbolic link that leads nowhere")
         if not target.is_relative_to(root):
-            return SourceItem(uri, "skipped", "a symbolic link that leaves the folder")
+            return SourceItem(uri, "skipped", LINK_LEAVES_FOLDER)
         is_file = target.is_file()
     return SourceItem(uri) if is_file else SourceItem(uri, "skipped", "not a regular file")
 

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -356,6 +357,20 @@ def test_a_limit_that_a_setting_raises_is_named(
     assert result["failures"][0]["reason"].endswith("at most 100 pixels are read (VITASCOPE_MAX_PIXELS)")
     assert main(["score", str(pictures / "red.png"), "a red thing"]) == 2
     assert "VITASCOPE_MAX_PIXELS" in capsys.readouterr().err
+
+
+def test_a_link_that_leaves_the_folder_is_skipped_with_its_reason(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    shutil.copy(pictures / "red.png", folder)
+    (folder / "blue.png").symlink_to(pictures / "blue.png")
+    (folder / "notes.txt").write_text("words")
+    result = run_json(capsys, "index", str(folder))
+    assert (result["added"], result["skipped"]) == (1, 2)
+    link = {"file": str(folder / "blue.png"), "note": "a symbolic link that leaves the folder"}
+    assert result["notes"] == [link]
 
 
 def test_a_folder_without_media_is_an_error_and_leaves_no_collection(

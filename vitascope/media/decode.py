@@ -21,7 +21,14 @@ from vitascope.media.image import (
     upright_size,
 )
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.video import AUDIO_ONLY, NoPictures, measured_seconds, open_video, track_missing
+from vitascope.media.video import (
+    AUDIO_ONLY,
+    NoPictures,
+    measured_seconds,
+    open_video,
+    stated_frames,
+    track_missing,
+)
 from vitascope.media.video_reader import every_frame, video_frames
 
 DECODING_THREADS = 2
@@ -91,7 +98,7 @@ def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) 
             width=frame.width,
             height=frame.height,
             duration=round(duration, 6),
-            frame_count=video.stream.frames or None,
+            frame_count=stated_frames(file, video.stream) or None,
             audio=None if sound is None else describe_audio(sound),
         )
 

@@ -187,6 +187,10 @@ def _describe(head: bytes) -> str:
     return f"of no known kind (first bytes {head[:8].hex(' ')})"
 
 
+UNKNOWN_RIFF_SIZE = 0xFFFFFFFF
+"""Size in the header of a file that was written to a pipe."""
+
+
 def missing_bytes(file: MediaFile, container: str) -> int:
     """Return the number of bytes that are missing according to the outermost structure; 0 for a complete file.
 
@@ -205,7 +209,7 @@ def missing_bytes(file: MediaFile, container: str) -> int:
 
 def _riff_end(file: BinaryIO, size: int) -> int:
     (length,) = struct.unpack("<4xI", file.read(8))
-    return 8 + int(length)
+    return size if length == UNKNOWN_RIFF_SIZE else 8 + int(length)
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
