@@ -304,14 +304,14 @@ class _Run:
             requested = job_transitions.check_ownership(connection, self.job.id, self.owner)
             if requested == "cancel":
                 job_transitions.finish(connection, self.job.id, "cancelled")
-            elif not read_job(connection, self.job.id).counts.queued:
-                job_transitions.finish(connection, self.job.id, "succeeded")
-            elif requested == "pause":
+            elif requested == "pause" and read_job(connection, self.job.id).counts.queued:
                 job_transitions.pause(connection, self.job.id)
             elif is_stopping:
                 job_transitions.release(connection, self.job.id, self.owner)
-            else:
+            elif read_job(connection, self.job.id).counts.queued:
                 return False  # a pause was requested and withdrawn
+            else:
+                job_transitions.finish(connection, self.job.id, "succeeded")
             return True
 
     def stop_executor(self, executor: Executor) -> None:

@@ -218,6 +218,8 @@ def test_starts_ends_and_failures_are_announced_but_no_progress(
     (incoming / "letter.mp4").write_text("Dear reader, this is no video.")
     for name in ("red", "green"):
         shutil.copy(files / f"{name}.mp4", incoming)
+    for number in range(8):  # with the others more than are in progress at a time
+        write_picture(incoming / f"z{number}.png", solid((20 * number, 0, 0)))
     record_announcements(page)
     page.goto(f"/?collection={collection}")
     expect_announcements(page, r"This collection is empty\. Drop videos .*")
@@ -226,8 +228,8 @@ def test_starts_ends_and_failures_are_announced_but_no_progress(
     page.get_by_label("Or a folder on the server").press("Enter")
     page.locator("#open-jobs").click()
     job = page.get_by_role("article")
-    expect(job).to_contain_text("1 of 3 files")
-    expect(job.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "33")
+    expect(job).to_contain_text("1 of 11 files")
+    expect(job.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "9")
     responses: list[tuple[Route, APIResponse]] = []
     page.route("**/pause", lambda route: responses.append((route, route.fetch(timeout=PATIENCE_MS))))
     job.get_by_role("button", name=re.compile("^Pause ")).click()
@@ -241,9 +243,9 @@ def test_starts_ends_and_failures_are_announced_but_no_progress(
     expect(job.get_by_text("Pause", exact=True)).not_to_have_attribute("aria-disabled", "true")
     expect(paused).to_be_visible()
     job.get_by_role("button", name=re.compile("^Resume ")).click()
-    expect(job).to_contain_text("2 added, 1 failed")
+    expect(job).to_contain_text("10 added, 1 failed")
     name = re.escape(incoming.name)
-    end = rf"{name}: 2 added, 1 failed; letter\.mp4: the content is text.*"
+    end = rf"{name}: 10 added, 1 failed; letter\.mp4: the content is text.*"
     expect_announcements(page, f"{name}: indexing started", f"{name}: paused", f"{name}: running", end)
 
     # Also over the open panel. Of several files, only failures and a summary are announced.

@@ -87,7 +87,7 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
 def test_a_terminated_command_releases_its_job_without_a_crash(
     tmp_path: Path, small_bundle: Path, number: signal.Signals
 ) -> None:
-    folder, data = make_pictures(tmp_path / "many", 500), tmp_path / "data"
+    folder, data = make_pictures(tmp_path / "many", 2000), tmp_path / "data"
     command = [sys.executable, "-c", "from vitascope.cli.main import main; raise SystemExit(main())"]
     command += ["index", str(folder), "--data", str(data), "--bundle", str(small_bundle)]
     catalogue = data / "collections" / "videos" / "catalogue.sqlite3"
