@@ -37,15 +37,18 @@ _log = logging.getLogger(__name__)
 MISSING_ERRORS = (FileNotFoundError, NotADirectoryError)
 
 
-def is_missing(file: str | Path) -> bool:
-    """Return whether a file certainly does not exist; False after an error of the disk or the network."""
+def is_missing(file: str | Path, size: int | None = None) -> bool:
+    """Return whether a file certainly does not exist; False after an error of the disk or the network.
+
+    ``size``: its size in bytes; a file of another size is another file. None: unknown.
+    """
     try:
-        os.stat(file)
+        current_size = os.stat(file).st_size
     except MISSING_ERRORS:
         return True
     except (OSError, ValueError):
         return False
-    return False
+    return size is not None and current_size != size
 
 
 CHECK_SECONDS = 0.5
@@ -104,9 +107,9 @@ class MediaFiles:
             f"{self._catalogue.path}: path {path!r}; an absolute one, or one below {MEDIA}/, was expected"
         )
 
-    def is_missing(self, path: str) -> bool:
-        """Return whether the file of a path in the catalogue certainly does not exist."""
-        return is_missing(self.file(path))
+    def is_missing(self, path: str, size: int | None = None) -> bool:
+        """Return whether the file of a path in the catalogue certainly does not exist; see the function."""
+        return is_missing(self.file(path), size)
 
     def find_missing(self, paths: Iterable[str]) -> set[str]:
         """Return the catalogue paths whose files certainly do not exist; see the function ``find_missing``."""

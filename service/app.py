@@ -52,7 +52,9 @@ def create_app(settings: Settings, service: AppState | None = None) -> FastAPI:
     # include_router would nest the routes: each request would match twice, and the middleware could not see endpoints.
     app.router.routes.extend([*ROUTES, *page.router.routes])
     add_exception_handlers(app)
+    # From the innermost to the outermost. Errors of the first two are logged, and pages of other origins can read them.
     app.add_middleware(AuthMiddleware, settings=settings)
+    app.add_middleware(CommonMiddleware, settings=settings)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -72,6 +74,5 @@ def create_app(settings: Settings, service: AppState | None = None) -> FastAPI:
             ],
         )
     app.add_middleware(AccessLogMiddleware)
-    app.add_middleware(CommonMiddleware, settings=settings)
     app.add_middleware(LoadSheddingMiddleware)
     return app

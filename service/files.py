@@ -95,17 +95,21 @@ class MediaStore:
 
         Raises StorageFull.
         """
+        self.require_space(size)
+        self._reserved[upload] = size
+        try:
+            yield
+        finally:
+            del self._reserved[upload]
+
+    def require_space(self, size: int) -> None:
+        """Raise StorageFull if there is no space for ``size`` bytes more."""
         free = max(0, shutil.disk_usage(self.uploads).free - self.reserved_bytes)
         if size > free - self._min_free_bytes:
             raise StorageFull(
                 f"file: {size} bytes; the disk of the service has {free} bytes free, of which uploads leave "
                 f"{self._min_free_bytes} (VITASCOPE_MIN_FREE_BYTES)"
             )
-        self._reserved[upload] = size
-        try:
-            yield
-        finally:
-            del self._reserved[upload]
 
 
 def _file_size(path: Path) -> int:

@@ -258,12 +258,18 @@ class Settings(
     @staticmethod
     def body_limit_setting(content_type: str) -> str:
         """Return the environment variable that limits request bodies of this content type."""
-        return f"VITASCOPE_MAX_{'VIDEO' if content_type.startswith('multipart/') else 'BODY'}_BYTES"
+        return f"VITASCOPE_MAX_{'VIDEO' if is_multipart(content_type) else 'BODY'}_BYTES"
 
     def body_limit(self, content_type: str) -> int:
         """Return the maximum size in bytes of a request body with this content type."""
-        is_form = content_type.startswith("multipart/")
-        return self.max_video_bytes + self.max_form_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
+        if is_multipart(content_type):
+            return self.max_video_bytes + self.max_form_bytes + FORM_OVERHEAD
+        return self.max_body_bytes
+
+
+def is_multipart(content_type: str) -> bool:
+    """Return whether a ``Content-Type`` is that of a form with files."""
+    return content_type.strip().lower().startswith("multipart/")
 
 
 LIST_EXPECTED = 'a JSON list such as ["/videos"] or [443] was expected'
@@ -276,7 +282,7 @@ def read_settings(**overrides: object) -> Settings:
     """
     for old, new in RENAMED.items():
         if (variable := f"VITASCOPE_{old.upper()}") in os.environ:
-            raise InvalidInput(f"{variable}: renamed in version 0.3.0; VITASCOPE_{new.upper()} was expected")
+            raise InvalidInput(f"{variable}: renamed; VITASCOPE_{new.upper()} was expected")
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:

@@ -366,7 +366,7 @@ class InferenceSettings(_Section):
     job_concurrency: Annotated[Count, Field(le=1000)] = 8
     """Number of files of a job that are processed concurrently."""
     job_decode_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Number of decoding threads of a job. 0: one per core."""
+    """Number of decoding threads of a job. 0: one per core, at most 8."""
     max_item_crashes: Count = 3
     """Number of crashes after which a file is quarantined: the job goes on without it."""
 

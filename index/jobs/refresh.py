@@ -25,7 +25,7 @@ def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: V
     """Refresh the video of an item whose content the collection already has.
 
     Title, metadata and subtitles are updated only if the item is the video's source. Any other file with the same
-    content is a duplicate, unless the file of the video is missing: then the item's file replaces it.
+    content is a duplicate, unless the file of the video is missing or replaced: then the item's file takes its place.
 
     Args:
         context: dependencies of the run.
@@ -38,7 +38,7 @@ def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: V
     """
     collection, options = context.collection, context.job.options
     path, source_uri = collection.media.path_of(media.path), context.fetcher.source_uri(item.path)
-    is_moved = path != video.path and collection.media.is_missing(video.path)
+    is_moved = path != video.path and collection.media.is_missing(video.path, media.status().st_size)
     if not (is_moved or path == video.path or (source_uri is not None and source_uri == video.source_uri)):
         return IngestResult(video, created=False)
     notes: tuple[str, ...] = ()

@@ -305,7 +305,9 @@ def decode_cursor(text: str, request_hash: str) -> SearchCursor:
         fields = _decompress(text)
         cursor_hash, collection_id, newest, steps = (fields[key] for key in ("search", "collection", "newest", "shown"))
         number, stamp = fields["change"]
-        if len(steps) > MAX_K or not all(type(value) is int and value >= 0 for value in (newest, number, *steps)):
+        if len(steps) > MAX_K or not all(
+            type(value) is int and 0 <= value < 2**63 for value in (newest, number, *steps)
+        ):
             raise ValueError("ids out of range")
         if type(stamp) is not int or not isinstance(collection_id, str):
             raise ValueError("wrong type of stamp or collection")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from index.clips.timed_text import belongs_to
 from index.records import Hit, WordSignal
-from index.storage.fulltext import TOKENIZERS, UNSPACED, Stemming, WordQuery, fold, normalize_for_index
+from index.storage.fulltext import TOKENIZERS, UNSPACED, Stemming, WordQuery, fold, is_letter, normalize_for_index
 from index.storage.video_text import load_screen_text_between, load_speech_between
 from vitascope.screen_text.interface import Box
 from vitascope.speech.interface import SpeechSegment
@@ -19,7 +19,6 @@ MAX_MATCHES = 20
 """Maximum number of matches of a clip by one signal; the first ones are kept."""
 _WORD = re.compile(rf"{UNSPACED.pattern[:-1]}|(?:(?!{UNSPACED.pattern[:-1]})\S)+")
 """Pattern of one word with its punctuation, or of one character of a script without spaces."""
-_EDGES = re.compile(r"^[\W_]+|[\W_]+$")
 _BEGIN, _END = "\x02", "\x03"
 
 
@@ -101,8 +100,7 @@ class TextMatcher:
     def _flags(self, words: Sequence[_Word]) -> list[bool]:
         """Return for each word whether it matches."""
         indexed = [normalize_for_index(word.text) for word in words]
-        folded = [f" {fold(text)}" for text in indexed]
-        flags = [any(prefix in text for prefix in self._prefixes) for text in folded]
+        flags = self._begin_with_prefix(indexed)
         if not self._expression:
             return flags
         self._connection.execute("DELETE FROM texts")
@@ -120,6 +118,19 @@ class TextMatcher:
                 is_inside = is_inside or token.startswith(_BEGIN)
                 flags[index] = flags[index] or is_inside
                 is_inside = is_inside and not token.endswith(_END)
+        return flags
+
+    def _begin_with_prefix(self, indexed: Sequence[str]) -> list[bool]:
+        """Return for each word whether a prefix begins or continues in it: characters of some scripts are words."""
+        flags = [False] * len(indexed)
+        if not self._prefixes:
+            return flags
+        folded = [f" {fold(text)}" if text else "" for text in indexed]
+        word_at = [index for index, text in enumerate(folded) for _ in text]
+        for prefix in self._prefixes:
+            for match in re.finditer(re.escape(prefix), "".join(folded)):
+                for index in word_at[match.start() + 1 : match.end()]:
+                    flags[index] = True
         return flags
 
 
@@ -141,5 +152,9 @@ def _spoken_words(segment: SpeechSegment) -> Iterator[_Word]:
 
 
 def _match(run: Sequence[_Word], text: str, box: Box | None) -> TextMatch:
-    words = _EDGES.sub("", text[run[0].first : run[-1].last])
-    return TextMatch(words, run[0].start, run[-1].end, box)
+    start, end = run[0].first, run[-1].last
+    while start < end and not is_letter(text[start]):
+        start += 1
+    while start < end and not is_letter(text[end - 1]):
+        end -= 1
+    return TextMatch(text[start:end], run[0].start, run[-1].end, box)

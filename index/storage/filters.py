@@ -26,7 +26,7 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,7 @@ MAX_VALUES = 10_000  # in all sets together; SQLite takes 32,766 parameters
 OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "prefix", "contains")
 RANGES = ("gt", "gte", "lt", "lte")
 SUBSTRINGS = ("prefix", "contains")
+SECONDS_OF_A_DAY = 86_400.0
 CLIP = "clip"
 TEXT_FIELDS = ("content_sha256", "path", "title", "text", "screen_text", "caption")
 """The text fields of every video and clip; the others are numbers."""
@@ -244,7 +245,7 @@ def _time_range(label: str, text: str) -> tuple[float, float]:
             seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
             return seconds, seconds
         midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        return midnight.timestamp(), (midnight + timedelta(days=1)).timestamp()
+        return midnight.timestamp(), midnight.timestamp() + SECONDS_OF_A_DAY
     except (ValueError, OverflowError) as error:
         raise FilterError(
             f"{label}: {text[:80]!r}; Unix seconds, a day (2026-03-31) or a time (2026-03-31T18:30:00+02:00) "

@@ -13,7 +13,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from index.clips.segmentation import Segments
@@ -282,8 +282,11 @@ class _Reembedding:
         if error is not None:
             raise error
         file = self.old.media_path(video) if self.old.owns(video) else None
+        # Texts may have been edited meanwhile; those of clips are read last, as `copy_edits` does not compare them.
         text = load_video_text(self.old, video.id)
-        self.new.add_with_ids(video, clips, self.old.clips(video.id)[0].id, file, text)
+        stored = self.old.clips(video.id)
+        clips = [replace(clip, text=own.text) for clip, own in zip(clips, stored, strict=True)]
+        self.new.add_with_ids(video, clips, stored[0].id, file, text)
 
     def _is_deleted_or_moved(self, video: Video) -> bool:
         try:

@@ -46,7 +46,7 @@ from service.http.problems import (
     unexpected_problem,
 )
 from service.observability import Observer
-from service.settings import Settings
+from service.settings import Settings, is_multipart
 from vitascope.errors import VitascopeError
 from vitascope.network import is_loopback
 
@@ -110,6 +110,9 @@ class CommonMiddleware:
             await domain_problem(scope, error)(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             _log.info("request %s: the client disconnected", scope["state"]["request_id"])
+        except asyncio.CancelledError:  # uvicorn closes the connection of a response that has begun
+            if not exchange.has_started:
+                await _stopped_problem(scope)(scope, exchange.receive, exchange.send)
         except Exception:
             _log.exception("request %s: %s %s", scope["state"]["request_id"], scope["method"], scope["path"])
             if exchange.has_started:
@@ -240,11 +243,7 @@ class AccessLogMiddleware:
                 observer.metrics.request_in_flight(),
                 nullcontext(INVALID_SPAN) if is_quiet else _span_of(observer, scope) as span,
             ):
-                try:
-                    await self.app(scope, receive, record_status)
-                except asyncio.CancelledError:  # uvicorn closes the connection of a response that has begun
-                    if status == _CLIENT_CLOSED_REQUEST:
-                        await _stopped_problem(scope)(scope, receive, record_status)
+                await self.app(scope, receive, record_status)
         finally:
             seconds = perf_counter() - started_at
             route = route_of(scope)
@@ -348,7 +347,7 @@ class AuthMiddleware:
     def _body_memory(self, scope: Scope) -> int:
         """Return the maximum memory in bytes of a body while it is received; the file of a form takes none."""
         headers = Headers(scope=scope)
-        is_form = headers.get("content-type", "").startswith("multipart/")
+        is_form = is_multipart(headers.get("content-type", ""))
         limit = self._settings.max_form_bytes + WRITE_BYTES if is_form else self._settings.max_body_bytes
         length = headers.get("content-length", "0")
         if "transfer-encoding" in headers:

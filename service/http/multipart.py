@@ -71,7 +71,7 @@ async def read_form(request: Request, service: AppState, pool: Pool | None = Non
     length = request.headers.get("content-length", "")
     try:
         with service.media.reserve(target, int(length) if length.isdecimal() else 0):
-            form = await _receive(request, target, service.settings, pool or service.io_pool)
+            form = await _receive(request, target, service, pool or service.io_pool)
         yield form
     finally:
         # Not in a thread: it is short, and must also run while the request is being cancelled.
@@ -104,14 +104,16 @@ def parse_fields(schema: type[Schema], form: Form, *, lists: tuple[str, ...] = (
     return parse_body(schema, values, strict=False)
 
 
-async def _receive(request: Request, target: Path, settings: Settings, pool: Pool) -> Form:
+async def _receive(request: Request, target: Path, service: AppState, pool: Pool) -> Form:
     media_type, options = parse_options_header(request.headers.get("content-type", ""))
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise ContentTypeUnsupported(
             f"Content-Type: {request.headers.get('content-type', '')!r}; multipart/form-data with a "
             "boundary was expected"
         )
+    settings = service.settings
     reader = _FormReader(settings)
+    has_reserved = "content-length" in request.headers
     with parsing("Content-Type"):
         parser = MultipartParser(options[b"boundary"], reader.callbacks())
     file = await pool.run(_create, target)
@@ -120,6 +122,8 @@ async def _receive(request: Request, target: Path, settings: Settings, pool: Poo
             with parsing("body"):
                 parser.write(chunk)
             if len(reader.pending) >= WRITE_BYTES:
+                if not has_reserved:
+                    service.media.require_space(len(reader.pending))
                 await pool.run(reader.flush, file)
         await pool.run(reader.flush, file)
     finally:

@@ -9,13 +9,13 @@ from email.utils import parsedate
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from index.records import Video
 from service.app_state import AppState, AppStateDep
-from service.errors import BadRequest, MediaMissing, RangeNotSatisfiable
+from service.errors import MediaMissing, RangeNotSatisfiable
 from service.files import open_stored, rename_stored
 from service.http.auth import requires
 from service.http.openapi import errors, successes
@@ -37,7 +37,7 @@ SANDBOX = "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsa
 
 
 class FileRangeResponse(FileResponse):
-    """A file or a part of it; errors about ranges are sent as problem details."""
+    """A file or a part of it; ranges that are not satisfiable are answered with problem details."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         rejected: list[Message] = []
@@ -49,15 +49,14 @@ class FileRangeResponse(FileResponse):
                 await send(message)
 
         await super().__call__(scope, receive, observe)
-        if rejected:
-            requested = MutableHeaders(scope=scope).get("range", "")
-            kind = RangeNotSatisfiable if rejected[0]["status"] == 416 else BadRequest
-            problem = domain_problem(
-                scope, kind(f"Range: {requested[:80]!r}; bytes=first-last inside the file was expected")
-            )
-            content_range = MutableHeaders(scope=rejected[0]).get("content-range")
-            if content_range is not None:
-                problem.headers["content-range"] = content_range
+        if rejected and rejected[0]["status"] == 400:  # not a range of bytes: ignored (RFC 9110, section 14.2)
+            headers = [header for header in scope["headers"] if header[0] != b"range"]
+            await super().__call__({**scope, "headers": headers}, receive, send)
+        elif rejected:
+            requested = Headers(scope=scope).get("range", "")
+            error = RangeNotSatisfiable(f"Range: {requested[:80]!r}; bytes=first-last inside the file was expected")
+            problem = domain_problem(scope, error)
+            problem.headers["content-range"] = Headers(raw=rejected[0]["headers"])["content-range"]
             await problem(scope, receive, send)
 
 

@@ -66,7 +66,6 @@ export function showCards(cards, more = false) {
   }
 }
 
-// The card of a video.
 export function videoCard(video, onOpen) {
   const clip = { video, start: 0, end: video.duration, media_url: video.media_url, thumbnail_url: video.thumbnail_url };
   const time = clip.end ? formatTime(clip.end) : "picture";

@@ -36,7 +36,7 @@ SETTINGS_HEAD = f"""\
 # Settings
 
 Settings of `vitascope serve` are environment variables. Lists are JSON: `VITASCOPE_ALLOWED_ROOTS='["/videos"]'`. An
-invalid value, and a variable of version 0.2 that has a new name, ends the start with an error that names it.
+invalid value, and a variable of an earlier version that has a new name, ends the start with an error that names it.
 [Operating](operating.md) explains how the most important ones go together.
 
 """

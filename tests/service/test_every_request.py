@@ -234,6 +234,9 @@ def test_server_errors_are_logged_and_not_disclosed(
         patch.setattr(search_route, "embed_texts", fail)
         response = running.client.post(path, json=body, headers={"x-request-id": "find-me"})
     problem_of(response, status, code)
+    template = path.replace(palette, "{name}")
+    counted = f'vitascope_requests_total{{method="POST",route="{template}",status="{status}"}}'
+    assert counted in running.client.get("/metrics").text
     assert "secret" not in response.text
     assert "find-me" in caplog.text
     assert str(error) in caplog.text

@@ -76,6 +76,8 @@ def test_an_allowed_origin_can_read_error_responses(small_bundle: Path, tmp_path
         assert running.client.options("/v1/collections", headers=preflight).status_code == 200
         rejected = running.client.get("/v1/models", headers={"origin": portal})
         assert (rejected.status_code, rejected.headers["access-control-allow-origin"]) == (401, portal)
+        long = running.client.post("/v1/collections", content=b" " * 2**21, headers={"origin": portal})
+        assert (long.status_code, long.headers["access-control-allow-origin"]) == (413, portal)
 
 
 @pytest.mark.parametrize(("trusted", "client"), [([], "127.0.0.1"), (["127.0.0.1"], "192.0.2.7")])

@@ -140,6 +140,22 @@ def test_a_moved_file_is_found_again(index: Indexer, games: Path, tmp_path: Path
     assert (video.path, video.title) == (str(away / "final.mp4"), "final")
 
 
+def test_files_that_swap_their_names_are_found_again(collection: Collection, small_model: Model, games: Path) -> None:
+    game, other, between = games / "game.mp4", games / "other.mp4", games / "between"
+    write_color_video(other, (10, 10, 200), seconds=3)
+    index = Indexer(collection, small_model)
+    index(games)
+    paths = {video.id: video.path for video in collection.videos()}
+    game.rename(between)
+    other.rename(game)
+    between.rename(other)
+    assert index(games).counts.refreshed == 2
+    swapped = {str(game): str(other), str(other): str(game)}
+    assert {video.id: video.path for video in collection.videos()} == {
+        video_id: swapped[path] for video_id, path in paths.items()
+    }
+
+
 def test_a_missing_upload_plays_from_a_file_that_is_indexed(
     collection: Collection, small_model: Model, games: Path, tmp_path: Path
 ) -> None:

@@ -250,7 +250,7 @@ FIELDS: dict[str, Any] = {"search": "name", "collection": "c", "change": [1, -5]
     "forged",
     [
         *({"shown": shown} for shown in ([1] * (MAX_K + 1), [3, -1], [1, True], [1.5], 7)),
-        *({"newest": newest} for newest in (-1, "9")),
+        *({"newest": newest} for newest in (-1, "9", 2**63)),
         *({"change": change} for change in ([1], [-1, 0], [1, None])),
         *({"vector": vector} for vector in ("AAA=", 3)),
         {"collection": None},

@@ -116,6 +116,16 @@ def test_a_part_in_quotes_must_be_said_shown_or_in_the_name(collection: Collecti
     assert [hit.signals["speech"].matches[0].text for hit in prefix.values()] == ["fox", "fox"]
 
 
+def test_matched_words_are_whole_in_every_script(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        clip = NewClip(0, 8, np.eye(len(MODEL.embed_text(["a"])[0]))[0], np.zeros(TOKENS))
+        collection.add_video(NewVideo(content(0), "/0.mp4", "", 8.0, 8, 8), [clip])
+        store_speech(collection, 1, [SpeechSegment(1, 3, "(東京タワー), हिन्दी भाषा.")], model="recognizer")
+        for query, match in (("東京*", "東京"), ("タワ*", "タワ"), ("हिन्*", "हिन्दी"), ("भाषा", "भाषा")):
+            [hit] = find_hits(collection, query, signals={"speech": 1}).values()
+            assert [match.text for match in hit.signals["speech"].matches] == [match]
+
+
 def test_without_stemming_the_words_of_a_match_are_those_of_the_query(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         for number in range(20):

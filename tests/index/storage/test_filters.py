@@ -113,6 +113,7 @@ def dated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
         ({"lte": "2026-03-31"}, lambda t: t < DAY),
         ({"lt": "2026-03-31"}, lambda t: t < 0),
         ({"gt": "2026-03-30", "lte": "2026-03-31"}, lambda t: 0 <= t < DAY),
+        ({"lte": "9999-12-31"}, lambda t: True),
         ({"gte": "2026-03-31T12:00"}, lambda t: t >= DAY / 2),
         ({"gt": "2026-03-31T12:00:00Z"}, lambda t: t > DAY / 2),
         ({"lte": "2026-03-31T14:00:00+02:00"}, lambda t: t <= DAY / 2),

@@ -90,6 +90,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collectio
         ("タワー", {"sea"}),
         ("강아지", {"korean"}),
         ("हिन्दी", {"hindi"}),
+        ("हिन्*", {"hindi"}),
         ("video", {"width"}),
         ("42", {"width"}),
         ("4", set()),

@@ -225,9 +225,15 @@ def test_videos_that_are_deleted_or_moved_meanwhile_do_not_fail_it(
     assert sorted(video.title for video in library.open("videos").videos()) == ["green", "red", "white"]
 
 
-@pytest.mark.parametrize("is_start_known", [True, False])
+@pytest.mark.parametrize(
+    ("is_start_known", "config"), [(True, SEQUENTIAL), (False, SEQUENTIAL), (True, PipelineConfig())]
+)
 def test_edits_during_it_are_kept(
-    library: CollectionStore, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch, is_start_known: bool
+    library: CollectionStore,
+    models: tuple[Model, Model],
+    monkeypatch: pytest.MonkeyPatch,
+    is_start_known: bool,
+    config: PipelineConfig,
 ) -> None:
     old = library.open("videos")
     if not is_start_known:  # as if it was begun by an earlier version
@@ -244,7 +250,7 @@ def test_edits_during_it_are_kept(
         old.set_stemming("none")
         old.set_index_kind("hnsw")
 
-    assert reembed(library, "videos", models[1], config=SEQUENTIAL, on_video=edit).replaced
+    assert reembed(library, "videos", models[1], config=config, on_video=edit).replaced
     collection = library.open("videos")
     video = collection.get_video(red.id)
     assert (video.title, video.metadata) == ("edited after 2", {})
