@@ -42,7 +42,7 @@ MEASURED := scenes pictogram_videos pictogram_stills flickr8k daquar stamps soun
 # The default bundle is trained in seven runs, each from the checkpoint of the one before. Parts that change nothing else
 # follow, from the last of them.
 PARTS := captions entailment grounding answers
-BUNDLE_VERSION ?= 1.19.0
+BUNDLE_VERSION ?= 1.20.0
 # Training on CPUs allocates the same large tensors at every step: glibc keeps them, and OpenMP's threads stay awake. A step
 # takes about a sixth less time; the numbers do not change.
 TUNED := OMP_WAIT_POLICY=active MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456

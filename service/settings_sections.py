@@ -224,8 +224,8 @@ class RequestSettings(_Section):
     """Maximum number of texts and files in one request for embeddings."""
     page_size: Count = 50
     """Default number of entries on a page of a list."""
-    max_page_size: Annotated[Count, Field(le=999)] = 200
-    """Maximum number of entries on a page of a list."""
+    max_page_size: Annotated[int, Field(ge=100, le=999)] = 200
+    """Maximum number of entries on a page of a list; the command asks for 100."""
     thumbnail_size: Annotated[int, Field(ge=16, le=2048)] = 320
     """Length of the longer side of a thumbnail in pixels."""
     preview_size: Annotated[int, Field(ge=64, le=1920)] = 640

@@ -354,7 +354,10 @@ def _extend_answers(initial: InitialModel, answers: list[str]) -> InitialModel:
     outputs = [f"answer_head.{len(old) - 1}"]
     outputs += [] if initial.model.pooled_answer_head is None else [f"{POOLED_ANSWER_PREFIX}output"]
     of_outputs = [(weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")) for name in outputs]
+    embeddings = weights.pop(f"{POOLED_ANSWER_PREFIX}answer_embeddings", None)
     extended.load_state_dict(weights, strict=False)
+    if embeddings is not None:
+        extended.get_pooled_answer_head().answer_embeddings[:count] = embeddings
     for name, (weight, bias) in zip(outputs, of_outputs, strict=True):
         output = extended.get_submodule(name)
         assert isinstance(output, torch.nn.Linear)

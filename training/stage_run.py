@@ -24,7 +24,7 @@ from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.objectives.entailment import PooledStates
 from training.objectives.losses import check_finite
-from training.objectives.pooled_answers import fit_gate
+from training.objectives.pooled_answers import fit_gates
 from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.text_states import MeanTextStates, TextStates, mean_text_state
 from training.train_step import NameTargets, StoredStates, WordMasking, compute_losses
@@ -182,7 +182,7 @@ class StageRun:
         if self.stage.frozen == "all_but_pooled_answers":
             folders = {self.run.data / dataset.config.corpus / "val" for dataset in self.batches.datasets}
             splits = [open_packed(folder) for folder in sorted(folders) if folder.is_dir()]
-            fit_gate(TorchEncoder(self.model, self.run.tokenizer, self.run.answers), splits)
+            fit_gates(TorchEncoder(self.model, self.run.tokenizer, self.run.answers), splits)
 
     def _in_all_processes(self, condition: bool) -> bool:
         held = self.accelerator.reduce(torch.tensor(int(condition), device=self.accelerator.device), "sum")

@@ -355,12 +355,14 @@ def test_all_captions_search_among_all_videos_and_videos_with_captions_among_the
 
 
 def test_categories_and_their_photographs_find_one_another_by_name(tmp_path: Path) -> None:
-    pack(tmp_path / "imagenet200" / "test", [Example("0", ("a",)), Example("1", ("a",)), Example("2", ("b",))])
-    vectors = defaultdict(lambda: (0, 0, 0.9), {"a": (0.9, 0.5, 0), "b": (0.1, 0.8, 0.7)})
+    names = ("a red", "a red", "b")
+    pack(tmp_path / "imagenet200" / "test", [Example(str(i), (name,)) for i, name in enumerate(names)])
+    vectors = defaultdict(lambda: (0, 0, 0.9), {"a red": (0.9, 0.5, 0), "b": (0.1, 0.8, 0.7)})
     encoder = FakeEncoder(vectors, calibration=Calibration(similarity_scale=100.0, similarity_bias=-70.0))
     actual = PROTOCOLS["imagenet200"](EvalTarget(encoder, tmp_path, "test"))  # type: ignore[arg-type]
-    # The name a finds both of its photographs first, b finds its own second. The second photograph is nearer to b.
+    # The first name finds both of its photographs first, b finds its own second. The second photograph is nearer to b.
     expected = {"precision@1": 50, "mAP": 75, "name top-1": pytest.approx(200 / 3), "name top-5": 100}
+    expected["name answered"] = pytest.approx(200 / 3)  # all questions are answered "red"
     assert {name: actual[name] for name in expected} == expected
     # With a name that no photograph has there are nine hits: of five with a probability of 0 one is right, of three
     # with 1 also one, and that with 0.5 is right.

@@ -14,11 +14,11 @@ from training import checkpoint
 from training.data.example import canonical_answer
 from training.data.packed import open_packed
 from training.evaluation.answers import exact_answers
-from training.evaluation.encoder import embed_corpus
+from training.evaluation.encoder import embed_corpus, embed_texts
 from training.evaluation.torch_encoder import TorchEncoder
 from training.initialization import load_or_initialize
 from training.models.fusion import POOLED_ANSWER_PREFIX
-from training.models.pooled_answer_head import AnswerLogits, mix_answers
+from training.models.pooled_answer_head import SIMILARITY_WEIGHT, AnswerLogits, mix_answers
 from training.recipe import Recipe
 from training.trainer import train
 from vitascope.errors import InvalidInput
@@ -50,14 +50,26 @@ def test_probabilities_of_both_heads_are_mixed_by_the_share_of_the_question(shar
     fused, pooled, question = (torch.randn(3, n, generator=generator) for n in (5, 5, 4))
     bias = torch.logit(torch.tensor([share]), eps=1e-7)
     gate, scales = torch.cat([torch.zeros(4), bias]), torch.tensor([0.5, 2.0])
-    mixed = mix_answers(AnswerLogits(fused, pooled, F.normalize(question)), gate, scales)
+    logits = AnswerLogits(fused, pooled, torch.zeros(3, 5), F.normalize(question))
+    mixed = mix_answers(logits, gate, scales, torch.zeros(5))
     expected = (1 - share) * (0.5 * fused).softmax(dim=1) + share * (2.0 * pooled).softmax(dim=1)
     torch.testing.assert_close(mixed.exp(), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_answers_that_are_similar_to_the_video_are_more_probable() -> None:
+    similarity, weights = torch.tensor([[0.5, 0.1, -0.2]]), torch.tensor([0.0, 0.0, 1.0])
+    question = F.normalize(torch.tensor([[3.0, 4.0]]))
+    logits = AnswerLogits(torch.tensor([[0.0, 1.0, 0.0]]), torch.zeros(1, 3), similarity, question)
+    gate, scales = torch.tensor([0.0, 0.0, -50.0]), torch.ones(2)
+    mixed = mix_answers(logits, gate, scales, weights).exp()
+    expected = (logits.fused + SIMILARITY_WEIGHT * F.softplus(torch.tensor(1.0)) * similarity).softmax(dim=1)
+    torch.testing.assert_close(mixed, expected)
+    assert mixed.argmax() == 0
+
+
 def test_impossible_answers_have_finite_logits() -> None:
-    logits = AnswerLogits(torch.tensor([[0.0, 1e4]]), torch.tensor([[0.0, 1e4]]), torch.ones(1, 4))
-    assert bool(mix_answers(logits, torch.zeros(5), torch.ones(2)).isfinite().all())
+    logits = AnswerLogits(torch.tensor([[0.0, 1e4]]), torch.tensor([[0.0, 1e4]]), torch.zeros(1, 2), torch.ones(1, 4))
+    assert bool(mix_answers(logits, torch.zeros(5), torch.ones(2), torch.zeros(5)).isfinite().all())
 
 
 def test_only_the_head_is_trained_and_its_answers_are_preferred_where_they_are_right(
@@ -78,7 +90,10 @@ def test_only_the_head_is_trained_and_its_answers_are_preferred_where_they_are_r
     targets = torch.tensor([trained.answers.index(canonical_answer(question)) for question in questions])
     logits = encoder.answer_logits_by_head([q.question for q in questions], range(len(questions)), tokens)
     assert float((logits.fused.argmax(dim=1) == targets).float().mean()) < 0.9
-    mixed = trained.model.get_pooled_answer_head().mix(logits)
+    head = trained.model.get_pooled_answer_head()
+    video, answers = embed_corpus(encoder, packed)[0], embed_texts(encoder, trained.answers)
+    torch.testing.assert_close(logits.similarity, torch.from_numpy(video @ answers.T), atol=1e-3, rtol=0)
+    mixed = head.mix(logits)
     assert float(F.nll_loss(mixed, targets)) < 0.5 * float(F.cross_entropy(logits.fused, targets))
 
 
@@ -92,6 +107,16 @@ def test_known_answers_keep_their_scores_when_answers_are_added(start: tuple[Pat
     question, tokens = torch.randn(2, MODEL["vector_width"]), torch.randn(2, 4, MODEL["hybrid_width"])
     old, new = (c.model.eval().get_pooled_answer_head()(question, tokens) for c in (first, extended))
     torch.testing.assert_close(new[:, : old.shape[1]], old)
+
+
+def test_weights_of_earlier_versions_use_no_similarities(start: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    data, tokenizer, initial = start
+    made = pooled_recipe(tokenizer, model=MODEL | {"pooled_answers": 16})
+    head = load_or_initialize(made, data, tmp_path / "checkpoint", initial).model.get_pooled_answer_head()
+    weights = {n: w for n, w in head.state_dict().items() if n not in ("answer_embeddings", "similarity_gate")}
+    head.answer_embeddings.fill_(1.0)
+    head.load_state_dict(weights)
+    assert not head.similarity(torch.ones(1, MODEL["vector_width"]), 1).any()
 
 
 def test_a_recipe_without_the_head_is_refused(start: tuple[Path, Path, Path], tmp_path: Path) -> None:

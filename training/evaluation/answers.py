@@ -20,6 +20,8 @@ from training.evaluation.metrics import calibration_error
 from training.models.fusion import FusedModel
 from training.objectives.losses import object_tokens
 
+NAME_QUESTION = "what is it?"
+
 
 @dataclass(frozen=True)
 class AnswerResults:
@@ -86,6 +88,14 @@ def exact_answers(
 ) -> dict[str, float]:
     """Return `exact` for all questions of a packed corpus. Arguments as in `answer_questions`."""
     return exact(answer_questions(encoder, packed, tokens, audio=audio))
+
+
+def name_answers(encoder: Encoder, packed: Packed, tokens: np.ndarray) -> dict[str, float]:
+    """Return the percentage of named photographs whose name, or its last word, is the answer to `NAME_QUESTION`."""
+    names = [example.captions[0].lower() for example in packed.examples]
+    answers = best_answers(encoder, [NAME_QUESTION] * len(names), tokens, range(len(names)))
+    right = [answer.text in (name, name.split()[-1]) for answer, name in zip(answers, names, strict=True)]
+    return {"name answered": float(100 * np.mean(right))}
 
 
 STILL = ("shape", "colour", "size", "pattern", "digit")

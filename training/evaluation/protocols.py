@@ -20,7 +20,7 @@ from training.data.flickr import expert_judgements
 from training.data.frame_batch import clip_count
 from training.data.hypotheses import CLASSES, has_hypotheses
 from training.data.packed import Packed, open_packed
-from training.evaluation.answers import answer_questions, exact, exact_answers
+from training.evaluation.answers import answer_questions, exact, exact_answers, name_answers
 from training.evaluation.calibration import search_calibration
 from training.evaluation.captions import expert_agreement, negative_caption_metrics, wrong_caption_accuracy
 from training.evaluation.encoder import ALTERATIONS, Alter, Encoder, check_streams
@@ -191,6 +191,8 @@ def _imagenet200(target: EvalTarget) -> Numbers:
     packed = target.packed("imagenet200")
     videos, tokens = target.embed(packed)
     out = name_metrics(target.encoder, packed, videos)
+    if target.answers:
+        out |= name_answers(target.encoder, packed, tokens)
     absent = other_class_names({e.captions[0] for e in packed.examples})
     return out | search_calibration(target.encoder, packed, videos, tokens, absent)
 

@@ -325,7 +325,7 @@ class FusedModel(nn.Module, ABC):
     def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
         """Return the answer logits (B, answers) of question states (B, L, D), the questions about a video adjacent.
 
-        With a pooled answer head they are the log-probabilities of the mixture of both heads.
+        With a pooled answer head they are the log-probabilities of the mixture of all estimates.
 
         Raises:
             ValueError: The model has no answer vocabulary.
@@ -335,14 +335,23 @@ class FusedModel(nn.Module, ABC):
         return self.pooled_answer_head.mix(self.answer_logits_by_head(text_BLD, attention_mask, cache))
 
     def answer_logits_by_head(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> AnswerLogits:
-        """Return the logits of both answer heads. Arguments as in `answer_logits`.
+        """Return the estimates that `answer_logits` mixes. Arguments as in `answer_logits`.
 
         Raises:
             ValueError: The model has no pooled answer head.
         """
+        head = self.get_pooled_answer_head()
         question = self.text_embedding(text_BLD, attention_mask)
-        pooled = self.get_pooled_answer_head()(question, cache.visual, cache.audio)
-        return AnswerLogits(self._fused_answer_logits(text_BLD, attention_mask, cache), pooled, question)
+        media = self.video_embedding(cache.visual)
+        if cache.audio is not None:  # sounds without a picture
+            sees = tokens_present(cache.visual).amax(dim=1, keepdim=True)
+            media = sees * media + (1 - sees) * self.audio_embedding(cache.audio)
+        return AnswerLogits(
+            self._fused_answer_logits(text_BLD, attention_mask, cache),
+            head(question, cache.visual, cache.audio),
+            head.similarity(media, question.shape[0]),
+            question,
+        )
 
     def get_pooled_answer_head(self) -> PooledAnswerHead:
         """Return the pooled answer head. Raises ValueError for a model without a pooled answer head."""

@@ -132,7 +132,7 @@ def sample_span(
     Returns:
         The span of the clip (see ``resolve_span``), and stream name -> (1, F, H, W, 3) uint8 RGB.
 
-        Raises:
+    Raises:
         The errors of ``sample_streams``.
     """
     clips: list[Span] = []
