@@ -263,18 +263,24 @@ def test_commands_of_containers_and_of_the_page_are_valid() -> None:
         assert parser.parse_args(words).command == words[0]
 
 
-def test_the_override_of_the_page_is_valid(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
-    override = tmp_path / "docker-compose.override.yml"
-    override.write_text(block)
-    files = ("--file", str(ROOT / "docker-compose.yml"), "--file", str(override))
-    done = run_compose(*files, "config", "--format", "json", "service", VITASCOPE_ADMIN_KEY=ADMIN)
+def test_the_overrides_of_the_page_are_valid(tmp_path: Path) -> None:
+    settings, tls = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    files = ["--file", str(ROOT / "docker-compose.yml")]
+    for number, block in enumerate((settings, tls)):
+        override = tmp_path / f"{number}.yml"
+        override.write_text(block)
+        files += ["--file", str(override)]
+    done = run_compose(*files, "config", "--format", "json", "service", "proxy", VITASCOPE_ADMIN_KEY=ADMIN)
     assert done.returncode == 0, done.stderr
-    service = json.loads(done.stdout)["services"]["service"]
-    added = {name: value for name, value in service["environment"].items() if name in block}
+    merged = json.loads(done.stdout)["services"]
+    service, proxy = merged["service"], merged["proxy"]
+    added = {name: value for name, value in service["environment"].items() if name in settings}
     assert set(added) == {"VITASCOPE_MAX_VIDEO_BYTES", "VITASCOPE_BUNDLE"}
     assert service["environment"]["VITASCOPE_ADMIN_KEY"] == ADMIN
     assert [mount["target"] for mount in service["volumes"]] == ["/data", "/videos", "/bundles"]
+    assert json.loads(service["environment"]["VITASCOPE_ALLOWED_HOSTS"]) == ["vitascope", "videos.example.org"]
+    assert {port["target"] for port in proxy["ports"]} == {8080, 8443}
+    assert "/etc/vitascope/tls" in {mount["target"] for mount in proxy["volumes"]}
 
 
 def test_compose_lint_reports_no_problem() -> None:
