@@ -24,9 +24,9 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.video import (
     AUDIO_ONLY,
     NoPictures,
+    header_frames,
     measured_seconds,
     open_video,
-    stated_frames,
     track_missing,
 )
 from vitascope.media.video_reader import every_frame, video_frames
@@ -98,7 +98,7 @@ def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) 
             width=frame.width,
             height=frame.height,
             duration=round(duration, 6),
-            frame_count=stated_frames(file, video.stream) or None,
+            frame_count=header_frames(file, video.stream) or None,
             audio=None if sound is None else describe_audio(sound),
         )
 

@@ -157,10 +157,10 @@ def _check_size(file: MediaFile, stream: VideoStream, limits: MediaLimits) -> No
     if width <= 0 or height <= 0:
         raise MediaCorrupt(f"{file.name}: the header states {width}x{height} pixels; a size was expected")
     limits.check_pixels(file.name, width, height)
-    limits.check_frames(file.name, stated_frames(file, stream))
+    limits.check_frames(file.name, header_frames(file, stream))
 
 
-def stated_frames(file: MediaFile, stream: VideoStream) -> int:
+def header_frames(file: MediaFile, stream: VideoStream) -> int:
     """Return the number of frames in the header; 0 if it has none, or more than the file has bytes.
 
     An AVI file that was written to a pipe states 2**30.
@@ -182,7 +182,7 @@ def _open_video(file: MediaFile, file_format: FileFormat, container: InputContai
             seconds -= float(container_start)  # it states the end of the last frame, from 0
         tagged = tagged_seconds(stream.metadata.get("DURATION"))
         duration = seconds if tagged is None else min(seconds, tagged - float(origin))
-    if duration is not None and (duration <= 0 or stream.frames > stated_frames(file, stream)):
+    if duration is not None and (duration <= 0 or stream.frames > header_frames(file, stream)):
         duration = None
     aspect = stream.sample_aspect_ratio or Fraction(1)
     if not Fraction(1, 4) <= aspect <= 4:
