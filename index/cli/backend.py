@@ -222,15 +222,17 @@ def list_failures(backend: Backend, collection: str, job_id: str) -> list[dict[s
     return [{"file": item["path"], "reason": item["reason"]} for item in items]
 
 
-def list_notes(backend: Backend, collection: str, job_id: str) -> list[dict[str, Any]]:
+def list_notes(backend: Backend, collection: str, job: JSON) -> list[dict[str, Any]]:
     """Return notes on files of a job, at most ``MAX_NOTES``: on added ones, what was refreshed, and skipped links."""
     from index.jobs.records import LINK_LEAVES_FOLDER, MAX_NOTES
 
-    states: tuple[ItemState, ...] = ("succeeded", "refreshed", "skipped")
+    states: list[ItemState] = ["succeeded", "refreshed"]
+    if job["counts"]["skipped"] > job["duplicates"]:  # there may be links; duplicates alone can be a million
+        states.append("skipped")
     notes = (
         {"file": item["path"], "note": item["reason"]}
         for state in states
-        for item in backend.iter_job_items(collection, job_id, state=state)
+        for item in backend.iter_job_items(collection, job["id"], state=state)
         if item["reason"] and (state != "skipped" or item["reason"] == LINK_LEAVES_FOLDER)
     )
     return list(islice(notes, MAX_NOTES))

@@ -336,7 +336,7 @@ def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> d
         "duplicates": duplicates,
         "failed": failed,
         "failures": list_failures(backend, args.collection, job["id"]),
-        "notes": [note for each in [*resumed, job] for note in list_notes(backend, args.collection, each["id"])],
+        "notes": [note for each in [*resumed, job] for note in list_notes(backend, args.collection, each)],
         "videos": collection["videos"],
         "clips": collection["clips"],
     }

@@ -302,13 +302,14 @@ class _Run:
         """Requeue, pause, cancel or finish the job; return False if items remain to be run."""
         with self.collection.catalogue.write() as connection:
             requested = job_transitions.check_ownership(connection, self.job.id, self.owner)
+            queued = read_job(connection, self.job.id).counts.queued
             if requested == "cancel":
                 job_transitions.finish(connection, self.job.id, "cancelled")
-            elif requested == "pause" and read_job(connection, self.job.id).counts.queued:
+            elif requested == "pause" and queued:
                 job_transitions.pause(connection, self.job.id)
             elif is_stopping:
                 job_transitions.release(connection, self.job.id, self.owner)
-            elif read_job(connection, self.job.id).counts.queued:
+            elif queued:
                 return False  # a pause was requested and withdrawn
             else:
                 job_transitions.finish(connection, self.job.id, "succeeded")

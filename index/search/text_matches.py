@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from index.clips.timed_text import belongs_to
 from index.records import Hit, WordSignal
-from index.storage.fulltext import TOKENIZERS, UNSPACED, Stemming, WordQuery, fold, is_letter, normalize_for_index
+from index.storage.fulltext import (
+    TOKENIZERS,
+    UNSPACED,
+    Stemming,
+    WordQuery,
+    fold,
+    normalize_for_index,
+    strip_punctuation,
+)
 from index.storage.video_text import load_screen_text_between, load_speech_between
 from vitascope.screen_text.interface import Box
 from vitascope.speech.interface import SpeechSegment
@@ -152,9 +160,5 @@ def _spoken_words(segment: SpeechSegment) -> Iterator[_Word]:
 
 
 def _match(run: Sequence[_Word], text: str, box: Box | None) -> TextMatch:
-    start, end = run[0].first, run[-1].last
-    while start < end and not is_letter(text[start]):
-        start += 1
-    while start < end and not is_letter(text[end - 1]):
-        end -= 1
-    return TextMatch(text[start:end], run[0].start, run[-1].end, box)
+    words = strip_punctuation(text[run[0].first : run[-1].last])
+    return TextMatch(words, run[0].start, run[-1].end, box)

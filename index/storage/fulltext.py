@@ -54,7 +54,6 @@ CLIP_TABLES: tuple[ClipTable, ...] = ("words", "screen_words", "caption_words")
 _TABLES: Mapping[WordSignal, str] = {**dict(zip(WORD_SIGNALS, CLIP_TABLES, strict=False)), "name": "names"}
 _INDEXED: Mapping[WordSignal, str] = {**dict.fromkeys(WORD_SIGNALS, "text"), "name": "title || ' / ' || path"}
 """Indexed text by signal: that of a clip, or the name of a video."""
-_PREFIX = re.compile(r"(?<!\S)([^\s*]{2,})\*(?!\S)")
 _LITERAL = re.compile('(?<!\\w)["\u201c\u201d\u201e]([^"\u201c\u201d\u201e]+)["\u201c\u201d](?!\\w)')
 STEM_PREFIX = 3
 """Number of letters of a prefix that are looked up in the index; later letters may differ in the stem of a word."""
@@ -137,17 +136,19 @@ def fold(indexed: str) -> str:
     return "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
 
 
-def is_letter(character: str) -> bool:
-    """Return whether a character is a letter, a mark or a digit, and so part of a word."""
-    return character.translate(_letters) != " "
+def strip_punctuation(text: str) -> str:
+    """Return a text without what is not a letter, mark or digit at its beginning and end."""
+    letters = text.translate(_letters)
+    return text[len(letters) - len(letters.lstrip()) : len(letters.rstrip())]
 
 
 def parse_words(texts: Sequence[str]) -> WordQuery:
     """Parse the words of all texts of a query."""
     # FTS5 ignores case by itself, but not in newer scripts such as Cherokee, whose capitals are indexed as they are.
-    starts, rests = zip(*map(_split_prefixes, texts), strict=True) if texts else ((), ())
-    normalized = (normalize_for_index(start) for own in starts for start in own)
-    prefixes = {start.lower(): start for start in normalized if len(start) > 1}
+    split = [text.split() for text in texts]
+    starts = (normalize_for_index(word[:-1]) for words in split for word in words if _is_prefix(word))
+    prefixes = {start.lower(): start for start in starts if len(start) > 1}
+    rests = (" ".join(word for word in words if not _is_prefix(word)) for words in split)
     terms = {term.lower(): term for rest in rests for term in _split_terms(rest)}
     significant = [term for key, term in terms.items() if key not in _STOP_WORDS]
     significant = significant or ([] if prefixes else list(terms.values()))
@@ -162,18 +163,9 @@ def parse_words(texts: Sequence[str]) -> WordQuery:
     )
 
 
-def _split_prefixes(text: str) -> tuple[list[str], str]:
-    """Return the words that end with an asterisk, without it, and the rest of a text."""
-    prefixes: list[str] = []
-
-    def take(match: re.Match[str]) -> str:
-        if not all(character == "_" or is_letter(character) for character in match[1]):
-            return match[0]
-        prefixes.append(match[1])
-        return " "
-
-    rest = _PREFIX.sub(take, text)
-    return prefixes, rest
+def _is_prefix(word: str) -> bool:
+    """Return whether a word of a query is at least two letters and an asterisk."""
+    return len(word) > 2 and word.endswith("*") and " " not in word[:-1].replace("_", "").translate(_letters)
 
 
 # Indexing
