@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.graph_specs import graph_spec, random_inputs
 from vitascope.bundle.manifest import ADDED_GRAPHS
 from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table
@@ -162,20 +163,10 @@ def _times(run: Callable[[], Any], seconds: float) -> list[float]:
 
 def _inputs(bundle: Bundle, graph: str, rows: int) -> dict[str, Array]:
     """Return random inputs, the same for all engines."""
-    manifest = bundle.manifest
+    specs, _ = graph_spec(bundle.manifest, graph, len(bundle.answers))
+    length = min(TOKENS, bundle.manifest.text_length)
     rng = np.random.default_rng(0)
-    if graph == "video":
-        return {
-            s.name: rng.integers(0, 256, (rows, 1, s.frames, s.height, s.width, 3), dtype=np.uint8)
-            for s in manifest.streams
-        }
-    length = min(TOKENS, manifest.text_length)
-    ids = rng.integers(0, bundle.tokenizer().vocabulary_size, (rows, length))
-    inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    if graph != "text":
-        tokens = rng.normal(size=(rows, manifest.visual_tokens, manifest.visual_width))
-        inputs["visual_tokens"] = tokens.astype(np.float32)
-    return inputs
+    return random_inputs(specs, rng, bundle.tokenizer().vocabulary_size, rows, length=length)
 
 
 def _cost(bundle: Bundle, graph: str, inputs: dict[str, Array], rows: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import onnxruntime
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from vitascope.bundle.graph_specs import SAMPLES
+from vitascope.bundle.onnx_files import load_graph
 
 STANDARD_DOMAIN = ""
 CONTRIB_DOMAIN = "com.microsoft"
@@ -119,7 +120,7 @@ def fold_constants(path: Path) -> onnx.ModelProto:
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory(prefix="folded-") as folder:
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
-        model = onnx.load(path)  # also loads external weights, which ONNX Runtime would keep external
+        model = load_graph(path)  # also loads external weights, which ONNX Runtime would keep external
         onnxruntime.InferenceSession(
             model.SerializeToString(),
             options,

@@ -57,6 +57,7 @@ from training.evaluation.retrieval import Gallery
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary, reranking_summary
 from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
+from vitascope.bundle.onnx_files import load_graph
 from vitascope.bundle.parity_report import Bounds, OutputComparison, SourceBundle, VariantComparison
 from vitascope.model import Model
 
@@ -187,7 +188,7 @@ def _export(job: _Job, graph: onnx.ModelProto, out: Path) -> VideoExport:
         graphs: dict[GraphName, onnx.ModelProto] = {"video": reduce(graph, precision)}
         for name, file in manifest.graphs.items():
             if name != "video":
-                graphs[name] = onnx.load(job.bundle.folder / file)
+                graphs[name] = load_graph(job.bundle.folder / file)
         files = store(graphs, folder, "float32")  # weights of the other graphs keep their types
         _check_parity(job, files, folder, precision, FLOAT32 if precision == "float32" else REDUCED)
         _write_files(job, files, folder)

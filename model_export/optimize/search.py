@@ -60,6 +60,7 @@ from training.bundle_checkpoint import CHECKPOINT_KEY
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary, reranking_summary
 from vitascope.bundle.manifest import ADDED_GRAPHS, GraphName, Manifest
+from vitascope.bundle.onnx_files import load_graph
 from vitascope.bundle.parity_report import SourceBundle, VariantComparison
 from vitascope.engines.onnx_runtime import Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
@@ -200,7 +201,7 @@ class _Search:
         path = self.bundle.graph_path(graph)
         assert path is not None
         engine = OnnxRuntimeEngine(path, THREADS, "cpu")
-        stored = _Candidate(graph, STORED, onnx.load(path), engine, loss=0.0)
+        stored = _Candidate(graph, STORED, load_graph(path), engine, loss=0.0)
         if not self.cache.can_measure(graph):
             self.log(f"{graph}: stays as stored, as no validation split has inputs of it")
             self._time([stored], THOROUGH)
@@ -299,7 +300,7 @@ def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], fo
     search.log(f"writing {name}: {', '.join(f'{c.graph} {c.kind}' for c in selected.values())}")
     graphs = {graph: candidate.model for graph, candidate in selected.items()}
     kept = {
-        graph: onnx.load(search.bundle.folder / source.graphs[graph]) for graph in source.graphs if graph not in graphs
+        graph: load_graph(search.bundle.folder / source.graphs[graph]) for graph in source.graphs if graph not in graphs
     }
     files = store(graphs | kept, folder, "float32")
     documents = [n for n in source.files if n.endswith(".md")]

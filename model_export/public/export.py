@@ -103,6 +103,9 @@ def export_public(
         raise InvalidInput(f"frames: {frames}; 1 to {MAX_FRAMES} was expected")
     log(f"loading {source.name}")
     model = open_public(source.folder, frames or DEFAULT_FRAMES, allow_pickle=allow_pickle, answers=answers)
+    expected = {stream.frames for stream in model.frame_streams}
+    if frames is not None and frames not in expected:
+        raise InvalidInput(f"frames: {frames}; {min(expected, default='none')} was expected, as the model decides")
     for note in model.notes:
         log(f"note: {note}")
     terms = licence or read_licence(source.folder)

@@ -29,7 +29,7 @@ from model_export.public.weights import (
 )
 from model_export.public.xclip import load_xclip
 from training import checkpoint
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, VitascopeError
 
 FAMILIES: dict[str, Callable[..., PublicModel]] = {
     "clip": load_clip,
@@ -128,7 +128,12 @@ def open_public(folder: Path, frames: int, *, allow_pickle: bool, answers: Seque
     Raises:
         InvalidInput: There is no supported model, or it does not accept `answers`.
     """
-    model = _load(folder, frames, allow_pickle=allow_pickle)
+    try:
+        model = _load(folder, frames, allow_pickle=allow_pickle)
+    except (VitascopeError, OSError, MemoryError):
+        raise
+    except Exception as error:  # libraries check configurations in various ways, or not at all
+        raise InvalidInput(f"model: {folder} cannot be loaded: {type(error).__name__}: {error}") from error
     if answers is None:
         return model
     if model.answer_length is None:

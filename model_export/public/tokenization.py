@@ -86,6 +86,8 @@ def open_tokenizer(folder: Path) -> LoadedTokenizer:
         raise InvalidInput(
             f"model: {folder}: its tokenizer {type(library).__name__} has no {TOKENIZER_NAME}; one was expected"
         )
+    if len(library) <= len(library.all_special_ids):  # transformers opens a folder without a tokenizer as an empty one
+        raise InvalidInput(f"model: {folder} has no tokenizer, or an empty one; {TOKENIZER_NAME} was expected")
     return LoadedTokenizer(library, _without_limits(backend.to_str()), [])
 
 

@@ -39,7 +39,7 @@ from training.evaluation.sound import is_packed_for, packed_sounds
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import AUDIO_TOKENS
 from vitascope.bundle.manifest import ADDED_GRAPHS, GraphName, Manifest
-from vitascope.bundle.onnx_files import external_files
+from vitascope.bundle.onnx_files import external_files, load_graph
 from vitascope.bundle.parity_report import SourceBundle
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
@@ -87,6 +87,10 @@ def make_variant(
         ParityError: The outputs of a graph differ too much.
     """
     bundle = Bundle.open(source)
+    if bundle.manifest.answer_length:
+        raise InvalidInput(
+            f"{source}: scores any answer, which is not available with TensorRT; other bundles were expected"
+        )
     name = name or f"{bundle.manifest.name}-{types}"
     check_target(source, out, name)
     corpora = [open_packed(pack.parent) for pack in sorted(data.glob(f"*/val/{PACK_NAME}"))] if data else []
@@ -118,7 +122,7 @@ class _Variant:
 
     def write(self, folder: Path, name: str) -> None:
         graphs = {graph: self._converted(graph, folder) for graph in self.graphs}
-        graphs |= {graph: onnx.load(path) for graph, path in self.paths.items() if graph not in graphs}
+        graphs |= {graph: load_graph(path) for graph, path in self.paths.items() if graph not in graphs}
         files = store(graphs, folder, "float32")
         manifest = self.bundle.manifest
         weights = {file for path in self.paths.values() for file in external_files(path)}

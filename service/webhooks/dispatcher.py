@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
@@ -224,6 +225,14 @@ def _signed_headers(delivery: Delivery, endpoint: Endpoint, now: float) -> dict[
 def retry_delay(attempts: int, response_headers: Mapping[str, str]) -> float:
     """Return the seconds until the next attempt: exponential backoff with jitter, at least Retry-After."""
     backoff = min(MAX_DELAY, BASE_DELAY * 2.0 ** min(attempts - 1, 30)) * random.uniform(0.5, 1.0)
-    retry_after = response_headers.get("retry-after", "")
-    is_number = retry_after.isdecimal() and len(retry_after) < 10
-    return max(backoff, min(MAX_DELAY, float(retry_after)) if is_number else 0.0)
+    return max(backoff, min(MAX_DELAY, _retry_after(response_headers.get("retry-after", ""))))
+
+
+def _retry_after(header: str) -> float:
+    """Return the seconds that a header Retry-After asks for, as a number or a date; 0 if it is neither."""
+    if header.isdecimal() and len(header) < 10:
+        return float(header)
+    try:
+        return parsedate_to_datetime(header).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0

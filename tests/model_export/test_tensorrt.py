@@ -169,6 +169,12 @@ def test_an_int8_variant_is_calibrated_on_real_clips(
             np.testing.assert_allclose(actual[name], expected[name], atol=2e-3)
 
 
+def test_a_bundle_that_scores_any_answer_is_rejected(tmp_path: Path) -> None:
+    source = make_small_bundle(tmp_path / "small", free_form_answers=True)
+    with pytest.raises(InvalidInput, match="scores any answer, which is not available with TensorRT"):
+        make_variant(source, tmp_path / "out", "float16")
+
+
 def test_a_failed_variant_leaves_no_files(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInput, match="int8 needs real clips and captions"):
         make_variant(small_bundle, tmp_path / "out", "int8")
@@ -211,8 +217,9 @@ def test_engines_are_built_without_torch(
 
 
 def test_the_gpu_check_fails_for_a_wrong_engine(
-    small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    bundle = make_small_bundle(tmp_path / "small", tasks=("retrieval", "audio_retrieval", "matching"))
     run, models = Model.run_graph, []
 
     def reverse_text(self: Model, graph: str, inputs: dict[str, Array]) -> dict[str, Array]:
@@ -224,7 +231,7 @@ def test_the_gpu_check_fails_for_a_wrong_engine(
     monkeypatch.setattr(Model, "run_graph", reverse_text)
     monkeypatch.setattr(gpu, "_roofline", lambda *_: gpu.Roofline(1e9, 1e9))
     out = tmp_path / "numbers.json"
-    arguments = [str(small_bundle), "--devices", "cpu", "--seconds", "0.001", "--out", str(out)]
+    arguments = [str(bundle), "--devices", "cpu", "--seconds", "0.001", "--out", str(out)]
     assert gpu.main(arguments) == 1
     assert "wrong text on onnxruntime" in capsys.readouterr().out
     assert {row["graph"] for row in json.loads(out.read_text())["measured"] if row["cosine"] < 0.999} == {"text"}

@@ -15,6 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from model_export.targets.triton import TritonOptions, write_repository
 from tests.small_bundle import TEXT_LENGTH, make_small_bundle, write_manifest
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.onnx_files import load_graph
 from vitascope.cli.main import main
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import BundleUnsupported
@@ -150,6 +151,7 @@ def test_files_are_linked_or_copied_with_correct_checksums(copy: bool, tmp_path:
         assert {path.name for path in (folder / "1").iterdir()} == {"model.onnx", "weights.bin"}
         assert os.path.samefile(folder / "1" / "weights.bin", bundle.folder / "weights.bin") is not copy
         OnnxRuntimeEngine(folder / "1" / "model.onnx", threads=1)
+    assert load_graph(bundle.folder / "text.onnx").graph.initializer  # onnx.load rejects linked weights
     for folder in (tmp_path / "models").iterdir():
         subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import httpx
@@ -423,6 +425,9 @@ def test_retries_back_off_with_jitter_and_respect_retry_after(
     assert retry_delay(1, {"retry-after": "120"}) == 120
     assert retry_delay(1, {"retry-after": "999999"}) == 3600
     assert retry_delay(1, {"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}) <= 5
+    in_two_minutes = format_datetime(datetime.now(UTC) + timedelta(minutes=2), usegmt=True)
+    assert 110 < retry_delay(1, {"retry-after": in_two_minutes}) < 121
+    assert retry_delay(1, {"retry-after": "soon"}) <= 5
 
 
 def test_the_documented_receiver_accepts_signed_messages_only(port: int) -> None:

@@ -153,6 +153,12 @@ def test_a_random_whisper_model_runs_and_checks_languages(tmp_path: Path) -> Non
         recognizer.transcribe(noise(1)[0], "fr")
 
 
+def test_a_folder_may_be_named_from_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_speech_model(tmp_path / "model")
+    assert open_recognizer("~/model", threads=1).name == "sherpa-onnx/model"
+
+
 def test_models_that_cannot_be_used_are_named_with_the_reason(tmp_path: Path) -> None:
     def refuse(folder: Path, reason: str) -> None:
         with pytest.raises(InvalidInput, match=reason):

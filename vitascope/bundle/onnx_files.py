@@ -132,6 +132,25 @@ def read_graph(path: Path) -> OnnxGraph:
     return graph
 
 
+def load_graph(path: Path) -> Any:
+    """Load a graph with its external weights; return an onnx.ModelProto.
+
+    ``onnx.load`` rejects weights with several hard links, which Triton's repositories and backups have.
+    """
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    model = onnx.load(path, load_external_data=False)
+    for tensor in filter(uses_external_data, model.graph.initializer):
+        info = ExternalDataInfo(tensor)
+        with (path.parent / info.location).open("rb") as file:
+            file.seek(info.offset or 0)
+            tensor.raw_data = file.read(-1 if info.length is None else info.length)
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+    return model
+
+
 def count_parameters(graphs: Mapping[Any, OnnxGraph]) -> int:
     """Return the number of elements of all tensors; external data that several graphs share counts once."""
     sizes: dict[object, int] = {}

@@ -217,7 +217,10 @@ def _characters(models: OcrModels, session: Any) -> list[str]:
             f"{models.recognition}: the graph has no 'character' in its metadata; a dictionary (*.txt) was expected "
             "in its folder"
         )
-    text = metadata if metadata is not None else models.characters.read_text("utf-8")  # type: ignore[union-attr]
+    try:
+        text = metadata if metadata is not None else models.characters.read_text("utf-8")  # type: ignore[union-attr]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{models.characters}: {error}; a dictionary in UTF-8 was expected") from error
     characters: list[str] = text.splitlines()
     shape = session.get_outputs()[0].shape
     classes = shape[-1] if shape else None

@@ -110,7 +110,7 @@ def open_recognizer(model: str, *, threads: int = 0, device: Device = "auto") ->
             return PocketSphinxRecognizer()
         from vitascope.speech.sherpa_onnx_recognizer import SherpaOnnxRecognizer
 
-        return SherpaOnnxRecognizer(Path(model), threads, device)
+        return SherpaOnnxRecognizer(Path(model).expanduser(), threads, device)
     except ModuleNotFoundError as error:
         if error.name not in ("pocketsphinx", "sherpa_onnx"):
             raise

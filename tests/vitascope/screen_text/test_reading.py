@@ -136,6 +136,9 @@ def test_bad_input_is_refused_with_a_reason(tmp_path: Path, reader: TextReader) 
     (tmp_path / "rec.onnx").symlink_to(wheel_models().detection)
     with pytest.raises(InvalidInput, match=r"rec\.onnx: .*a dictionary \(\*\.txt\) was expected"):
         open_text_reader(str(tmp_path))
+    (tmp_path / "dict.txt").write_bytes("é".encode("utf-16"))
+    with pytest.raises(InvalidInput, match=r"dict\.txt: .*a dictionary in UTF-8 was expected"):
+        open_text_reader(str(tmp_path))
     assert read_screen_text(reader, write_picture(tmp_path / "slide.png", drawing("Summary"))) == [
         TextSpan("Summary", 0, 0, *_place(reader, drawing("Summary")))
     ]

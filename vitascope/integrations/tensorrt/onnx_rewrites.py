@@ -24,12 +24,11 @@ def prepare_for_tensorrt(path: Path) -> Any:
 
     Raises BundleCorrupt if the graph cannot be read.
     """
-    import onnx
-
+    from vitascope.bundle.onnx_files import load_graph
     from vitascope.errors import BundleCorrupt
 
     try:
-        model = onnx.load(path)
+        model = load_graph(path)
     except Exception as error:  # protobuf's errors and the system's share no base but Exception
         raise BundleCorrupt(f"{path.name}: not a readable ONNX graph: {error}") from error
     _fold_constants(model)
