@@ -16,14 +16,15 @@ const createMediaCookie = () => fetch("/v1/media-cookie", { method: "POST", head
 const renewMediaCookie = () => (sessionStorage.getItem(STORAGE_KEY) ? createMediaCookie().catch(() => {}) : Promise.resolve());
 export const mediaReady = renewMediaCookie();
 setInterval(renewMediaCookie, RENEW_INTERVAL);
+addEventListener("focus", renewMediaCookie); // timers stop while a computer sleeps
 
 // The next request prompts for a key.
 export function forgetKey() {
   sessionStorage.removeItem(STORAGE_KEY);
 }
 
-// Resolve once the service has accepted a key; concurrent callers share one prompt. ``rejected``: Authorization header of the
-// rejected request, ``reason``: why it was; if the key has changed since, there is no need to prompt again.
+// Resolve once the service has accepted a key; concurrent callers share one prompt. ``rejected``: Authorization header that was
+// rejected. If the key has changed since, there is no prompt.
 export function promptForKey(rejected, reason) {
   if (!pendingPrompt && keyHeaders().Authorization !== rejected) return Promise.resolve();
   pendingPrompt ??= new Promise((resolve) => {

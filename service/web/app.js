@@ -10,7 +10,7 @@ import { onNavigate, openedVideo, recordClosed } from "./history.js";
 import { followJobs, prepareJobs } from "./jobs.js";
 import { moveFocus, showError, showLoading } from "./results.js";
 import { onVideosAdded, prepareSearch, reload, search, showResults } from "./search.js";
-import { isOtherSearch, loadFromAddress, saveToAddress, showChips } from "./search_state.js";
+import { isOtherSearch, loadFromAddress, saveToAddress, showChips, showMinRelevance } from "./search_state.js";
 import { lazyPanel, openPanelFromAddress, preparePanels, showModel } from "./side_panel.js";
 import { clearSimilar, prepareSimilar, similarQuery } from "./similar_query.js";
 import { createToast } from "./toasts.js";
@@ -24,7 +24,7 @@ prepareCollections(showCollection, () => {
 prepareDropTarget(search, onVideosAdded);
 prepareFacets(search);
 prepareFilter(search);
-prepareSimilar(() => showChips(search), search);
+prepareSimilar(() => (showMinRelevance(true), showChips(search)), search);
 prepareSearch();
 prepareJobs(onVideosAdded);
 preparePanels({
@@ -75,14 +75,15 @@ async function start() {
   try {
     await loadCollections(requestedName || undefined);
     if (number !== starts) return; // another has begun
-    showModel();
+    const modelShown = showModel();
     followJobs();
-    saveToAddress();
+    saveToAddress(true);
     if (requestedName && requestedName !== currentName()) {
       createToast(`Collection ${requestedName}`).fail(`It does not exist, or your API key has no access to it.${currentName() ? ` Showing ${currentName()} instead.` : ""}`);
       recordClosed(); // the linked video is not in this collection
     }
-    openFromAddress();
+    if (openedVideo()) modelShown.then(openFromAddress); // its forms depend on the model
+    else openFromAddress();
     openPanelFromAddress();
     await showResults();
     import("./clip_dialog.js").catch(() => {}); // ahead of the first click

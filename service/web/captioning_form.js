@@ -8,8 +8,7 @@ import { modelFor } from "./side_panel.js";
 
 export const captionModel = () => modelFor("captioning");
 
-// ``getBody()`` returns the body of the request; ``seek(seconds)`` moves the player; ``countClips()`` returns the number of clips of the
-// video. Returns a function that clears the captions.
+// ``getBody()`` returns the body of the request, ``countClips()`` the number of clips. Returns a function that clears the captions.
 export function prepareCaptioningForm(form, container, getBody, seek, countClips = () => 1) {
   const busy = busyForm(form, container);
   form.onsubmit = (event) => {

@@ -1,6 +1,6 @@
 // The clip dialog: player, timeline, captions and questions.
 
-import { call, collectionPath, request } from "./api.js";
+import { call, collectionPath, hasScope, request } from "./api.js";
 import { prepareCaptionForm } from "./caption_form.js";
 import { captionModel, prepareCaptioningForm } from "./captioning_form.js";
 import { createPlayer } from "./clip_player.js";
@@ -33,6 +33,7 @@ export function openClip(clip, seconds) {
   pending = new AbortController();
   collection = decodeURIComponent(clip.video.media_url.split("/")[3]);
   showDetails(clip);
+  hasScope("write", collection).then((mayWrite) => ($("clip-edit").hidden = $("clip-delete").hidden = !mayWrite), () => {});
   recordOpened(clip);
   if (!$("clip").open) $("clip").showModal();
   $("clip-title").focus(); // arrow keys move through the video from here
@@ -195,7 +196,7 @@ $("clip-delete").onclick = async () => {
   if (!confirmed) return;
   try {
     await call("DELETE", url);
-    closeClip();
+    if (openedVideoId() === video.id) closeClip();
     await refresh();
   } catch (error) {
     showFailure(error);

@@ -7,8 +7,7 @@ const NEAR_END = 0.05; // seconds
 const previewUrl = ({ media_url: url }, span = "") => url.replace(/\/media(#.*)?$/, `/preview${span}`);
 
 // ``onTime(seconds)`` reports the position in the file, ``explainFailure()`` resolves to the reason if it cannot be played.
-// ``show(clip)`` plays another clip of the video, ``seek(seconds)`` moves to any position, ``unmute()`` plays with sound, ``stop()`` ends
-// playback. It begins at ``start``.
+// ``show(clip)`` plays another clip of the video, ``seek(seconds)`` moves to any position.
 export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
   let clip = firstClip;
   let stopFrames = () => {};

@@ -71,7 +71,7 @@ export async function openNewCollection() {
   }
 }
 
-// ``onSelect()`` is called when another collection is selected, ``onCreated()`` after a new one was created and selected.
+// ``onSelect()`` is called for a selected collection, ``onCreated()`` for a new one, which is selected.
 export function prepareCollections(onSelect, onCreated) {
   $("collections").onchange = () => {
     selectedName = preferredName = $("collections").value;

@@ -27,7 +27,6 @@ function createRow(weight, text = "") {
   return row;
 }
 
-// ``search()`` runs the search.
 export function prepareConditions(search) {
   onChange = () => $("query").value.trim() && search();
   for (const [id, weight] of [["condition-and", AND], ["condition-not", NOT]]) {

@@ -140,6 +140,7 @@ export function preview(clip) {
       video.onplaying = () => screen.append(video);
       video.play().catch(() => {});
       stop = () => {
+        video.onerror = null;
         video.pause();
         video.remove();
         video.removeAttribute("src");

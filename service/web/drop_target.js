@@ -15,6 +15,7 @@ function handleFiles(files, onAdded) {
   if (!currentName() || !files.length) return;
   if (files.length > 1 || $("add").open) return addFiles(currentName(), files, onAdded);
   [file] = files;
+  URL.revokeObjectURL(objectUrl);
   objectUrl = URL.createObjectURL(file);
   $("drop-title").textContent = file.name;
   $("drop-add").textContent = `Add to ${currentName()}`;

@@ -33,7 +33,7 @@ const formatMetadata = (metadata) => Object.entries(metadata).map(([name, value]
 
 const formatName = (name) => (/[:\r\n]|^["\s]|\s$/.test(name) ? JSON.stringify(name) : name);
 
-const formatValue = (value) => (parseValue(String(value)) === value && String(value).trim() === value && !/[\r\n]/.test(value) ? value : JSON.stringify(value));
+const formatValue = (value) => (parseValue(String(value)) === value && !/^$|^\s|\s$|[\r\n]/.test(value) ? value : JSON.stringify(value));
 
 // [line, name, value] of each line; without name and value if it is invalid.
 const parseLines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean).map((line) => line.match(/^("(?:[^"\\]|\\.)+"|[^:]*[^:\s])\s*:\s*(.+)$/s) || [line]);

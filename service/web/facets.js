@@ -3,7 +3,7 @@
 import { call, collectionPath } from "./api.js";
 import { currentCollection, currentName } from "./collections.js";
 import { $, el } from "./dom.js";
-import { currentConditions, isSameCondition, replaceConditions, setKnownFields } from "./filter_form.js";
+import { currentConditions, isSameCondition, readRows, replaceConditions, setKnownFields } from "./filter_form.js";
 
 const MAX_FIELDS = 3; // metadata fields
 let source = null; // name and sizes of the collection that the facets are of
@@ -89,6 +89,7 @@ function createToggle(choice) {
 }
 
 function choose(choices, chosen) {
+  if (!readRows()) return;
   replaceConditions(choices.filter(isChosen).flatMap(({ conditions }) => conditions), chosen ? chosen.conditions : []);
   onChange();
 }

@@ -80,13 +80,14 @@ export function setFilter(json) {
 export function filterChips(onChange, isShown) {
   const chip = (text, remove) => el("li", { className: "query-chip" }, el("span", { textContent: text, title: text }),
     el("button", { type: "button", textContent: "×", "aria-label": `Remove filter ${text}`, onclick: () => {
+      if (!readRows()) return;
       remove();
       showRows();
       onChange();
     } }));
   return [
     ...conditions.filter(isShown).map((condition) => chip(`${condition.field} ${SYMBOLS[condition.comparison] || COMPARISONS[condition.comparison]} ${[].concat(condition.value).join(", ")}`,
-      () => (conditions = conditions.filter((candidate) => candidate !== condition)))),
+      () => (conditions = conditions.filter((candidate) => !isSameCondition(candidate, condition))))),
     ...otherNodes.map((condition) => chip(JSON.stringify(condition), () => (otherNodes = otherNodes.filter((candidate) => candidate !== condition)))),
   ];
 }

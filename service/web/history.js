@@ -32,9 +32,9 @@ function writeEntry(method, newKind, search) {
   lastSearch = location.search;
 }
 
-// The first entry of a page is replaced, later searches are pushed.
-export function recordSearch(search) {
-  if (!kind) writeEntry("replaceState", "search", openedVideo() ? addVideo(search, openedVideo()) : search);
+// The entry that was loaded is replaced, later searches are pushed.
+export function recordSearch(search, isLoaded) {
+  if (!kind || isLoaded) writeEntry("replaceState", kind || "search", openedVideo() ? addVideo(search, openedVideo()) : search);
   else if (search !== searchQuery()) writeEntry(kind === "left" ? "replaceState" : "pushState", "search", search);
 }
 

@@ -9,8 +9,7 @@ const MAX_WAIT_UNREACHABLE = 30000; // while the service does not answer
 const READ_TIMEOUT = 40000; // the service sends a heartbeat every 15 s
 
 // Call ``onEvent(kind, data)`` with the events "state", "item" and "progress", and with "lost" and the error while there is no
-// connection, until the job is finished or ``signal`` aborts. Without a stream the job is polled. ``position.lastEventId`` is where
-// the stream resumes. Rejects if the job is gone.
+// connection, until the job is finished or ``signal`` aborts. Without a stream the job is polled. Rejects if the job is gone.
 export async function followJob(path, position, onEvent, signal) {
   let wait = FIRST_WAIT;
   while (!signal.aborted) {

@@ -14,9 +14,8 @@ let sequence = 0; // orders responses and events: a response may be older than a
 export const isActive = (entry) => entry.job.state === "queued" || entry.job.state === "running";
 export const isFinished = (entry) => FINISHED.includes(entry.job.state);
 
-// ``listener(entry)`` is called when a job changes. An entry has ``job``, as in the API; its ``collection`` and ``address``;
-// ``failures`` by path, as far as they are loaded; ``next``, the cursors of further failures by state; ``lost``, the connection
-// error, if any; ``sequence``, that of ``job``; and ``isGone`` if it was deleted with its collection.
+// ``listener(entry)`` is called when a job changes. An entry has ``job``, as in the API; ``failures`` by path, as far as they are
+// loaded; ``next``, the cursors of further ones by state; ``lost``, the connection error; ``isGone`` if its collection was deleted.
 export const onJobChange = (listener) => listeners.push(listener);
 
 export const jobsOf = (collection) => [...entries.values()]

@@ -35,8 +35,7 @@ export async function reembed(collection, onDone, options = {}) {
   }
 }
 
-// Save a file of an operation. Links send no key, so with a key the page fetches the file itself: streamed to disk if the
-// browser can, otherwise through memory.
+// Save a file of an operation. Links send no key, so with a key the page fetches it: to disk if the browser can, or through memory.
 export async function saveFile({ name, bytes, url }) {
   if (!keyHeaders().Authorization) return clickLink(url, name);
   if (bytes <= MAX_BLOB_BYTES || !window.showSaveFilePicker) {

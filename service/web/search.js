@@ -57,7 +57,7 @@ export function search() {
 
 const repeat = () => readSearch().hasQuery && search();
 
-// Fetch pages from ``cursor`` on, until there are ``count`` items; ``fetchPage(cursor)`` resolves to { items, next, ... }.
+// Fetch pages from ``cursor`` on, until there are ``count`` items.
 async function fetchPages(fetchPage, cursor, count) {
   const result = await fetchPage(cursor);
   while (result.next && result.items.length < count) {
@@ -82,12 +82,12 @@ async function listVideos({ filter }, { more = false, count = 1 }) {
     else showMessage("This collection is empty", "Drop videos or images anywhere on this page, or choose files.",
       el("button", { type: "button", className: "strong", textContent: "Add videos", onclick: () => openAddDialog(currentName()) }));
     setPage(next, videos.length, more);
+    showFilters();
     const collection = currentCollection();
     if (!collection.model_loaded) offerReembedding();
     else if (!page.shown) return;
     else if (filter) setSummary(`${formatCount(page.shown, "video")}${next ? " and more match" : page.shown === 1 ? " matches" : " match"} the filter.`);
     else setSummary(`${formatCount(collection.videos, "video")}, ${formatCount(collection.clips, "clip")}. Describe what you are looking for.`);
-    showFilters();
   } catch (error) {
     handleError(error);
   } finally {

@@ -43,7 +43,7 @@ export function showMinRelevance(isAvailable = !$("min-relevance").disabled) {
 
 const rerankCount = () => currentCollection()?.default_rerank || RERANK;
 
-// {text, conditions, like, filter, rerank, refine, signals, group, minRelevance}; ``hasQuery`` if there is a text or example.
+// The search in the form; ``hasQuery`` if there is a text or example.
 export function readSearch() {
   const text = $("query").value.trim();
   const conditions = text ? readConditions() : [];
@@ -101,7 +101,7 @@ export function showChips(search) {
 }
 
 // Files cannot be in an address.
-export function saveToAddress() {
+export function saveToAddress(isLoaded) {
   const { text, conditions, like, filter, group, minRelevance } = readSearch();
   const query = new URLSearchParams();
   if (currentName()) query.set("collection", currentName());
@@ -115,7 +115,7 @@ export function saveToAddress() {
   if ($("refine").checked) query.set("refine", "1");
   if (reranks !== null && !$("rerank").disabled) query.set("rerank", reranks ? "1" : "0");
   savedQuery = query.size ? `?${query}` : "";
-  recordSearch(savedQuery);
+  recordSearch(savedQuery, isLoaded);
 }
 
 // Whether the address holds another search than the form.

@@ -81,7 +81,7 @@ function show(name) {
 
 const latestRenders = new WeakMap(); // by container: late results must not replace newer ones
 
-// Fill ``container`` with the elements that ``build()`` resolves to. Shows placeholders meanwhile, and errors with a retry button.
+// Fill ``container`` with the elements that ``build()`` resolves to; until then with placeholders, or with an error.
 export async function renderInto(container, build) {
   const render = {};
   latestRenders.set(container, render);
@@ -102,8 +102,7 @@ export async function renderInto(container, build) {
   }
 }
 
-// A panel whose module is loaded when it is opened. The module's ``showPanel(container, callbacks)`` fills it and may return a clean-up
-// function.
+// A panel whose module is loaded when it is opened; its ``showPanel(container, callbacks)`` may return a clean-up function.
 export const lazyPanel = (loadModule, callbacks) => (panel) => {
   let isClosed = false;
   let cleanUp = () => {};
