@@ -82,12 +82,11 @@ export function filterChips(onChange, isShown) {
     el("button", { type: "button", textContent: "×", "aria-label": `Remove filter ${text}`, onclick: () => {
       if (!readRows()) return;
       remove();
-      showRows();
       onChange();
     } }));
   return [
     ...conditions.filter(isShown).map((condition) => chip(`${condition.field} ${SYMBOLS[condition.comparison] || COMPARISONS[condition.comparison]} ${[].concat(condition.value).join(", ")}`,
-      () => (conditions = conditions.filter((candidate) => !isSameCondition(candidate, condition))))),
+      () => replaceConditions([condition], []))),
     ...otherNodes.map((condition) => chip(JSON.stringify(condition), () => (otherNodes = otherNodes.filter((candidate) => candidate !== condition)))),
   ];
 }

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
@@ -26,6 +25,7 @@ from index.jobs.records import StateEvent
 from service.http_client.client import Cancelled, SafeClient
 from service.serializers import serialize_job
 from service.webhooks.store import WEBHOOK_EVENTS, Delivery, Endpoint, Message, WebhookEvent, WebhookStore
+from vitascope.client.retry import parse_retry_after
 from vitascope.errors import NotFound, VitascopeError
 from vitascope.job_states import FAILED_ITEM_STATES
 from vitascope.webhooks import ID, SIGNATURE, TIMESTAMP, sign
@@ -225,14 +225,4 @@ def _signed_headers(delivery: Delivery, endpoint: Endpoint, now: float) -> dict[
 def retry_delay(attempts: int, response_headers: Mapping[str, str]) -> float:
     """Return the seconds until the next attempt: exponential backoff with jitter, at least Retry-After."""
     backoff = min(MAX_DELAY, BASE_DELAY * 2.0 ** min(attempts - 1, 30)) * random.uniform(0.5, 1.0)
-    return max(backoff, min(MAX_DELAY, _retry_after(response_headers.get("retry-after", ""))))
-
-
-def _retry_after(header: str) -> float:
-    """Return the seconds that a header Retry-After asks for, as a number or a date; 0 if it is neither."""
-    if header.isdecimal() and len(header) < 10:
-        return float(header)
-    try:
-        return parsedate_to_datetime(header).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return 0.0
+    return max(backoff, min(MAX_DELAY, parse_retry_after(response_headers) or 0.0))

@@ -148,8 +148,16 @@ def _code_of(response: httpx.Response) -> object:
 
 
 def _retry_after(error: httpx.HTTPError) -> float | None:
-    """Return the seconds of the Retry-After header, a number or a date (RFC 9110, 10.2.3); None without one."""
-    header = error.response.headers.get("retry-after", "") if isinstance(error, httpx.HTTPStatusError) else ""
+    """Return the seconds after which the service wants to be asked again; None if it does not say."""
+    return parse_retry_after(error.response.headers) if isinstance(error, httpx.HTTPStatusError) else None
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of the Retry-After header, a number or a date (RFC 9110, 10.2.3); None without one.
+
+    headers: Headers of a response, with names in lower case.
+    """
+    header = headers.get("retry-after", "")
     if header.strip().isdecimal():
         return float(header)
     try:
