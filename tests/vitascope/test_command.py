@@ -130,6 +130,13 @@ def test_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "serch" in capsys.readouterr().err
 
 
+def test_options_cannot_be_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["keys", "create", "ann", "--scope", "read"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --scope" in capsys.readouterr().err
+
+
 def register_fake(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     """Register a command `fake` that calls ``run``."""
     module = SimpleNamespace(COMMANDS={"fake": (lambda parser: None, run)})

@@ -176,10 +176,11 @@ def _discard_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser that accepts `-0.5,1` and `-1e-3` as values. Subparsers inherit the class."""
+    """Parser that accepts `-0.5,1` and `-1e-3` as values, and no abbreviated options. Subparsers inherit the class."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # A new option would make an abbreviation in a script ambiguous.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         # argparse recognises plain numbers only.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
