@@ -150,8 +150,15 @@ class LocalBackend:
     # Collections
 
     def list_collections(self) -> JSON:
-        """Return ``collections``, ``unreadable`` names, and ``errors`` by name."""
+        """Return ``collections``, ``unreadable`` names, and ``errors`` by name.
+
+        Raises CollectionNotFound if the data folder does not exist.
+        """
         if not collections_folder(self.data).is_dir():
+            if not self.data.is_dir():
+                raise CollectionNotFound(
+                    f"data: {str(self.data)!r}: no such folder; a data folder was expected ({MISSING_HINT})"
+                )
             return {"collections": [], "unreadable": [], "errors": {}}
         store = self.store()
         collections, errors = [], {}

@@ -19,6 +19,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the small bundle and a temporary data folder by default."""
     monkeypatch.setenv("VITASCOPE_BUNDLE", str(make_small_bundle(tmp_path / "bundle")))
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
 
 
 @pytest.fixture
@@ -180,6 +181,8 @@ def test_vectors_can_be_stored_in_milvus(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (["list", "--data", "none"], "data: 'none': no such folder; a data folder was expected (`vitascope index"),
+        (["list", "--data", __file__], f"data: {__file__!r}: no such folder; a data folder was expected"),
         (["export", "none", "out"], "holds no collections"),
         (["import", "none", "new"], "'none' has no videos.parquet"),
         (["restore", "none", "new"], "'none' does not exist"),
