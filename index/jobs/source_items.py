@@ -18,6 +18,7 @@ from index.jobs.sources.fetcher import open_file_system
 from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
 from index.jobs.sources.source_types import (
     NON_MEDIA_SUFFIXES,
+    NOT_UTF_8,
     FilesSource,
     FolderSource,
     ListSource,
@@ -148,7 +149,7 @@ def _classify_file(path: Path, entry: os.DirEntry[str], root: Path) -> SourceIte
     if (reason := _skip_reason(path)) is not None:
         return SourceItem(uri, "skipped", reason)
     if uri != str(path):
-        return SourceItem(uri, "failed", "the file's name is not valid UTF-8; rename it")
+        return SourceItem(uri, "failed", NOT_UTF_8)
     is_file = entry.is_file(follow_symlinks=False)
     if entry.is_symlink():
         try:

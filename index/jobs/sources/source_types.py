@@ -33,6 +33,9 @@ NON_MEDIA_SUFFIXES = frozenset(
 """Suffixes of files that lie beside videos and are never media. All other files are classified by their content."""
 MAX_NAMED = 10_000
 """Maximum number of files or shards that a source names one by one; a file list may contain any number."""
+NOT_UTF_8 = "the path is not valid UTF-8, which was expected; rename the file or folder"
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+"""A byte of a file's name that is not UTF-8, as Python represents it."""
 _UPLOAD_NAME = re.compile(r"upload-[0-9a-f]{32}\.[a-z0-9]{1,8}")
 
 
@@ -298,6 +301,8 @@ def _check_files(name: str, files: Sequence[str], policy: AccessPolicy) -> tuple
 
 
 def _check_path(name: str, text: str, policy: AccessPolicy) -> Path:
+    if _ESCAPED_BYTE.search(text):
+        raise InvalidInput(f"{name}: '{printable_path(Path(text))}': {NOT_UTF_8}")
     path = absolute_path(Path(check_text(name, text)))
     if (problem := policy.path_error(path)) is not None:
         raise InvalidInput(f"{name}: {problem}")

@@ -91,6 +91,7 @@ def test_a_stored_source_is_read_back(source: Source) -> None:
         (FolderSource("/no/where"), "folder: '/no/where' is not a folder"),
         (FilesSource(()), "files: 0 given"),
         (FilesSource(("/no/where",)), "files: '/no/where' is not a file"),
+        (FilesSource((os.fsdecode(b"/no/caf\xe9.mp4"),)), r"files: '/no/caf\\xe9.mp4': the path is not valid UTF-8"),
         (ListSource(__file__), "file: .*a name ending in .csv"),
         (ShardsSource((__file__,)), "shards: .*a name ending in .tar"),
     ],
@@ -161,7 +162,7 @@ def test_a_file_that_is_no_media_is_skipped_or_failed_with_the_reason(tmp_path: 
         "b.unknown": "queued",
         ".DS_Store": "skipped: hidden file",
         "pipe.mp4": "skipped: not a regular file",
-        "caf\\xe9.mp4": "failed: the file's name is not valid UTF-8; rename it",
+        "caf\\xe9.mp4": "failed: the path is not valid UTF-8, which was expected; rename the file or folder",
         "caf\\xe9.srt": "skipped: not a media file (.srt)",
     }
 
