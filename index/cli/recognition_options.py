@@ -50,11 +50,21 @@ def parse_recognition(args: argparse.Namespace) -> RecognitionChanges:
 
 
 def with_absolute_model(changes: RecognitionChanges) -> RecognitionChanges:
-    """Return the changes with the absolute path of a speech model, since later commands may run in other folders."""
+    """Return the changes with the absolute path of a speech model, since later commands may run in other folders.
+
+    Raises InvalidInput if there is no such folder.
+    """
     model = changes.get("transcribe")
-    if not isinstance(model, str) or not Path(model).is_dir():
+    if not isinstance(model, str):
         return changes
-    return {**changes, "transcribe": str(Path(model).absolute())}
+    from vitascope.speech.interface import POCKETSPHINX  # imports PyAV, which other changes do not need
+
+    if model == POCKETSPHINX:
+        return changes
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise InvalidInput(f"transcribe: {model!r}: no such folder; {POCKETSPHINX!r} or a folder was expected")
+    return {**changes, "transcribe": str(folder.absolute())}
 
 
 def _parse_transcribe(args: argparse.Namespace) -> str | bool | None:

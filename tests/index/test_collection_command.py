@@ -87,9 +87,9 @@ def test_a_damaged_collection_can_be_dropped(tmp_path: Path, capsys: pytest.Capt
 def test_a_wrong_setting_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collection", "create", "videos", "--read-text=-3"]) == 2
     before = run_json(capsys, "collection", "create", "videos", "--index-kind", "flat")
-    for wrong in (["--stemming", "german"], ["--read-text=-3"]):
+    for wrong in (["--stemming", "german"], ["--read-text=-3"], ["--transcribe=whisper-smal"]):
         assert main(["collection", "set", "videos", "--index-kind", "hnsw", "--read-text=2", *wrong]) == 2
-    capsys.readouterr()
+    assert "transcribe: 'whisper-smal': no such folder; 'pocketsphinx' or a folder" in capsys.readouterr().err
     after = run_json(capsys, "collection", "show", "videos")
     assert (after["index_kind"], after["read_text"]) == (before["index_kind"], before["read_text"]) == ("flat", None)
 
