@@ -17,6 +17,8 @@ THUMBNAIL_SIDE = 320
 """Default length of the longer side of a thumbnail, in pixels."""
 _THUMBNAIL_QUALITY = 80
 _WHITE, _GREY = 255, 128
+_MAX_ASPECT = 32
+"""Ratio of a frame's sides, relative to that of a crop, above which only its middle is scaled before it is cropped."""
 
 
 class Frame(Protocol):
@@ -52,7 +54,8 @@ def resize_to_fit(
             centred on black.
         resample, shortest_edge, margin: See ``manifest.FrameStream``.
     """
-    frame = with_resampling(frame, resample)
+    max_aspect = _MAX_ASPECT * max(width / height, height / width) if fit == "crop" else None
+    frame = with_resampling(frame, resample, max_aspect)
     if fit == "crop" and (shortest_edge or resample != "decoder"):
         return _center_crop(frame, shortest_edge or max(width, height), width, height, margin)
     if fit == "stretch":
@@ -86,29 +89,41 @@ def mirrored_middle(pixels: Pixels, fraction: float) -> Pixels:
     return np.asarray(middle.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
-def with_resampling(frame: Frame, resample: str) -> Frame:
-    """Return ``frame`` with the resampling filter ``resample`` of ``manifest.FrameStream``."""
-    return frame if resample == "decoder" else _ResampledFrame(frame, Image.Resampling[resample.upper()])
+def with_resampling(frame: Frame, resample: str, max_aspect: float | None = None) -> Frame:
+    """Return ``frame`` with the resampling filter ``resample`` of ``manifest.FrameStream``.
+
+    ``max_aspect``: ratio of the sides above which the frame is replaced by its middle. Scaling all of a frame of
+    8x60000 pixels so that it covers a crop would take gigabytes.
+    """
+    shorter, longer = sorted((frame.width, frame.height))
+    margin = 0 if max_aspect is None else max(0, int(longer - max_aspect * shorter) // 2)
+    if resample == "decoder" and not margin:
+        return frame
+    method = Image.Resampling.BICUBIC if resample == "decoder" else Image.Resampling[resample.upper()]
+    return _ResampledFrame(frame, method, *((margin, 0) if frame.width == longer else (0, margin)))
 
 
 @dataclass(frozen=True)
 class _ResampledFrame:
-    """A frame that is resized with one of Pillow's filters."""
+    """A frame without its margins (pixels), resized with one of Pillow's filters."""
 
     frame: Frame
     method: Image.Resampling
+    margin_x: int
+    margin_y: int
 
     @property
     def width(self) -> int:
-        return self.frame.width
+        return self.frame.width - 2 * self.margin_x
 
     @property
     def height(self) -> int:
-        return self.frame.height
+        return self.frame.height - 2 * self.margin_y
 
     def rgb(self, width: int, height: int) -> Pixels:
-        pixels = self.frame.rgb(self.width, self.height)
-        return np.array(Image.fromarray(pixels).resize((width, height), self.method), np.uint8)
+        pixels = self.frame.rgb(self.frame.width, self.frame.height)
+        box = (self.margin_x, self.margin_y, self.margin_x + self.width, self.margin_y + self.height)
+        return np.array(Image.fromarray(pixels).resize((width, height), self.method, box), np.uint8)
 
     def thumbnail_rgb(self, width: int, height: int) -> Pixels:
         return self.frame.thumbnail_rgb(width, height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from vitascope.media.frame import (
     top_left_size,
     with_resampling,
 )
+from vitascope.media.image import PictureFrame
 from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import StreamSpec, sample_streams
 
@@ -207,6 +209,25 @@ def test_a_gif_may_grow_within_the_limits(tmp_path: Path) -> None:
     assert shown[1][30, 80].tolist() == [255, 255, 255]
     with pytest.raises(MediaTooLarge, match="96x64 pixels; at most 4000"):
         read_frames(path, [0.05, 0.15], MediaLimits(max_pixels=4000))
+
+
+@pytest.mark.parametrize("size", [(8, 4000), (4001, 8)])
+@pytest.mark.parametrize("options", [(), ("bicubic", 256)])
+def test_the_middle_of_a_very_narrow_picture_is_cropped_without_scaling_all_of_it(
+    size: tuple[int, int], options: tuple[Any, ...]
+) -> None:
+    image = Image.fromarray(np.random.default_rng(7).integers(0, 256, (size[1], size[0], 3), np.uint8))
+    edge = options[1] if options else 224
+    whole = image.resize((size[0] * edge // 8, size[1] * edge // 8), Image.Resampling.BICUBIC)
+    left, top = (whole.width - 224) // 2, (whole.height - 224) // 2
+    tracemalloc.start()
+    try:
+        cropped = resize_to_fit(PictureFrame(image), 224, 224, "crop", *options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(cropped, np.array(whole.crop((left, top, left + 224, top + 224))))
+    assert peak < 20e6
 
 
 @pytest.mark.parametrize("size", [(333, 250), (331, 249), (250, 333), (224, 224), (97, 500)])
