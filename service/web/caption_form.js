@@ -10,7 +10,7 @@ const WORD_FRAMES = 8; // frames per word score
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 const orderingScore = (score) => score.fused ?? score.similarity ?? score.match;
 
-// ``getSpan()`` returns the scored span, ``seek(seconds)`` moves the player. Returns a function that clears the results.
+// ``seek(seconds)`` moves the player. Returns a function that clears the results.
 export function prepareCaptionForm(getSpan, seek) {
   const form = busyForm($("score"), $("scores"));
   $("score").onsubmit = (event) => {

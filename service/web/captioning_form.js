@@ -8,7 +8,7 @@ import { modelFor } from "./side_panel.js";
 
 export const captionModel = () => modelFor("captioning");
 
-// ``getBody()`` returns the body of the request, ``countClips()`` the number of clips. Returns a function that clears the captions.
+// Returns a function that clears the captions.
 export function prepareCaptioningForm(form, container, getBody, seek, countClips = () => 1) {
   const busy = busyForm(form, container);
   form.onsubmit = (event) => {

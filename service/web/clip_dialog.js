@@ -233,4 +233,4 @@ $("clip").addEventListener("keydown", (event) => {
   if (handleKey(event.key)) event.preventDefault();
 });
 $("clip-close").onclick = closeClip;
-$("clip").addEventListener("click", (event) => event.target === $("clip") && closeClip()); // a click outside the content
+$("clip").addEventListener("click", (event) => event.target === $("clip") && closeClip());

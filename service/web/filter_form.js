@@ -72,7 +72,7 @@ export function replaceConditions(removed, added) {
 export function setFilter(json) {
   conditions = [];
   otherNodes = [];
-  if (json) for (const node of parseNodes(json)) (node.field ? conditions : otherNodes).push(node);
+  if (json) for (const node of parseNodes(json)) (node.field && node.comparison ? conditions : otherNodes).push(node);
   showRows();
 }
 
@@ -249,8 +249,8 @@ function conditionToNode({ field, comparison, value }) {
 
 function parseNodes(json) {
   return Object.entries(json).flatMap(([key, value]) => {
-    if (key === "and" && Array.isArray(value)) return value.flatMap(parseNodes);
-    if (key === "or" || key === "not" || value === null) return [{ [key]: value }];
+    if (key === "and" && Array.isArray(value) && value.every((node) => node?.constructor === Object)) return value.flatMap(parseNodes);
+    if (["and", "or", "not"].includes(key) || value === null) return [{ [key]: value }];
     if (key === "clip" && typeof value === "object" && Object.keys(value).every((field) => `clip.${field}` in FIELD_TYPES)) {
       return Object.entries(value).flatMap(([field, operand]) => parseComparisons(`clip.${field}`, operand));
     }

@@ -7,7 +7,7 @@ import { modelFor } from "./side_panel.js";
 
 const LIKELY = 0.3; // lower scores are of things that are probably not there
 
-// ``getSpan()`` returns the span whose middle frame is shown, ``getClip()`` its clip. Returns a function that clears the frame.
+// The middle frame of the span is shown. Returns a function that clears the frame.
 export function prepareGroundingForm(getSpan, getClip) {
   const form = busyForm($("grounding-form"), $("grounded-frame"));
   $("grounding-form").onsubmit = (event) => {

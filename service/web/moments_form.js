@@ -8,7 +8,7 @@ import { modelFor } from "./side_panel.js";
 const TOP = 5;
 const [WIDTH, HEIGHT] = [600, 60]; // of the curve, in its own units
 
-// ``getSpan()`` returns the span to look through, ``seek(seconds)`` moves the player. Returns a function that clears the moments.
+// ``seek(seconds)`` moves the player. Returns a function that clears the moments.
 export function prepareMomentsForm(getSpan, seek) {
   const form = busyForm($("moments-form"), $("moments"));
   $("moments-form").onsubmit = (event) => {

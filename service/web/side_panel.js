@@ -27,7 +27,7 @@ export function preparePanels(panelsByName) {
     currentPanel = null;
     if (NAMES.includes(location.hash.slice(1))) setHash("");
   });
-  $("sheet").addEventListener("click", (event) => event.target === $("sheet") && $("sheet").close()); // a click outside the content
+  $("sheet").addEventListener("click", (event) => event.target === $("sheet") && $("sheet").close());
   $("model").onclick = () => openPanel("models");
   addEventListener("hashchange", openPanelFromAddress);
 }

@@ -225,6 +225,9 @@ def test_results_are_filtered_and_errors_are_shown_at_their_row(page: Page, pale
     expect(page.locator("#results .card")).to_have_count(3)
     page.goto(f'/?collection={palette}&filter={{"clip":{{"start":"soon"}}}}')  # rejected by the service
     expect(page.locator(".condition").get_by_role("alert")).to_contain_text("a number of seconds was expected")
+    for invalid, reason in (('{"field":{"regex":"x"}}', "field: operator 'regex'"), ('{"and":[1,"x"]}', "filter: 1;")):
+        page.goto(f"/?collection={palette}&filter={invalid}")
+        expect(page.locator("#filter-error")).to_contain_text(reason)
     page.goto(f"/?collection={palette}&filter=red")
     expect(page.locator("#filter-error")).to_contain_text("filter: red;")
 
