@@ -1,6 +1,8 @@
 // The tab's API key, and the media cookie that authorizes <img> and <video>.
 
-const $ = (id) => document.getElementById(id);
+import { reportUnreachable } from "./api.js";
+import { $ } from "./dom.js";
+
 const STORAGE_KEY = "vitascope-key";
 const RENEW_INTERVAL = 20 * 60 * 1000; // the cookie is valid for one hour
 let pendingPrompt = null;
@@ -23,21 +25,21 @@ export function forgetKey() {
   sessionStorage.removeItem(STORAGE_KEY);
 }
 
-// Resolve once the service has accepted a key; concurrent callers share one prompt. ``rejected``: Authorization header that was
-// rejected. If the key has changed since, there is no prompt.
+// Resolve once the service has accepted a key; concurrent callers share one prompt. There is none if the key has changed since
+// the Authorization header ``rejected`` was sent.
 export function promptForKey(rejected, reason) {
   if (!pendingPrompt && keyHeaders().Authorization !== rejected) return Promise.resolve();
   pendingPrompt ??= new Promise((resolve) => {
-    sessionStorage.removeItem(STORAGE_KEY);
+    forgetKey();
     $("key-error").textContent = rejected ? reason : "";
     $("key-form").onsubmit = async (event) => {
       event.preventDefault();
       sessionStorage.setItem(STORAGE_KEY, $("key").value.trim());
       try {
-        const response = await createMediaCookie();
-        if (!response.ok) throw new Error((await response.json()).detail);
+        const response = await createMediaCookie().catch(reportUnreachable);
+        if (!response.ok) throw new Error((await response.json().catch(reportUnreachable)).detail);
       } catch (error) {
-        sessionStorage.removeItem(STORAGE_KEY);
+        forgetKey();
         $("key-error").textContent = error.message;
         $("key").select();
         return;

@@ -770,6 +770,9 @@ def test_the_page_prompts_once_for_a_required_key_and_then_shows_everything(
     page.get_by_label("API key", exact=True).fill("vsk_wrong")
     page.get_by_role("button", name="Continue").click()
     expect(page.locator("#key-error")).to_contain_text("the API key is unknown")
+    page.route("**/media-cookie", lambda route: route.abort(), times=1)
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#key-error")).to_have_text("Cannot reach the service. Is it running?")
     for _ in range(3):  # a second Escape closes a dialog whatever its cancel event is answered
         page.keyboard.press("Escape")
     expect(page.locator("#key-dialog")).to_be_visible()
