@@ -9,7 +9,7 @@ import { prepareFilter } from "./filter_form.js";
 import { onNavigate, openedVideo, recordClosed } from "./history.js";
 import { followJobs, prepareJobs } from "./jobs.js";
 import { moveFocus, showError, showLoading } from "./results.js";
-import { onVideosAdded, prepareSearch, reload, search, showResults } from "./search.js";
+import { onVideosAdded, prepareSearch, reload, search, showResults, startRequest } from "./search.js";
 import { isOtherSearch, loadFromAddress, saveToAddress, showChips, showMinRelevance } from "./search_state.js";
 import { lazyPanel, openPanelFromAddress, preparePanels, showModel } from "./side_panel.js";
 import { clearSimilar, prepareSimilar, similarQuery } from "./similar_query.js";
@@ -69,6 +69,7 @@ addEventListener("keydown", (event) => {
 let starts = 0;
 
 async function start() {
+  startRequest(); // a late response would change the form
   const requestedName = loadFromAddress();
   const number = ++starts;
   showLoading();

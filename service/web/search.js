@@ -11,7 +11,7 @@ import { formatCount, formatDuration } from "./format.js";
 import { hideLoading, setSummary, showCards, showError, showLoading, showMessage, showWarnings, videoCard } from "./results.js";
 import { disableReranking, loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, setReranking, showChips, showMinRelevance, showReranking } from "./search_state.js";
 import { showSignals } from "./signals.js";
-import { setSimilarClip } from "./similar_query.js";
+import { setSimilarClip, similarQuery } from "./similar_query.js";
 import { createToast } from "./toasts.js";
 
 let page = { next: null, shown: 0 };
@@ -19,7 +19,7 @@ let minCount = 1; // results to show after a refresh, so that it keeps the pages
 let pending = null;
 let submitted = null; // criteria of the results; the form may have others
 
-function startRequest() {
+export function startRequest() {
   if (pending) pending.abort(); // only the newest request counts
   pending = new AbortController();
   return pending.signal;
@@ -208,6 +208,7 @@ export function prepareSearch() {
     event.preventDefault();
     search();
   };
+  $("query").oninput = () => similarQuery() && showMinRelevance(true); // with a text, the search may be reranked
   $("query").addEventListener("search", () => {
     if (!$("query").value) search(); // the clear button of the field
   });

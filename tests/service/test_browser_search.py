@@ -459,6 +459,11 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
     expect(page.locator("#chips")).not_to_contain_text("Similar to red")
     expect(page.locator("#results .card").first).to_be_visible()
     assert query_parameters(page)["fit"] == "50"
+    page.get_by_role("button", name="Find similar: 1. red").click()
+    expect(page.locator("#min-relevance")).to_be_disabled()
+    page.locator("#query").fill("a red thing")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**q=a+red+thing**like=1&fit=50")
 
 
 def test_words_that_are_said_and_shown_are_highlighted_escaped_and_played_from_there(page: Page, palette: str) -> None:
