@@ -53,7 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: it cannot be written or renamed.
     """
     _remove_abandoned(path)
-    temp_path = path.parent / f".{path.name}-{uuid.uuid4().hex}"
+    temp_path = path.parent / f"{_temp_prefix(path)}{uuid.uuid4().hex}"
     try:
         yield temp_path
         _sync_all(temp_path)
@@ -99,8 +99,12 @@ def _sync_all(path: Path) -> None:
     sync(path)
 
 
+def _temp_prefix(path: Path) -> str:
+    return f".{path.name[:50]}-"  # file systems allow 255 bytes: at most 4 a character here, 40 for what follows
+
+
 def _remove_abandoned(path: Path) -> None:
-    temp_name = re.compile(re.escape(f".{path.name}-") + r"[0-9a-f]{32}(-journal)?")
+    temp_name = re.compile(re.escape(_temp_prefix(path)) + r"[0-9a-f]{32}(-journal)?")
     for entry in path.parent.iterdir():
         if temp_name.fullmatch(entry.name):
             with suppress(OSError):

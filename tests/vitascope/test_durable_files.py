@@ -39,6 +39,14 @@ def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "\N{CLAPPER BOARD}" * 63])
+def test_a_file_may_have_the_longest_name_that_the_file_system_allows(name: str, tmp_path: Path) -> None:
+    with atomic_path(tmp_path / name) as temp_path:
+        temp_path.write_text("new")
+        temp_path.with_name(f"{temp_path.name}-journal").touch()
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_after_an_exception_the_old_file_is_there_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
