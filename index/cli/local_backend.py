@@ -442,7 +442,7 @@ class LocalBackend:
             job = index_jobs.get_job(opened, int(job_id))
             if job.state in FINAL_JOB_STATES:
                 return job_dict(job)
-            if _is_runnable(opened, job):
+            if _is_runnable(job):
                 with suppress(Conflict):  # another process was faster
                     self.run_job(collection, job_id, on_progress)
             else:
@@ -454,18 +454,13 @@ def _collection_dict(collection: Collection) -> JSON:
     return {**collection_dict(collection), "vectors": collection.vector_backend}
 
 
-def _is_runnable(collection: Collection, job: Job) -> bool:
+def _is_runnable(job: Job) -> bool:
     """Return whether this process can run a job: it is neither paused nor run by another process.
 
     Raises Conflict for a job that only a service may run.
     """
-    from index.storage.job_transitions import is_abandoned
-
-    if job.state == "paused":
+    if job.state != "queued":
         return False
-    with collection.catalogue.read() as connection:
-        if job.state == "running" and not is_abandoned(connection, job.id):
-            return False
     if job.options.confined:
         raise Conflict(
             f"job {job.id}: belongs to a service, or was restored from a backup, and is not running; --server URL of a "

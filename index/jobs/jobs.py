@@ -7,6 +7,7 @@ resumes where it stopped: added videos stay, files in progress are tried again, 
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -69,7 +70,7 @@ def create_upload_job(
 def get_job(collection: Collection, job_id: int) -> Job:
     """Return the job of this id. Raises JobNotFound."""
     with collection.catalogue.read() as connection:
-        return storage.read_job(connection, job_id)
+        return _read_job(connection, job_id)
 
 
 def list_jobs(
@@ -82,7 +83,9 @@ def list_jobs(
     _check_limit(limit)
     _check_state(state, JOB_STATES)
     with collection.catalogue.read() as connection:
-        return storage.read_jobs(connection, limit, before_id, state)
+        abandoned = job_transitions.abandoned_jobs(connection)
+        jobs = storage.read_jobs(connection, limit, before_id, state, abandoned)
+        return [_as_queued(job) if job.id in abandoned else job for job in jobs]
 
 
 def list_items(
@@ -113,15 +116,15 @@ def cancel(collection: Collection, job_id: int) -> Job:
     Raises JobNotFound, and Conflict for a job that has succeeded or failed.
     """
     with collection.catalogue.write() as connection:
-        job = storage.read_job(connection, job_id)
+        job = _read_job(connection, job_id)
         if job.state in ("succeeded", "failed"):
             raise Conflict(f"job {job_id}: {job.state} already; a job that is not finished was expected")
-        if job.state == "running" and not job_transitions.is_abandoned(connection, job_id):
+        if job.state == "running":
             if job.requested != "cancel":
                 job_transitions.request_stop(connection, job_id, "cancel")
         elif job.state != "cancelled":
             job_transitions.finish(connection, job_id, "cancelled")
-        job = storage.read_job(connection, job_id)
+        job = _read_job(connection, job_id)
     if job.state == "cancelled":
         collection.media.remove_listed()
     return job
@@ -139,15 +142,15 @@ def pause(collection: Collection, job_id: int) -> Job:
     Raises JobNotFound, and Conflict for a job that is finished or being cancelled.
     """
     with collection.catalogue.write() as connection:
-        job = storage.read_job(connection, job_id)
+        job = _read_job(connection, job_id)
         _check_can_continue(job, "a queued or running job")
-        if job.state == "running" and not job_transitions.is_abandoned(connection, job_id):
+        if job.state == "running":
             if job.requested != "pause":
                 job_transitions.request_stop(connection, job_id, "pause")
         elif job.state != "paused":
             job_transitions.requeue_abandoned(connection, job_id)  # no file is running unless the owner has died
             job_transitions.pause(connection, job_id)
-        return storage.read_job(connection, job_id)
+        return _read_job(connection, job_id)
 
 
 def resume(collection: Collection, job_id: int) -> Job:
@@ -156,11 +159,11 @@ def resume(collection: Collection, job_id: int) -> Job:
     Raises JobNotFound, and Conflict for a job that is finished or being cancelled.
     """
     with collection.catalogue.write() as connection:
-        job = storage.read_job(connection, job_id)
+        job = _read_job(connection, job_id)
         _check_can_continue(job, "a paused job")
         if job.state == "paused" or job.requested is not None:
             job_transitions.requeue(connection, job_id)
-        return storage.read_job(connection, job_id)
+        return _read_job(connection, job_id)
 
 
 def retry(collection: Collection, job_id: int) -> Job:
@@ -170,7 +173,7 @@ def retry(collection: Collection, job_id: int) -> Job:
     JobNotFound, and Conflict for a job that is not finished or has nothing to retry.
     """
     with collection.catalogue.write() as connection:
-        job = storage.read_job(connection, job_id)
+        job = _read_job(connection, job_id)
         if job.state not in FINAL_JOB_STATES:
             raise Conflict(f"job {job_id}: {job.state}; a finished job was expected")
         if isinstance(job.source, UploadSource):
@@ -182,7 +185,19 @@ def retry(collection: Collection, job_id: int) -> Job:
         if not requeued and storage.is_listed(connection, job_id):
             raise Conflict(f"job {job_id}: it has no failed file that could be retried")
         job_transitions.requeue(connection, job_id)
-        return storage.read_job(connection, job_id)
+        return _read_job(connection, job_id)
+
+
+def _read_job(connection: sqlite3.Connection, job_id: int) -> Job:
+    """Return a job; one whose owner has died is queued, since any process may continue it. Raises JobNotFound."""
+    job = storage.read_job(connection, job_id)
+    is_abandoned = job.state == "running" and job_transitions.is_abandoned(connection, job_id)
+    return _as_queued(job) if is_abandoned else job
+
+
+def _as_queued(job: Job) -> Job:
+    """Return an abandoned job as if it had been released; when its last run ended is unknown, and so is its rate."""
+    return replace(job, state="queued", rate=None)
 
 
 def _check_options(options: JobOptions) -> JobOptions:
@@ -215,7 +230,7 @@ def last_event_number(collection: Collection, job_id: int) -> int:
 def current_job_event(collection: Collection, job_id: int) -> StateEvent:
     """Return the current job with the number of its last event, read in one transaction. Raises JobNotFound."""
     with collection.catalogue.read() as connection:
-        job = storage.read_job(connection, job_id)
+        job = _read_job(connection, job_id)
         return StateEvent(storage.last_event_number(connection, job_id), time.time(), job)
 
 

@@ -60,6 +60,12 @@ def is_abandoned(connection: sqlite3.Connection, job_id: int) -> bool:
     return owner_is_gone(*row)
 
 
+def abandoned_jobs(connection: sqlite3.Connection) -> list[int]:
+    """Return the ids of the running jobs whose owner is dead or has lost its lease."""
+    rows = connection.execute("SELECT id, owner, lease_until FROM jobs WHERE state = 'running'").fetchall()
+    return [job_id for job_id, owner, lease_until in rows if owner_is_gone(owner, lease_until)]
+
+
 def requeue_abandoned(connection: sqlite3.Connection, job_id: int) -> None:
     """Requeue the items that a dead owner was processing.
 

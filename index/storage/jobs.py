@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -62,12 +62,18 @@ def read_job(connection: sqlite3.Connection, job_id: int) -> Job:
     return _to_job(connection, row)
 
 
-def read_jobs(connection: sqlite3.Connection, limit: int, before_id: int | None, state: JobState | None) -> list[Job]:
-    """Return at most ``limit`` jobs, newest first; only jobs older than ``before_id`` and in ``state`` unless None."""
+def read_jobs(
+    connection: sqlite3.Connection, limit: int, before_id: int | None, state: JobState | None, requeued: Sequence[int]
+) -> list[Job]:
+    """Return at most ``limit`` jobs, newest first; only jobs older than ``before_id`` and in ``state`` unless None.
+
+    ``requeued``: ids of jobs that count as queued.
+    """
     rows = connection.execute(
-        f"SELECT {_JOB_COLUMNS} FROM jobs WHERE (?1 IS NULL OR id < ?1) AND (?2 IS NULL OR state = ?2)"
+        f"SELECT {_JOB_COLUMNS} FROM jobs WHERE (?1 IS NULL OR id < ?1) AND"
+        " (?2 IS NULL OR iif(id IN (SELECT value FROM json_each(?4)), 'queued', state) = ?2)"
         " ORDER BY id DESC LIMIT ?3",
-        (before_id, state, limit),
+        (before_id, state, limit, json.dumps(requeued)),
     ).fetchall()
     return [_to_job(connection, row) for row in rows]
 

@@ -73,7 +73,7 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
         assert process.returncode == -signal.SIGKILL
         acknowledged |= {line.split()[1] for line in lines if line.endswith("\n")}
         job = get_job(collection, job.id)
-        assert job.state == "running"
+        assert job.state == "queued"
         assert job.counts.succeeded < count
     done = run_job(collection, small_model, job.id)
     assert (done.state, done.counts.succeeded, done.counts.total) == ("succeeded", count, count)
@@ -206,7 +206,7 @@ def test_a_full_disk_does_not_count_as_a_crash_of_the_files(
             with pytest.raises(StorageError, match="full"):
                 run_job(collection, small_model, job.id)
         is_full = False
-        assert get_job(collection, job.id).state == "running"
+        assert get_job(collection, job.id).state == "queued"
     done = run_job(collection, small_model, job.id)
     assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 10, 0)
     assert {item.crashes for item in list_items(collection, job.id)} == {0}

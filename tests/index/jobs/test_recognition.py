@@ -237,7 +237,7 @@ def test_a_job_that_is_killed_while_it_recognises_catches_up(
         wait_for(lambda: any(item.video_id for item in list_items(collection, job.id, "running")))
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert get_job(collection, job.id).state == "running"
+    assert get_job(collection, job.id).state == "queued"
     slow.unlink()
     done = run(collection, small_model, job, quick)
     assert (done.state, done.counts.succeeded) == ("succeeded", 3)

@@ -14,7 +14,18 @@ import pytest
 from index.collection import Collection
 from index.jobs import pipeline, source_items
 from index.jobs import runner as job_runner
-from index.jobs.jobs import cancel, create_job, get_job, list_items, pause, resume, retry
+from index.jobs.jobs import (
+    cancel,
+    create_job,
+    current_job_event,
+    get_job,
+    list_items,
+    list_jobs,
+    pause,
+    resume,
+    retry,
+)
+from index.jobs.lease import new_owner
 from index.jobs.records import JobItem
 from index.jobs.runner import run_job
 from index.jobs.sources.list_limits import ListLimits
@@ -59,13 +70,26 @@ def test_a_queued_job_is_paused_resumed_and_cancelled_at_once(
     assert run_job(collection, small_model, job.id).counts.succeeded == 5
 
 
+def test_a_job_whose_owner_died_is_queued(collection: Collection, pictures: Path) -> None:
+    dead, alive, waiting = (create_folder_job(collection, pictures) for _ in range(3))
+    abandon(collection, dead)
+    with collection.catalogue.write() as connection:
+        job_transitions.claim(connection, alive.id, new_owner())
+    queued = list_jobs(collection, state="queued")
+    assert [job.id for job in queued] == [waiting.id, dead.id]
+    assert [job.id for job in list_jobs(collection, state="running")] == [alive.id]
+    assert [job.state for job in list_jobs(collection)] == ["queued", "running", "queued"]
+    assert queued[1] == get_job(collection, dead.id) == current_job_event(collection, dead.id).job
+    assert get_job(collection, dead.id).state == resume(collection, dead.id).state == "queued"
+
+
 @pytest.mark.parametrize(("change", "state"), [(pause, "paused"), (cancel, "cancelled")])
 def test_a_job_whose_owner_died_is_paused_or_cancelled_at_once(
     collection: Collection, pictures: Path, change: Change, state: str
 ) -> None:
     job = create_folder_job(collection, pictures)
     abandon(collection, job)
-    assert get_job(collection, job.id).state == "running"
+    assert get_job(collection, job.id).state == "queued"
     change(collection, job.id)
     assert get_job(collection, job.id).state == state
 
