@@ -247,6 +247,7 @@ def enqueue_items(
         raise
     with collection.catalogue.write() as connection:
         job_transitions.check_ownership(connection, job.id, owner)
+        job_transitions.quarantine_known(connection, job.id)
         job_transitions.mark_listed(connection, job.id)
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -40,18 +41,45 @@ def claim(connection: sqlite3.Connection, job_id: int, owner: str, max_crashes: 
         (job_id, max_crashes),
     ).fetchall()
     for position, crashes in crashed:
-        connection.execute(
-            "UPDATE job_items SET state = 'quarantined', ended_at = ?, reason = ?, event = ?"
-            " WHERE job_id = ? AND position = ?",
-            (now, quarantine_reason(crashes), next_event_number(connection, job_id), job_id, position),
-        )
+        _quarantine(connection, job_id, position, quarantine_reason(crashes))
     append_state_event(connection, job_id)
     return True
 
 
+def quarantine_known(connection: sqlite3.Connection, job_id: int) -> None:
+    """Quarantine the queued files of a new job that earlier jobs have quarantined and that are unchanged since then."""
+    of_jobs = "FROM job_items WHERE job_id IN (SELECT id FROM jobs)"  # uses the indexes, which begin with job_id
+    last_outcomes = connection.execute(
+        f"SELECT path, state, reason, max(ended_at) {of_jobs} AND path IN"
+        f" (SELECT path {of_jobs} AND state = 'quarantined') GROUP BY path"
+    ).fetchall()
+    for path, state, reason, ended_at in last_outcomes:
+        if state == "quarantined" and _is_unchanged(path, ended_at):
+            query = "SELECT position FROM job_items WHERE job_id = ? AND path = ? AND state = 'queued'"
+            for (position,) in connection.execute(query, (job_id, path)).fetchall():
+                _quarantine(connection, job_id, position, reason)
+
+
+def _is_unchanged(path: str, since: float) -> bool:
+    """Return whether a local file exists and has not changed since a Unix time."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return max(status.st_mtime, status.st_ctime) <= since
+
+
+def _quarantine(connection: sqlite3.Connection, job_id: int, position: int, reason: str) -> None:
+    connection.execute(
+        "UPDATE job_items SET state = 'quarantined', ended_at = ?, reason = ?, event = ?"
+        " WHERE job_id = ? AND position = ?",
+        (time.time(), reason, next_event_number(connection, job_id), job_id, position),
+    )
+
+
 def quarantine_reason(crashes: int) -> str:
     """Return the reason of a quarantined file."""
-    return f"the process that was indexing it died {crashes} times"
+    return f"the process that was indexing it died {crashes} times; a retry of the job tries it again"
 
 
 def is_abandoned(connection: sqlite3.Connection, job_id: int) -> bool:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from index.jobs.jobs import (
     retry,
 )
 from index.jobs.lease import new_owner
-from index.jobs.records import JobItem
+from index.jobs.records import JobCounts, JobItem
 from index.jobs.runner import run_job
 from index.jobs.sources.list_limits import ListLimits
 from index.jobs.sources.source_types import ListSource, Source
@@ -277,11 +278,37 @@ def test_a_file_that_kills_the_process_is_quarantined_alone(
 
     job = run_job(collection, small_model, job.id, max_crashes=2)
     assert (job.state, job.counts.succeeded, job.counts.quarantined) == ("succeeded", 4, 1)
-    reason = "the process that was indexing it died 2 times"
+    reason = "the process that was indexing it died 2 times; a retry of the job tries it again"
     assert outcomes(collection, job.id)["002.png"] == ("quarantined", reason)
     assert collection.stats().videos == 4
     retry(collection, job.id)
     assert run_job(collection, small_model, job.id).counts.succeeded == 5
+
+
+@pytest.mark.parametrize("is_retried", [True, False])
+def test_a_quarantined_file_is_not_tried_by_later_jobs_until_it_changes_or_is_retried(
+    collection: Collection, small_model: Model, pictures: Path, is_retried: bool
+) -> None:
+    def counts_of_new_job() -> JobCounts:
+        return run_job(collection, small_model, create_folder_job(collection, pictures).id).counts
+
+    poison = pictures / "002.png"
+    first = create_folder_job(collection, pictures)
+    run_job(collection, small_model, first.id)
+    (item,) = (item for item in list_items(collection, first.id) if item.path == str(poison))
+    assert item.video_id is not None
+    collection.delete_video(item.video_id)
+    with collection.catalogue.write() as connection:
+        job_transitions.record_outcome(connection, replace(item, state="quarantined", video_id=None, reason="it died"))
+    counts = counts_of_new_job()
+    assert (counts.skipped, counts.quarantined) == (4, 1)
+    if is_retried:
+        retry(collection, first.id)
+        assert run_job(collection, small_model, first.id).counts.succeeded == 5
+    else:
+        poison.write_bytes(poison.read_bytes())
+        assert counts_of_new_job().succeeded == 1
+    assert counts_of_new_job().skipped == 5
 
 
 def test_an_orderly_stop_counts_no_crash(
