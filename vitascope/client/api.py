@@ -139,6 +139,8 @@ def api_path(*segments: str) -> str:
     Raises InvalidInput for lone surrogates, and for what would name another path: HTTP clients remove dot segments.
     """
     for segment in segments:
+        if not isinstance(segment, str):
+            raise errors.InvalidInput(f"path: {segment!r}; a name or an id was expected as a string")
         if segment in ("", ".", ".."):
             raise errors.InvalidInput(f"path: {segment!r}; a name or an id was expected")
     with map_encoding_errors("path", segments):
@@ -187,6 +189,13 @@ def to_list(name: str, values: Sequence[T]) -> list[T]:
     if isinstance(values, str):
         raise errors.InvalidInput(f"{name}: {values[:40]!r}; a list was expected")
     return list(values)
+
+
+def to_dict(name: str, values: Mapping[str, Any] | None) -> JSON | None:
+    """Return the argument ``name`` as a dict; None for None. Raises InvalidInput for anything but a mapping."""
+    if values is not None and not isinstance(values, Mapping):
+        raise errors.InvalidInput(f"{name}: {repr(values)[:40]}; a mapping was expected")
+    return None if values is None else dict(values)
 
 
 def form_field(name: str, value: Any) -> str:

@@ -286,6 +286,8 @@ def unexpected(request: httpx.Request) -> httpx.Response:
         ("create_key", ["laptop", "read"], "scopes: 'read'; a list was expected"),
         ("embed_texts", [["a", "caf\udce9"]], r"^input\.1: 'caf\\udce9'; JSON values .* valid Unicode were expected"),
         ("embed_texts", [[date(2024, 1, 1)]], r"^input\.0: datetime.date\(2024, 1, 1\); JSON values"),
+        ("get_video", ["films", 1], "path: 1; a name or an id was expected as a string"),
+        ("backup", ["films", "/nowhere/films"], "file: '/nowhere/films' cannot be written; a file in a"),
         ("get_thumbnail", ["/v1/a\nb"], "GET /v1/a\nb: cannot be sent"),
         ("get_collection", ["caf\udce9"], r"^path: .*caf\\udce9.* valid Unicode were expected"),
         *(
@@ -306,6 +308,9 @@ def test_values_that_cannot_be_sent_are_named_by_their_keys(film: Path, call: Ca
     for method, arguments, options, message in (
         ("search", ["films", "a dog"], {"min_similarity": math.nan}, "min_similarity: nan; JSON values with finite"),
         ("add_video", ["films", film], {"metadata": {"year": math.nan}}, "metadata.year: nan; JSON values with finite"),
+        ("add_video", ["films", film], {"metadata": ["x"]}, r"metadata: \['x'\]; a mapping was expected"),
+        ("list_videos", ["films"], {"where": "x"}, "where: 'x'; a mapping was expected"),
+        ("search", ["films", "a dog"], {"where": "x"}, "where: 'x'; a mapping was expected"),
         ("list_videos", ["films"], {"where": {"year": {"in": [1, -math.inf]}}}, "filter.year.in.1: -inf; JSON values"),
         (
             "list_videos",

@@ -15,7 +15,16 @@ import httpx
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._async.transport import RECONNECT_SECONDS, BaseClient
-from vitascope.client.api import JSON, JobEvent, Metadata, ServiceError, api_path, drop_none, idempotency_header
+from vitascope.client.api import (
+    JSON,
+    JobEvent,
+    Metadata,
+    ServiceError,
+    api_path,
+    drop_none,
+    idempotency_header,
+    to_dict,
+)
 from vitascope.client.compat import sleep_async
 from vitascope.client.progress import job_progress
 from vitascope.client.retry import RetryConfig
@@ -63,7 +72,7 @@ class Jobs(BaseClient):
         """
         if (folder is None) == (source is None):
             raise errors.InvalidInput(f"folder: {folder!r}, source: {source!r}; exactly one of them was expected")
-        body: JSON = {"metadata": dict(metadata or {}), **drop_none(segmentation=segmentation)}
+        body: JSON = {"metadata": to_dict("metadata", metadata or {}), **drop_none(segmentation=segmentation)}
         body |= drop_none(transcribe=transcribe, read_text=read_text, caption=caption)
         body |= {"folder": str(folder), "recursive": recursive} if source is None else {"source": dict(source)}
         headers = idempotency_header(idempotency_key)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -184,8 +185,13 @@ class Collections(BaseClient):
         ``wait_options``: options of `wait_for_operation`. Raises its errors, and `InvalidInput` if ``file`` cannot be
         written.
         """
+        target = Path(file)
+        if target.is_dir() or not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+            raise errors.InvalidInput(
+                f"file: {str(target)!r} cannot be written; a file in a writable folder was expected"
+            )
         operation = self.create_operation("backup", collection)
-        return self._download_results(operation, lambda name: Path(file), wait_options)
+        return self._download_results(operation, lambda name: target, wait_options)
 
     def export(
         self,

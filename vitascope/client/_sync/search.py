@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
-from vitascope.client.api import Group, PageCursors, SearchOptions, Signals, api_path, drop_none, form_field
+from vitascope.client.api import Group, PageCursors, SearchOptions, Signals, api_path, drop_none, form_field, to_dict
 
 
 class Search(BaseClient):
@@ -64,7 +64,7 @@ class Search(BaseClient):
                 be the same; ``file`` is omitted, and ``query`` contains ``{"kind": "file"}`` for it.
         """
         options = drop_none(
-            filter=where,
+            filter=to_dict("where", where),
             rerank=rerank,
             refine=refine or None,
             signals=signals,

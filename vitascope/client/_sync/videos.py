@@ -10,7 +10,7 @@ from typing import Any, cast
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._sync.jobs import Jobs
-from vitascope.client.api import Metadata, api_path, drop_none, form_field, idempotency_header
+from vitascope.client.api import Metadata, api_path, drop_none, form_field, idempotency_header, to_dict
 from vitascope.client.progress import UploadProgress
 
 SYNC_WAIT_SECONDS = 20
@@ -93,8 +93,8 @@ class Videos(Jobs):
 
         The service must allow the host; see docs/operating.md.
         """
-        metadata_dict = None if metadata is None else dict(metadata)
-        body = {"url": url, **drop_none(title=title, metadata=metadata_dict, segmentation=segmentation)}
+        options = {"metadata": to_dict("metadata", metadata), "segmentation": to_dict("segmentation", segmentation)}
+        body = {"url": url, **drop_none(title=title, **options)}
         path = api_path("collections", collection, "videos")
         headers = idempotency_header(idempotency_key)
         return self._call(response_types.Job, "POST", path, json=body, headers=headers)
@@ -115,7 +115,7 @@ class Videos(Jobs):
             cursor: ``next_cursor`` of the page before.
             where: filter on metadata and fields of videos, as for ``search``.
         """
-        filter_json = None if where is None else form_field("filter", dict(where))
+        filter_json = None if where is None else form_field("filter", to_dict("where", where))
         params = drop_none(limit=limit, cursor=cursor, filter=filter_json)
         path = api_path("collections", collection, "videos")
         return self._call(response_types.Videos, "GET", path, params=params)
@@ -152,7 +152,7 @@ class Videos(Jobs):
         Raises:
             VideoNotFound, InvalidInput, SubtitlesCorrupt.
         """
-        fields = drop_none(title=title, metadata=None if metadata is None else dict(metadata), subtitles=subtitles)
+        fields = drop_none(title=title, metadata=to_dict("metadata", metadata), subtitles=subtitles)
         body = {**fields, "from_source": from_source}
         path = api_path("collections", collection, "videos", video_id)
         return self._call(response_types.UpdatedVideo, "PATCH", path, json=body)
@@ -184,7 +184,8 @@ class Videos(Jobs):
         idempotency_key: str | None,
         progress: UploadProgress,
     ) -> response_types.Job | response_types.AddedVideo:
-        form = {name: form_field(name, value if name == "title" else dict(value)) for name, value in fields.items()}
+        options = {name: to_dict(name, value) for name, value in fields.items() if name != "title"}
+        form = {name: form_field(name, value) for name, value in {**fields, **options}.items()}
         headers = {**idempotency_header(idempotency_key), "Prefer": prefer}
         path = api_path("collections", collection, "videos")
         return self._upload(response_types.AddedVideo, path, file, form, headers=headers, progress=progress)
