@@ -598,6 +598,15 @@ def test_the_client_waits_for_the_jobs_of_uploads(
         assert client.submit_video(collection, files / "red.mp4")["title"] == "red"
 
 
+def test_the_client_keeps_file_names_that_forms_cannot_transmit(
+    running: Running, collection: str, files: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / 'north\\gate\n50%22 "a".mp4'
+    path.symlink_to(files / "red.mp4")
+    with Client(str(running.client.base_url)) as client:
+        assert client.add_video(collection, path)["title"] == path.stem
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [

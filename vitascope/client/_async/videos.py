@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -186,8 +187,10 @@ class Videos(Jobs):
         idempotency_key: str | None,
         progress: UploadProgress,
     ) -> response_types.Job | response_types.AddedVideo:
+        stem = os.fsencode(Path(file).stem).decode("utf-8", "replace")
         options = {name: to_dict(name, value) for name, value in fields.items() if name != "title"}
-        form = {name: form_field(name, value) for name, value in {**fields, **options}.items()}
+        # The file name is sent, too, but forms cannot transmit all of its characters.
+        form = {name: form_field(name, value) for name, value in {"title": stem, **fields, **options}.items()}
         headers = {**idempotency_header(idempotency_key), "Prefer": prefer}
         path = api_path("collections", collection, "videos")
         return await self._upload(response_types.AddedVideo, path, file, form, headers=headers, progress=progress)
