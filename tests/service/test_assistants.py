@@ -240,6 +240,8 @@ def test_search_lists_the_spoken_words_that_match(assistant: Assistant, films: s
     assert 'speech "train" 0:01, "station" 0:01' in text
     error = assistant.error("search_videos", **{**search, "signals": {"audio": 1}})
     assert "signals: 'audio'; visual was expected in films" in error
+    error = assistant.error("search_videos", **{**search, "signals": "visual"})
+    assert error == "signals: 'visual'; a list of signals, or an object with the weight of each, was expected"
 
 
 def test_filter_may_be_a_json_string(assistant: Assistant, films: str) -> None:

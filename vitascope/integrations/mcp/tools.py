@@ -84,6 +84,14 @@ def _parse_json_string(value: object) -> object:
     return value
 
 
+def _parse_signals(value: object) -> object:
+    """Decode a JSON string, and reject other types before pydantic reports an error for each type that is allowed."""
+    value = _parse_json_string(value)
+    if value is not None and not isinstance(value, list | dict):
+        raise ValueError("a list of signals, or an object with the weight of each, was expected")
+    return value
+
+
 CollectionName = Annotated[str, Field(description="name of a collection, from list_collections")]
 VideoId = Annotated[str, Field(description="video_id, from search_videos or list_videos")]
 Texts = Annotated[list[str], BeforeValidator(_parse_json_string)]
@@ -152,7 +160,7 @@ class SearchVideosArguments(_SearchArguments):
     ] = False
     signals: Annotated[
         list[Signal] | dict[Signal, float] | None,
-        BeforeValidator(_parse_json_string),
+        BeforeValidator(_parse_signals),
         Field(
             description="what to search, as a list, or with weights as an object: visual (pictures), audio (sound), "
             "speech (words spoken), screen_text (words shown), caption (words of generated captions), name (titles "
