@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from index.jobs.sources.source_types import Source, SourceItem
 
 TIMEOUT = 3600.0
-"""Timeout in seconds for the response to an upload, which is sent when the video is searchable."""
+"""Timeout in seconds of a request. Uploads that take long are answered with a job, for which there is no timeout; only
+services that do not support that answer when the video is searchable.
+"""
 PER_FILE_STATUSES = (413, 500, 504)
 """Errors that concern a single file: it is too large, crashes the service, or takes too long."""
 
