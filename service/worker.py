@@ -138,7 +138,8 @@ class JobWorker:
             collection = self._library.open(name)
             if collection.fingerprint != fingerprint:
                 return
-            unfinished = [*_all(collection, "queued"), *_all(collection, "running")]
+            running = _all(collection, "running")  # first: a job whose process dies meanwhile becomes queued
+            unfinished = [*running, *_all(collection, "queued")]
         except VitascopeError as error:
             _log.error("collection %s: its jobs cannot be read: %s", name, error)
             return
