@@ -135,6 +135,8 @@ def main() -> None:
     parser.add_argument("--text-reader", default=DEFAULT_TEXT_READER, metavar="MODEL")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.talks < 1 or args.seconds < 1:
+        parser.error(f"--talks: {args.talks}, --seconds: {args.seconds}; at least 1 was expected of each")
     options = {"nothing": JobOptions()}
     if args.transcribe is not None:
         options["speech"] = JobOptions(transcribe=args.transcribe)

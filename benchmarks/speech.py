@@ -254,12 +254,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="threads of each model (default: one per core)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the numbers")
     args = parser.parse_args()
+    try:
+        recognizers = [
+            open_recognizer(os.path.expanduser(model), threads=args.threads) for model in args.model or ["pocketsphinx"]
+        ]
+    except InvalidInput as error:
+        parser.error(f"--model: {error}")
     table = plain_table("model", "set", ">files", ">words", ">WER", ">seconds", ">real-time factor", ">processor")
     measurements = []
     with tempfile.TemporaryDirectory() as folder:
         sets = list(corpora(args, Path(folder)))
-        for model in args.model or ["pocketsphinx"]:
-            recognizer = open_recognizer(os.path.expanduser(model), threads=args.threads)
+        for recognizer in recognizers:
             for corpus, language, utterances in sets:
                 try:
                     result = measure(recognizer, corpus, utterances, language)
