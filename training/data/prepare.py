@@ -273,6 +273,8 @@ def prepare(
         raise CorpusError(f"--max-skipped: {max_skipped:g}; 0 to 1 was expected")
     if clips < 1:
         raise CorpusError(f"--clips: {clips}; at least 1 was expected")
+    if workers < 1:
+        raise CorpusError(f"--workers: {workers}; at least 1 was expected")
     console = Console(stderr=True)
     done: dict[str, Any] = {}
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())

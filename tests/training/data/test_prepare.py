@@ -244,6 +244,7 @@ def test_more_may_be_skipped_when_that_is_asked_for(tmp_path: Path, capsys: pyte
         (["subtitled", "--shortest", "20"], "clips of 20 to 16 s"),
         (["coco", "--clips", "2"], "--clips: 2 with coco; pictures and sounds have one clip, 1 was expected"),
         (["scenes", "--clips", "0"], "--clips: 0; at least 1 was expected"),
+        (["coco", "--workers", "-1"], "--workers: -1; at least 1 was expected"),
         (["coco", "--max-skipped", "5"], "--max-skipped: 5; 0 to 1 was expected"),
         (["coco", "--max-skipped", "nan"], "--max-skipped: nan; 0 to 1 was expected"),
     ],
