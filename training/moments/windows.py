@@ -206,8 +206,11 @@ def _map_rows(path: Path, rows: int, width: int) -> np.ndarray:
 
 
 def open_split(data: Path, corpora: Sequence[str], split: str) -> list[WindowStore]:
-    """Open a split of corpora below `data`. corpora: Names; empty: all with this split. Raises InvalidInput."""
-    names = corpora or sorted(path.parent.parent.name for path in data.glob(f"*/{split}/{STORE_NAME}"))
+    """Open a split of corpora below `data`, each once. Raises InvalidInput.
+
+    corpora: Names; empty: all with this split.
+    """
+    names = dict.fromkeys(corpora or sorted(path.parent.parent.name for path in data.glob(f"*/{split}/{STORE_NAME}")))
     if not names:
         raise InvalidInput(
             f"data: {data} has no split {split!r}; `vitascope prepare-moments` writes DATA/CORPUS/{split}"

@@ -96,6 +96,10 @@ def test_an_interrupted_run_resumes_and_ends_with_equal_weights(data: Path, tmp_
     train(chosen, training, [], tmp_path / "resumed")
 
 
+def test_a_corpus_that_is_named_twice_is_used_once(data: Path) -> None:
+    assert [store.info.corpus for store in open_split(data, ["moment_scenes"] * 2, "train")] == ["moment_scenes"]
+
+
 def test_baselines_find_moments_by_similarity(data: Path) -> None:
     """The films are pieces of one colour, so that a threshold suffices and windows of another length miss."""
     store = open_split(data, ["moment_scenes"], "val")[0]
