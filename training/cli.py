@@ -99,7 +99,7 @@ examples:
   vitascope evaluate bundles/hd-vila-tiny --corpus scenes --entailment       classes of sentences
   vitascope evaluate bundles/talks --data runs/adapt-talks/data --split val  corpora packed by `vitascope adapt`
 """
-    parser.add_argument("model", type=Path, help="bundle or checkpoint folder")
+    parser.add_argument("model", type=Path, help="bundle, checkpoint or run folder")
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="(default: %(default)s)")
     parser.add_argument("--corpus", action="append", help="a packed corpus; repeatable (default: all)")

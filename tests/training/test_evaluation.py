@@ -538,6 +538,15 @@ def test_all_packed_corpora_are_measured_and_omissions_are_reported(
     assert "t2v R@1" not in actual["questions"]
 
 
+def test_the_folder_of_a_run_gives_the_metrics_of_its_checkpoint(
+    corpora: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, expected, _ = evaluate(corpora, capsys, "--corpus", "questions")
+    options = ["--data", str(corpora / "data"), "--split", "val", "--corpus", "questions", "--json"]
+    assert main(["evaluate", str(corpora / "run"), *options]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+
+
 def test_clips_can_be_chosen_for_any_corpus(corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, actual, _ = evaluate(corpora, capsys, "--corpus", "talks", "--clips", "2")
     assert (status, list(actual), actual["talks"]["clips"]) == (0, ["talks"], 2)

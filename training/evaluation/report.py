@@ -57,7 +57,7 @@ def evaluate(
     """Measure a model on packed corpora.
 
     Args:
-        model: Bundle or checkpoint folder.
+        model: Bundle, checkpoint or run folder.
         data: Folder of packed corpora.
         split: Split to measure.
         corpora: Names of corpora; None: all that have this split and something to measure.
@@ -115,10 +115,10 @@ def _classifies(encoder: Encoder) -> bool:
 
 
 def open_encoder(model: Path) -> Encoder:
-    """Open a bundle's runtime model or a checkpoint's torch model."""
+    """Open a bundle's runtime model, or the torch model of a checkpoint or run folder."""
     if (model / MANIFEST_NAME).exists():
         return Model.open(model)
-    loaded = checkpoint.load(model)
+    loaded = checkpoint.load_run(model)
     tokenizer = Tokenizer.open(loaded.tokenizer, max_length=loaded.model.cfg.text_length)
     return TorchEncoder(loaded.model, tokenizer, loaded.answers)
 
