@@ -547,6 +547,16 @@ def test_the_folder_of_a_run_gives_the_metrics_of_its_checkpoint(
     assert json.loads(capsys.readouterr().out) == expected
 
 
+def test_a_corpus_of_answers_that_has_no_question_has_no_metric_of_answers(
+    corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(tmp_path / "pictogram_stills" / "val", [Example(c, (c,)) for c in ("a red square", "a blue square")], STREAMS)
+    status, actual, _ = evaluate(corpora, capsys, "--data", str(tmp_path))
+    assert status == 0
+    assert "t2v R@1" in actual["pictogram_stills"]
+    assert not {"exact", "questions", "ECE"} & actual["pictogram_stills"].keys()
+
+
 def test_clips_can_be_chosen_for_any_corpus(corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, actual, _ = evaluate(corpora, capsys, "--corpus", "talks", "--clips", "2")
     assert (status, list(actual), actual["talks"]["clips"]) == (0, ["talks"], 2)

@@ -66,7 +66,12 @@ def answer_questions(
 
 
 def exact(results: AnswerResults) -> dict[str, float]:
-    """Return exact match in percent (all questions, one-word answers, by kind) and the error `ECE` (0..1)."""
+    """Return exact match in percent (all questions, one-word answers, by kind) and the error `ECE` (0..1).
+
+    Empty if there are no questions.
+    """
+    if not results.questions:
+        return {}
     by_kind: dict[str, list[int]] = defaultdict(list)
     single = []
     for n, question in enumerate(results.questions):
