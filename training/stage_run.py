@@ -155,14 +155,16 @@ class StageRun:
             total = torch.stack([weights[name] * loss.float() for name, loss in losses.items()]).sum()
         values = self.accelerator.reduce(torch.stack([x.detach().float() for x in losses.values()]), "mean").tolist()
         corpus = batch.dataset.corpus
-        check_finite(dict(zip(losses, values, strict=True)), f"step {step} of stage {self.stage.name!r} on {corpus}")
+        where = f"step {step} of stage {self.stage.name!r} on {corpus}"
+        check_finite(dict(zip(losses, values, strict=True)), where)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm))
+        check_finite({"norm": norm}, where, "gradient")
         self.optimizer.step()
         if self.stage.ema:
             update_average(self.optimizer, self.stage.ema, inner)
-        row: dict[str, float] = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
+        row: dict[str, float] = {"step": step, "rate": rate, "norm": round(norm, 4)}
         row |= {f"loss/{name} {corpus}": round(loss, 5) for name, loss in zip(losses, values, strict=True)}
         if self.sampler is not None and "caption_reward" in weights:
             row[f"reward {corpus}"] = round(self.sampler.mean_reward, 4)

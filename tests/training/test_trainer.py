@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from tests.training import test_hd_vila, test_soho, test_visual_parsing
 from tests.training.data.corpus_files import picture, tone, wav
 from tests.training.small_run import MODEL, STREAMS, recipe, write_corpus, write_tokenizer
-from training import checkpoint
+from training import checkpoint, stage_run
 from training.adaptation import adaptation_recipe, chosen_steps
 from training.curves import plot
 from training.data.corpus import CorpusError
@@ -249,9 +250,23 @@ def test_a_loss_that_is_not_finite_ends_a_run_with_an_error(corpus: tuple[Path, 
     made = recipe(corpus[1])
     too_fast = made.stages[0].model_copy(update={"learning_rate": 1e30, "warmup": 0.0})
     with pytest.raises(
-        TrainingDiverged, match=r"loss: .*nan.* at step 1 of stage 'contrast' on squares; finite losses"
+        TrainingDiverged, match=r"loss: .*nan.* at step 1 of stage 'contrast' on squares; finite values"
     ):
         train(made.model_copy(update={"stages": [too_fast]}), corpus[0], tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_ends_a_run_before_it_changes_the_weights(
+    corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient of a loss that is finite may be infinite, such as that of a square root at 0."""
+
+    def steep(model: FusedModel, *args: Any) -> dict[str, torch.Tensor]:
+        return {"itc": (model.text_project.weight.sum() * 0.0).sqrt()}
+
+    monkeypatch.setattr(stage_run, "compute_losses", steep)
+    with pytest.raises(TrainingDiverged, match=r"gradient: .*nan.* at step 0 of stage 'contrast' on squares; finite"):
+        train(recipe(corpus[1]), corpus[0], tmp_path, stop_after=1)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_a_corpus_of_a_later_stage_that_is_missing_is_named_before_the_first_step(

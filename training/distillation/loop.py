@@ -239,9 +239,10 @@ def _step(
     check_finite(values, f"step {step} on {batch.corpus}")
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.max_grad_norm)
+    norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.max_grad_norm))
+    check_finite({"norm": norm}, f"step {step} on {batch.corpus}", "gradient")
     optimizer.step()
-    row = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
+    row = {"step": step, "rate": rate, "norm": round(norm, 4)}
     row |= {f"loss/{name} {batch.corpus}": round(value, 5) for name, value in values.items()}
     return row | {"seconds": round(time.perf_counter() - started_at, 3)}
 

@@ -195,7 +195,8 @@ def _step(
     check_finite(values, f"step {step}")
     optimizer.zero_grad(set_to_none=True)
     torch.stack([getattr(recipe.weights, name) * loss for name, loss in losses.items()]).sum().backward()  # type: ignore[no-untyped-call]
-    clip_grad_norm_(head.parameters(), recipe.max_grad_norm)
+    norm = clip_grad_norm_(head.parameters(), recipe.max_grad_norm)
+    check_finite({"norm": float(norm)}, f"step {step}", "gradient")
     rate = recipe.learning_rate * rate_at(step, recipe)
     optimizer.param_groups[0]["lr"] = rate
     optimizer.step()

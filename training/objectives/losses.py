@@ -23,10 +23,10 @@ MISSING, OTHER = -1, -2
 """Special groups of `paired_itc`: no such embedding, and a negative for all."""
 
 
-def check_finite(losses: Mapping[str, float], where: str) -> None:
-    """Raise TrainingDiverged if a loss is infinite or not a number. ``where``: step and corpus, for the message."""
-    if not all(map(math.isfinite, losses.values())):
-        raise TrainingDiverged(f"loss: {dict(losses)} at {where}; finite losses were expected: lower learning_rate")
+def check_finite(values: Mapping[str, float], where: str, name: str = "loss") -> None:
+    """Raise TrainingDiverged if a value is infinite or not a number. where: Step and corpus, for the message."""
+    if not all(map(math.isfinite, values.values())):
+        raise TrainingDiverged(f"{name}: {dict(values)} at {where}; finite values were expected: lower learning_rate")
 
 
 def mask_words(
