@@ -204,6 +204,15 @@ def test_objectives_of_single_clips_are_refused_with_several_clips(
         of_clips(tmp_path / "data", tokenizer, objectives={objective: 1.0})
 
 
+def test_a_contrastive_objective_needs_two_examples(tmp_path: Path) -> None:
+    write_clips(tmp_path / "data", tmp_path, clips=1)
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(InvalidInput, match=r"changing/train has 1 examples .* batches of 4; at least 2 were expected"):
+        of_clips(tmp_path / "data", tokenizer, limit=1)
+    assert len(of_clips(tmp_path / "data", tokenizer, limit=2)[0].rows) == 2
+    assert len(of_clips(tmp_path / "data", tokenizer, limit=1, objectives={"mlm": 1.0})[0].rows) == 1
+
+
 def test_the_objective_objects_is_refused_with_cropping(tmp_path: Path) -> None:
     plain = recipe(tmp_path / "t.json").model_dump()
     plain["stages"][0]["datasets"][0]["objectives"]["objects"] = 1.0

@@ -33,6 +33,9 @@ NEED_CAPTIONS = frozenset(
 )
 """Objectives that read captions."""
 
+CONTRASTIVE = AUDIO_OBJECTIVES | {"itc"}
+"""Objectives that compare the examples of a batch: of one example their loss is constant."""
+
 
 class ModelInputs(NamedTuple):
     """Inputs of the model in training: tokenizer, answer vocabulary, streams and sound."""
@@ -295,10 +298,11 @@ def _usable_rows(
         and (not needs_region or has_regions(e))
         and (hypotheses is None or hypotheses[i])
     ]
-    if not rows:
+    least = 2 if CONTRASTIVE & set(config.objectives) else 1
+    if len(rows) < least:
         raise InvalidInput(
-            f"corpus: {config.corpus}/{config.split} has no example usable for {sorted(config.objectives)}; "
-            "at least one was expected"
+            f"corpus: {config.corpus}/{config.split} has {len(rows)} examples usable for {sorted(config.objectives)} in "
+            f"batches of {config.batch_size}; at least {least} were expected"
         )
     return np.array(rows)
 
