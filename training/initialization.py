@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,8 +56,11 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
     start = "" if start_from is None else initial_model_id(start_from)
     if checkpoint.find(latest):
         stored = checkpoint.load(latest)
-        if not _continues(stored.recipe, recipe, stored.step):
-            raise InvalidInput(f"out: {latest.parent} holds a run of another recipe; an empty folder was expected")
+        if difference := _difference(stored.recipe, recipe, stored.step):
+            raise InvalidInput(
+                f"out: {latest.parent} holds a run of another recipe, with {difference}; the same was expected, or an "
+                "empty folder"
+            )
         if stored.start not in (None, start):
             raise InvalidInput(
                 f"start_from: {latest.parent} holds a run that began with "
@@ -113,14 +117,28 @@ def initial_embedding_weights(
     return {name: initial[name] for name in model.encoder_parameters() if not name.startswith(excluded)}
 
 
-def _continues(stored: Recipe, recipe: Recipe, step: int) -> bool:
-    """Return whether a run of recipe `stored` can continue with `recipe`: only stages after `step` may differ."""
-    if stored == recipe:
-        return True
+def _difference(stored: Recipe, recipe: Recipe, step: int) -> str | None:
+    """Return the first setting, with both values, that keeps a run of recipe `stored` from continuing with `recipe`.
+
+    Only stages after `step` may differ. None: the run can continue.
+    """
     begun = stored.locate(step - 1)[0] + 1 if step else 0
     free = {"stages", "validate_on", "validate_every", "checkpoint_every"}
-    same = stored.model_dump(exclude=free) == recipe.model_dump(exclude=free)
-    return same and stored.stages[:begun] == recipe.stages[:begun]
+    old, new = (
+        dict(_flatten(each.model_dump(exclude=free) | {"stages": [s.model_dump() for s in each.stages[:begun]]}))
+        for each in (stored, recipe)
+    )
+    differing = (key for key in old | new if old.get(key) != new.get(key))
+    return next((f"{key} = {old.get(key)!r} instead of {new.get(key)!r}" for key in differing), None)
+
+
+def _flatten(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the values in nested dictionaries and lists with their names, such as `stages.0.learning_rate`."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flatten(item, f"{name}.{key}".removeprefix("."))
+    else:
+        yield name, value
 
 
 def _fingerprints(recipe: Recipe, data: Path) -> dict[str, str]:

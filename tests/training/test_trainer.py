@@ -198,9 +198,15 @@ def test_a_run_does_not_continue_on_a_corpus_that_was_packed_again(corpus: tuple
         train(recipe(corpus[1]), data, tmp_path / "run")
 
 
-def test_a_run_folder_of_another_recipe_is_refused(corpus: tuple[Path, Path], trained: Path) -> None:
-    with pytest.raises(InvalidInput, match="another recipe"):
+def test_a_run_folder_of_another_recipe_is_refused_with_the_setting_that_differs(
+    corpus: tuple[Path, Path], trained: Path
+) -> None:
+    with pytest.raises(InvalidInput, match="another recipe, with seed = 0 instead of 5; the same was expected"):
         train(recipe(corpus[1], seed=5), corpus[0], trained.parent)
+    plain = recipe(corpus[1]).model_dump()
+    plain["stages"][1]["datasets"][0]["objectives"] = {"itm": 1.0, "vqa": 1.0}
+    with pytest.raises(InvalidInput, match=r"with stages.1.datasets.0.objectives.mlm = 0.5 instead of None; the same"):
+        train(Recipe.model_validate(plain), corpus[0], trained.parent)
 
 
 def test_a_run_that_began_with_another_model_is_refused(

@@ -301,8 +301,8 @@ def _usable_rows(
     least = 2 if CONTRASTIVE & set(config.objectives) else 1
     if len(rows) < least:
         raise InvalidInput(
-            f"corpus: {config.corpus}/{config.split} has {len(rows)} examples usable for {sorted(config.objectives)} in "
-            f"batches of {config.batch_size}; at least {least} were expected"
+            f"corpus: {config.corpus}/{config.split} has {len(rows)} examples usable for {sorted(config.objectives)} "
+            f"in batches of {config.batch_size}; at least {least} were expected"
         )
     return np.array(rows)
 
