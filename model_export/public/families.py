@@ -82,8 +82,8 @@ def find_model(source: Path, *, allow_pickle: bool) -> ModelSource | None:
         folder = Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # of the hub, its client or the network
         raise InvalidInput(
-            f"model: {name!r} is not a local folder, and could not be downloaded from the Hugging Face Hub: "
-            f"{first_line(error)}. Without a network, give the folder that contains the model"
+            f"model: {name}: no such folder; the folder of a checkpoint or public model was expected, or the name of a "
+            f"model on the Hugging Face Hub, which could not be downloaded: {first_line(error)}"
         ) from error
     return ModelSource(folder, name, revision=folder.name)
 

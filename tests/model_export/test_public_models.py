@@ -519,5 +519,5 @@ def test_a_failed_download_is_reported(
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     assert main(["export", "openai/no-such-model", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert "'openai/no-such-model' is not a local folder" in error
-    assert "no route to the hub. Without a network, give the folder" in error
+    assert "model: openai/no-such-model: no such folder; the folder of a checkpoint or public model was" in error
+    assert error.endswith("could not be downloaded: no route to the hub\n")
