@@ -44,7 +44,7 @@ examples:
     add("--bundle", type=Path, required=True, help="bundle for embedding")
     add("--out", type=Path, default=DATA, metavar="DIR", help="folder for embedded corpora (default: %(default)s)")
     add("--splits", nargs="+", choices=SPLITS, metavar="SPLIT", help="train, val or test (default: all of them)")
-    add("--window-seconds", type=float, default=1.0, metavar="S", help="length of a window (default: %(default)g)")
+    add("--window-seconds", type=float, default=0.5, metavar="S", help="length of a window (default: %(default)g)")
     add(
         "--max-skipped",
         type=float,

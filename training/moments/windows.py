@@ -119,7 +119,7 @@ def embed_split(
     split: str,
     folder: Path,
     *,
-    window_seconds: float = 1.0,
+    window_seconds: float,
     max_skipped: float = 0.01,
     progress: Progress = lambda *_: None,
 ) -> WindowStore:

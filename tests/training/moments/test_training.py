@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from tests.small_bundle import make_small_bundle
-from tests.training.moments.colour_films import WINDOW_SECONDS, write_films
+from tests.training.moments.colour_films import write_films
 from training.curves import read_log
 from training.moments.evaluation import baselines, evaluate, evaluate_head
 from training.moments.loop import load_head, train
 from training.moments.recipe import MomentRecipe
 from training.moments.windows import open_split
+from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main
+from vitascope.cli.options import default_bundle
 from vitascope.errors import InvalidInput
 
 HEAD = {"width": 32, "layers": 3, "dropout": 0.0}
@@ -38,11 +40,17 @@ def data(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("moments")
     for split, count in (("train", 16), ("val", 6)):
         write_films(root / "films", split, count, seed=count)
-    options = ["--source", str(root / "films"), "--out", str(root / "data"), "--window-seconds", str(WINDOW_SECONDS)]
+    options = ["--source", str(root / "films"), "--out", str(root / "data")]
     assert (
         main(["prepare-moments", "moment_scenes", "--bundle", str(bundle), *options, "--splits", "train", "val"]) == 0
     )
     return root / "data"
+
+
+def test_windows_have_the_length_that_the_included_bundle_expects(data: Path) -> None:
+    moments = Bundle.open(default_bundle()).manifest.moments
+    assert moments is not None
+    assert open_split(data, (), "train")[0].info.window_seconds == moments.window_seconds
 
 
 def test_a_head_learns_to_find_moments_and_to_detect_their_absence(data: Path, tmp_path: Path) -> None:
