@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from index.records import Video
 from index.storage.catalogue import Catalogue
 from index.storage.queries import find_video
 from index.storage.removals import (
@@ -29,7 +30,7 @@ from index.storage.removals import (
     listed_removals,
 )
 from vitascope.durable_files import link_or_copy, make_folders, sync
-from vitascope.errors import CollectionNotFound, StorageError
+from vitascope.errors import CollectionNotFound, MediaError, StorageError
 from vitascope.media.file import MediaFile, PathOutsideRoot, open_folder_beneath, open_inside
 
 _log = logging.getLogger(__name__)
@@ -53,18 +54,23 @@ def is_missing(file: str | Path, size: int | None = None) -> bool:
 
 CHECK_SECONDS = 0.5
 """Seconds in which the files of a page of results are checked for existence."""
+_SizedFile = tuple[Path, int | None]
+"""A file and its size in bytes; None: unknown."""
 _checks = threading.BoundedSemaphore(64)
 """Checks in progress. A check blocked by an unresponsive drive keeps its slot until the drive responds."""
 
 
-def find_missing(files: Iterable[Path], timeout: float = CHECK_SECONDS) -> set[Path]:
-    """Return the files that certainly do not exist, as far as it is known after ``timeout`` seconds."""
-    missing: list[Path] = []
+def find_missing(files: Iterable[_SizedFile], timeout: float = CHECK_SECONDS) -> set[_SizedFile]:
+    """Return the files that certainly do not exist, as far as it is known after ``timeout`` seconds.
+
+    ``files``: each with its size, see ``is_missing``.
+    """
+    missing: list[_SizedFile] = []
 
     def check() -> None:
         try:
             for file in files:
-                if is_missing(file):
+                if is_missing(*file):
                     missing.append(file)
         finally:
             _checks.release()
@@ -111,21 +117,27 @@ class MediaFiles:
         """Return whether the file of a path in the catalogue certainly does not exist; see the function."""
         return is_missing(self.file(path), size)
 
-    def find_missing(self, paths: Iterable[str]) -> set[str]:
-        """Return the catalogue paths whose files certainly do not exist; see the function ``find_missing``."""
-        path_of = {self.file(path): path for path in paths}
-        return {path_of[file] for file in find_missing(path_of)}
+    def find_missing(self, videos: Sequence[Video]) -> set[int]:
+        """Return the ids of the videos whose files certainly do not exist; see the function ``find_missing``."""
+        files = [(self.file(video.path), video.file_size) for video in videos]
+        missing = find_missing(files)
+        return {video.id for video, file in zip(videos, files, strict=True) if file in missing}
 
-    def open(self, path: str, roots: Sequence[Path] | None = None) -> MediaFile:
-        """Open the file of a path in the catalogue.
+    def open(self, video: Video, roots: Sequence[Path] | None = None) -> MediaFile:
+        """Open the file of a video.
 
         After links are resolved, an owned file must lie in the media folder, any other in one of ``roots`` (None:
-        anywhere). Raises the errors of ``open_inside``, and StorageError.
+        anywhere). Raises the errors of ``open_inside``, StorageError, and MediaError for a file of another size.
         """
-        file = self.file(path)
-        if is_owned(path):
-            return open_inside(file, [self.folder])
-        return MediaFile.open(file) if roots is None else open_inside(file, roots)
+        file = self.file(video.path)
+        if is_owned(video.path):
+            media = open_inside(file, [self.folder])
+        else:
+            media = MediaFile.open(file) if roots is None else open_inside(file, roots)
+        if video.file_size not in (None, media.status().st_size):
+            media.close()
+            raise MediaError(f"{file.name}: has other content than when it was indexed; the same was expected")
+        return media
 
     def path_of(self, file: Path) -> str:
         """Return the catalogue path of a file: relative if the collection owns the file, else absolute."""

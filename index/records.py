@@ -58,6 +58,7 @@ class NewVideo:
     """A video to be added. ``duration``: seconds, 0 for an image; ``width``, ``height``: pixels, 0 for a sound file.
 
     ``source_uri``: the URL or archive member from which the file was copied; None for a file that is read in place.
+    ``file_size``: bytes; None if unknown.
     """
 
     content_sha256: str
@@ -69,6 +70,7 @@ class NewVideo:
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     source_uri: str | None = None
     source_values: SourceValues = SourceValues()
+    file_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Video:
     """A video of a collection.
 
     ``duration``: seconds, 0 for an image. ``width``, ``height``: pixels, 0 for a sound file. ``added_at``: Unix time.
+    ``file_size``: bytes; None if unknown, for instance of a video that an earlier version added.
     """
 
     id: int
@@ -115,6 +118,7 @@ class Video:
     clip_count: int
     source_uri: str | None = None
     source_values: SourceValues = SourceValues()
+    file_size: int | None = None
 
     def as_new(self) -> NewVideo:
         """Return the fields that are needed to add the video to another collection."""

@@ -60,8 +60,8 @@ def collection_dict(collection: Collection) -> response_types.Collection:
 
 def video_dicts(collection: Collection, videos: Sequence[Video]) -> list[response_types.Video]:
     """Return the JSON objects of videos, without their clips."""
-    missing = collection.media.find_missing(video.path for video in videos)
-    return [_video_dict(collection, video, is_missing=video.path in missing) for video in videos]
+    missing = collection.media.find_missing(videos)
+    return [_video_dict(collection, video, is_missing=video.id in missing) for video in videos]
 
 
 def video_dict(collection: Collection, video: Video) -> response_types.Video:

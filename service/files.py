@@ -176,14 +176,14 @@ def open_stored(collection: Collection, video: Video, roots: Sequence[Path]) -> 
     file = f"video {video.id}: its file {Path(video.path).name!r}"
     is_owned = collection.owns(video)
     try:
-        return collection.media.open(video.path, roots)
+        return collection.media.open(video, roots)
     except PathOutsideRoot as error:
         if is_owned:
             raise PathForbidden(f"{file} leads out of the collection's media folder") from error
         raise PathForbidden(f"{file} lies outside {JOB_ROOTS.folders} ({JOB_ROOTS.remedy})") from error
     except (FileNotFoundError, NotADirectoryError, ValueError, MediaError) as error:
         hint = "upload it again" if is_owned else "if it was moved, index the folder where it is now"
-        raise MediaMissing(f"{file} is gone; {hint}") from error
+        raise MediaMissing(f"{file} is gone or was replaced; {hint}") from error
     except OSError as error:
         raise StorageError(f"{file} cannot be read: {error.strerror or error}") from error
 

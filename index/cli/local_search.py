@@ -107,7 +107,7 @@ def _embed_part(collection: Collection, model: Model, video: Video, part: Span) 
     spans = aligned_windows(video.duration, model.moment_windows.window_seconds, *part)
     try:
         with map_os_errors(collection.media_path(video)):
-            media = collection.media.open(video.path)
+            media = collection.media.open(video)
         with media as file:
             windows = embed_windows(model, file, spans, read_media_limits(os.environ))
     except (MediaError, InvalidInput):

@@ -21,6 +21,7 @@ from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.fetcher import Fetcher, file_name
 from index.records import Float32, NewClip, NewVideo, Scalar, Signal, Video, check_metadata, check_text
+from index.storage.queries import find_videos_at
 from index.video_text import VideoText, speech_segments
 from vitascope.errors import MediaError, MediaUnsupported
 from vitascope.media.decode import DECODING_THREADS, MediaInfo
@@ -95,6 +96,8 @@ class FileDescription:
     """Signals that are embedded."""
     transcription: VideoText = field(default_factory=VideoText)
     """The transcript by which the file is segmented, if any, with the record of its recognition."""
+    file_size: int | None = None
+    """Bytes."""
 
     @property
     def duration(self) -> float:
@@ -201,6 +204,7 @@ def prepare_file(
             checked_metadata,
             source_uri,
             own_signals,
+            file_size=media.status().st_size,
         )
         close_on_error.pop_all()
         return PreparedFile(media, hashed.stat, description)
@@ -327,9 +331,14 @@ def store_video(collection: Collection, description: FileDescription, clips: lis
         height=description.info.height,
         metadata=description.metadata,
         source_uri=description.source_uri,
+        file_size=description.file_size,
     )
     text = replace(description.transcription, subtitles=speech_segments(description.segments.cues))
-    return IngestResult(*collection.add_if_new(video, clips, text), description.segments.notes)
+    added, created = collection.add_if_new(video, clips, text)
+    with collection.catalogue.read() as connection:
+        former = [video_id for video_id in find_videos_at(connection, added.path) if video_id != added.id]
+    replaced = [f"replaced the file of video {video_id}" for video_id in former if created]
+    return IngestResult(added, created, (*description.segments.notes, *replaced))
 
 
 def content_sha256(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> str:

@@ -229,7 +229,7 @@ def process_video(
 def open_unchanged(collection: Collection, video: Video, limits: MediaLimits) -> MediaFile:
     """Open the file of a video. Raises media errors, also if its content has changed since it was indexed."""
     with map_os_errors(collection.media_path(video)):
-        media = collection.media.open(video.path)
+        media = collection.media.open(video)
     hashed = hash_file(media, limits)
     if hashed.content_sha256 != video.content_sha256:
         media.close()

@@ -38,12 +38,13 @@ def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: V
     """
     collection, options = context.collection, context.job.options
     path, source_uri = collection.media.path_of(media.path), context.fetcher.source_uri(item.path)
-    is_moved = path != video.path and collection.media.is_missing(video.path, media.status().st_size)
+    size = media.status().st_size
+    is_moved = path != video.path and collection.media.is_missing(video.path, size)
     if not (is_moved or path == video.path or (source_uri is not None and source_uri == video.source_uri)):
         return IngestResult(video, created=False)
     notes: tuple[str, ...] = ()
     if isinstance(context.job.source, UploadSource):
-        statement = SourceStatement(path=path if is_moved else None)
+        statement = SourceStatement(path=path if is_moved else None, file_size=size)
     else:
         texts, subtitles = _read_texts(context, item, media, video)
         notes = subtitles.notes
@@ -54,6 +55,7 @@ def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: V
             subtitles=speech_segments(subtitles.cues),
             path=path if is_moved else None,
             source_uri=source_uri,
+            file_size=size,
         )
     refreshed, changes = collection.refresh_video(video, statement)
     return IngestResult(refreshed, created=False, notes=notes, changes=_describe(changes, collection.location(video)))

@@ -49,6 +49,7 @@ class SourceStatement:
         subtitles: the cues of ``texts``; if empty, the words get the times of the clips.
         path: new catalogue path of the file, if the file was moved; else None.
         source_uri: with ``path``, the URL or archive member from which the file was copied.
+        file_size: bytes; None keeps the stored size.
     """
 
     title: str | None = None
@@ -57,6 +58,7 @@ class SourceStatement:
     subtitles: Sequence[SpeechSegment] = ()
     path: str | None = None
     source_uri: str | None = None
+    file_size: int | None = None
 
 
 def edit_video(
@@ -112,6 +114,8 @@ def refresh_video(connection: sqlite3.Connection, video: Video, statement: Sourc
         changed = stored_texts, statement.subtitles
     if statement.path is not None:
         refreshed = replace(refreshed, path=statement.path, source_uri=statement.source_uri)
+    if statement.file_size is not None:
+        refreshed = replace(refreshed, file_size=statement.file_size)
     return _store(connection, video, refreshed, source, stored_texts, changed)
 
 
@@ -129,7 +133,7 @@ def copy_edits(source: sqlite3.Connection, target: sqlite3.Connection, since: in
         video, copy = find_video(source, video_id), find_video(target, video_id)
         if video is None or copy is None:
             continue
-        names = ("title", "metadata", "path", "source_uri", "source_values")
+        names = ("title", "metadata", "path", "source_uri", "source_values", "file_size")
         values = {name: getattr(video, name) for name in names}
         _write_changes(target, copy, replace(copy, **values), None)
         text = load_video_text(source, video_id)
@@ -184,12 +188,16 @@ def _write_changes(
         "path": after.path != before.path,
     }
     changes = tuple(name for name, differs in is_changed.items() if differs)
-    if not changes and after.source_values == before.source_values:
+    if not changes and (after.source_values, after.file_size) == (before.source_values, before.file_size):
         return ()
     source_values = source_values_json(after.source_values)
     connection.execute(
-        "UPDATE videos SET title = ?, metadata = ?, path = ?, source_uri = ?, source_values = ? WHERE id = ?",
-        (after.title, metadata_json(after.metadata), after.path, after.source_uri, source_values, after.id),
+        "UPDATE videos SET title = ?, metadata = ?, path = ?, source_uri = ?, source_values = ?, file_size = ?"
+        " WHERE id = ?",
+        (
+            *(after.title, metadata_json(after.metadata), after.path, after.source_uri),
+            *(source_values, after.file_size, after.id),
+        ),
     )
     if is_changed["metadata"]:
         connection.execute("DELETE FROM video_metadata WHERE video_id = ?", (after.id,))

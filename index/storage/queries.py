@@ -45,7 +45,7 @@ from vitascope.errors import StorageError
 
 VIDEO_COLUMNS = (
     "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count, source_uri,"
-    " source_values"
+    " source_values, file_size"
 )
 # INDEXED BY: this index contains no blobs.
 _CLIP_COLUMNS = (
@@ -83,12 +83,12 @@ class ClipSpan(NamedTuple):
 
 def read_video(row: tuple[Any, ...]) -> Video:
     """Convert a row with ``VIDEO_COLUMNS`` to a record. Raises StorageError."""
-    video_id, content, path, title, duration, width, height, metadata, added_at, clip_count, source_uri, source = row
+    video_id, sha256, path, title, duration, width, height, metadata, added_at, clips, uri, source, file_size = row
     with corruption_as_storage_error(f"video {video_id}"):
         values = json.loads(metadata)
         source_values = parse_source_values(source)
     size = duration, width, height
-    return Video(video_id, content, path, title, *size, values, added_at, clip_count, source_uri, source_values)
+    return Video(video_id, sha256, path, title, *size, values, added_at, clips, uri, source_values, file_size)
 
 
 def find_video(connection: sqlite3.Connection, key: int | str) -> Video | None:
@@ -96,6 +96,11 @@ def find_video(connection: sqlite3.Connection, key: int | str) -> Video | None:
     column = "id" if isinstance(key, int) else "content_sha256"
     row = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {column} = ?", (key,)).fetchone()
     return None if row is None else read_video(row)
+
+
+def find_videos_at(connection: sqlite3.Connection, path: str) -> list[int]:
+    """Return the ids of the videos with this catalogue path: several, if a file was replaced."""
+    return [row[0] for row in connection.execute("SELECT id FROM videos WHERE path = ? ORDER BY id", (path,))]
 
 
 def list_videos(connection: sqlite3.Connection, limit: int, after_id: int, where: Filter | None) -> list[Video]:
@@ -146,13 +151,14 @@ def insert_video(
     metadata = check_metadata(video.metadata)
     row = connection.execute(
         "INSERT INTO videos (id, content_sha256, path, title, duration, width, height, metadata, added_at,"
-        " first_clip, clip_count, source_uri, source_values) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " first_clip, clip_count, source_uri, source_values, file_size)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " RETURNING id",
         (
             *(video_id, video.content_sha256, video.path, video.title),
             *(float(video.duration), video.width, video.height, metadata_json(metadata)),
             *(time.time() if added_at is None else added_at, first_clip, len(clips)),
-            *(video.source_uri, source_values_json(video.source_values)),
+            *(video.source_uri, source_values_json(video.source_values), video.file_size),
         ),
     ).fetchone()
     new_id = int(row[0])

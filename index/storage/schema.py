@@ -32,7 +32,9 @@ CREATE TABLE videos (
     first_clip     INTEGER NOT NULL,
     clip_count     INTEGER NOT NULL,
     source_uri     TEXT, -- URL or archive member that an owned file was copied from
-    source_values  TEXT -- values from the source that edits have replaced: records.SourceValues, as JSON
+    -- values from the source that edits have replaced: records.SourceValues, as JSON
+    source_values  TEXT,
+    file_size      INTEGER -- in bytes; NULL: unknown
 );
 CREATE INDEX videos_by_path ON videos (path);
 
@@ -236,6 +238,8 @@ AUDIO_TOKENS = 14
 """The first version with tokens of sound."""
 CAPTIONS = 15
 """The first version with captions of clips."""
+FILE_SIZE = 16
+"""The first version whose videos have ``file_size``."""
 
 
 def create_tables(connection: sqlite3.Connection, version: int) -> None:

@@ -334,5 +334,8 @@ CREATE VIRTUAL TABLE caption_words USING fts5(
     text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
 );
 """,
+    """
+ALTER TABLE videos ADD COLUMN file_size INTEGER;
+""",
 )
 """Scripts from version 1 + n to version 2 + n. Their SQL function ``spaced`` is ``normalize_for_index``."""

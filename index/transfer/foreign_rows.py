@@ -25,7 +25,7 @@ from index.storage.catalogue import Catalogue
 from index.storage.foreign_catalogue import MAX_CELL, ForeignCatalogue
 from index.storage.fulltext import STEMMING_KEY, check_stemming
 from index.storage.jobs import options_json
-from index.storage.schema import SOURCE_COLUMNS
+from index.storage.schema import FILE_SIZE, SOURCE_COLUMNS
 from index.storage.transfer import insert_rows
 from index.transfer.media import AllowedPaths
 from index.transfer.new_catalogue import MAX_ID, CheckedVideo, ClipFormat, ForeignRow, check_clip_row, check_video_row
@@ -66,6 +66,7 @@ class _VideoRecord(_Record):
     clip_count: Id
     source_uri: str | None = None
     source_values: str | None = None
+    file_size: Count | None = None
 
 
 class _ClipRecord(_Record):
@@ -194,6 +195,8 @@ def read_videos(foreign: ForeignCatalogue, clip_format: ClipFormat, allowed: All
     columns = list(_VideoRecord.model_fields)
     if foreign.version < SOURCE_COLUMNS:
         columns = columns[: columns.index("source_uri")]
+    elif foreign.version < FILE_SIZE:
+        columns.remove("file_size")
     for values in foreign.rows("videos", columns, order="id"):
         video = _check_types(_VideoRecord, table, values[0], values)
         row = ForeignRow(table, video.id, video.model_dump())

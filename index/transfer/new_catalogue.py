@@ -146,6 +146,7 @@ def check_video_row(row: ForeignRow, allowed: AllowedPaths) -> NewVideo:
             metadata=metadata,
             source_uri=values.get("source_uri"),
             source_values=parse_source_values(values.get("source_values")),
+            file_size=values.get("file_size"),
         )
         check_video(video)
         return replace(video, path=allowed.check("path", video.path, video.content_sha256))

@@ -255,7 +255,7 @@ class _Reembedding:
     def _prepare(self, video: Video) -> PreparedFile:
         """Open the file of a video; its clips have the spans of the old collection."""
         with map_os_errors(self.old.media_path(video)):
-            media = self.old.media.open(video.path)
+            media = self.old.media.open(video)
         hashed = hash_file(media, self.limits)
         try:
             if hashed.content_sha256 != video.content_sha256:

@@ -416,7 +416,7 @@ def _find_known(collection: Collection, upload: Upload) -> Video | None:
     Returns None if there is no such video, or if a job has to replace a missing file that the collection does not own.
     """
     known = collection.find_by_hash(upload.sha256)
-    if known is None or not collection.media.is_missing(known.path):
+    if known is None or not collection.media.is_missing(known.path, known.file_size):
         return known
     if not collection.owns(known):
         return None

@@ -268,8 +268,8 @@ class Video(Response):
     missing: Annotated[
         bool,
         Field(
-            description="the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive "
-            "does not answer within half a second"
+            description="the file is gone: moved, deleted, replaced, or on a drive that is not mounted; false where "
+            "the drive does not answer within half a second"
         ),
     ]
     media_url: str

@@ -249,11 +249,11 @@ def test_a_drive_that_does_not_answer_delays_no_page_of_results(
     reached, drive_answers = threading.Event(), threading.Event()
     stat, join = media_files.is_missing, threading.Thread.join
 
-    def slow_stat(file: Path) -> bool:
+    def slow_stat(file: Path, size: int | None) -> bool:
         if file.parent.name == "drive":
             reached.set()
             drive_answers.wait(PATIENCE)
-        return stat(file)
+        return stat(file, size)
 
     def join_late(thread: threading.Thread, timeout: float) -> None:
         assert reached.wait(PATIENCE)  # before its time begins, however slow the thread is
@@ -262,7 +262,7 @@ def test_a_drive_that_does_not_answer_delays_no_page_of_results(
     monkeypatch.setattr(media_files, "is_missing", slow_stat)
     monkeypatch.setattr(media_files, "_checks", threading.BoundedSemaphore(1))
     (tmp_path / "here.mp4").touch()
-    files = [tmp_path / name for name in ("gone.mp4", "here.mp4", "drive/film.mp4")]
+    files = [(tmp_path / name, None) for name in ("gone.mp4", "here.mp4", "drive/film.mp4")]
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "join", join_late)
         assert find_missing(files, timeout=0.05) == {files[0]}, "what is known so far"
@@ -280,5 +280,5 @@ def test_missing_files_are_reported_again_once_threads_can_start_again(
     monkeypatch.setattr(media_files, "_checks", threading.BoundedSemaphore(1))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail)
-        assert find_missing([tmp_path / "gone.mp4"]) == set(), "nothing is known"
-    assert find_missing([tmp_path / "gone.mp4"], timeout=PATIENCE) == {tmp_path / "gone.mp4"}
+        assert find_missing([(tmp_path / "gone.mp4", None)]) == set(), "nothing is known"
+    assert find_missing([(tmp_path / "gone.mp4", 1)], timeout=PATIENCE) == {(tmp_path / "gone.mp4", 1)}

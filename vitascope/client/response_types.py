@@ -25,8 +25,8 @@ class AddedVideo(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     missing: bool
-    """the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive does not answer
-    within half a second"""
+    """the file is gone: moved, deleted, replaced, or on a drive that is not mounted; false where the drive does not
+    answer within half a second"""
     notes: list[str]
     """notes on how it was segmented"""
     path: str | None
@@ -1151,8 +1151,8 @@ class UpdatedVideo(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     missing: bool
-    """the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive does not answer
-    within half a second"""
+    """the file is gone: moved, deleted, replaced, or on a drive that is not mounted; false where the drive does not
+    answer within half a second"""
     notes: list[str]
     """notes on its subtitles"""
     path: str | None
@@ -1209,8 +1209,8 @@ class Video(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     missing: bool
-    """the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive does not answer
-    within half a second"""
+    """the file is gone: moved, deleted, replaced, or on a drive that is not mounted; false where the drive does not
+    answer within half a second"""
     path: str | None
     """absolute path of the file on the machine that indexed it; the URL, or tar://MEMBER::ARCHIVE, where the file
     was copied from there; null for an upload"""
@@ -1238,8 +1238,8 @@ class VideoWithClips(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     missing: bool
-    """the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive does not answer
-    within half a second"""
+    """the file is gone: moved, deleted, replaced, or on a drive that is not mounted; false where the drive does not
+    answer within half a second"""
     path: str | None
     """absolute path of the file on the machine that indexed it; the URL, or tar://MEMBER::ARCHIVE, where the file
     was copied from there; null for an upload"""

@@ -16,11 +16,12 @@ from index.jobs.records import Job, JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ListSource
 from index.records import Scalar
+from index.serializers import video_dicts
 from index.storage.filters import parse_filter
 from tests.index.jobs.fixtures import create_folder_job, ingest_upload, outcomes
 from tests.index.jobs.watched import Watched, nothing
 from tests.media_files import solid, write_color_video, write_picture
-from vitascope.errors import Conflict
+from vitascope.errors import Conflict, MediaError
 from vitascope.model import Model
 
 SRT = "1\n00:00:00,000 --> 00:00:00,900\n{first}\n\n2\n00:00:01,000 --> 00:00:01,900\n{second}\n"
@@ -154,6 +155,27 @@ def test_files_that_swap_their_names_are_found_again(collection: Collection, sma
     assert {video.id: video.path for video in collection.videos()} == {
         video_id: swapped[path] for video_id, path in paths.items()
     }
+
+
+def test_a_video_whose_file_was_replaced_is_missing_until_the_file_is_restored(
+    collection: Collection, small_model: Model, games: Path, tmp_path: Path
+) -> None:
+    def missing() -> dict[str, bool]:
+        return {video["id"]: video["missing"] for video in video_dicts(collection, list(collection.videos()))}
+
+    index, game, former = Indexer(collection, small_model), games / "game.mp4", tmp_path / "former.mp4"
+    index(games)
+    shutil.copy(game, former)
+    write_color_video(game, (10, 10, 200), seconds=3)
+    assert missing() == {"1": True}
+    assert outcomes(collection, index(games).id)["game.mp4"] == ("succeeded", "replaced the file of video 1")
+    assert missing() == {"1": True, "2": False}
+    with pytest.raises(MediaError, match=r"game\.mp4: has other content than when it was indexed"):
+        collection.media.open(collection.get_video(1))
+    shutil.copy(former, game)
+    assert index(games).counts.succeeded == 0
+    assert missing() == {"1": False, "2": True}
+    collection.media.open(collection.get_video(1)).close()
 
 
 def test_a_missing_upload_plays_from_a_file_that_is_indexed(

@@ -160,7 +160,8 @@ def test_the_index_of_captions_has_the_stemming_of_the_collection(tmp_path: Path
         collection.set_stemming("none")
     with closing(sqlite3.connect(tmp_path / "videos" / CATALOGUE_NAME)) as connection:
         connection.executescript(
-            f"DROP TABLE caption_words; ALTER TABLE clips DROP COLUMN caption;PRAGMA user_version = {CAPTIONS - 1}"
+            "DROP TABLE caption_words; ALTER TABLE clips DROP COLUMN caption; ALTER TABLE videos DROP COLUMN file_size;"
+            f"PRAGMA user_version = {CAPTIONS - 1}"
         )
     with CollectionStore(tmp_path).open("videos") as collection:
         clip = collection.clips(1)[0]
