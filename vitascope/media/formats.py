@@ -13,14 +13,14 @@ from vitascope.media.limits import MediaLimits
 MAX_MISSING_FRACTION = 0.1
 """A damaged file is rejected as truncated if more than this fraction of its duration cannot be decoded."""
 MEDIA_TYPES = {
-    **dict.fromkeys(("mp4", "m4v"), "video/mp4"),
+    **dict.fromkeys(("mp4", "m4v", "f4v", "lrv", "insv"), "video/mp4"),
     **dict.fromkeys(("mov", "qt"), "video/quicktime"),
-    **dict.fromkeys(("3gp", "3g2"), "video/3gpp"),
+    **dict.fromkeys(("3gp", "3gpp", "3g2"), "video/3gpp"),
     "mkv": "video/x-matroska",
     "webm": "video/webm",
     **dict.fromkeys(("avi", "divx"), "video/x-msvideo"),
     **dict.fromkeys(("ts", "mts", "m2t", "m2ts"), "video/mp2t"),
-    **dict.fromkeys(("mpg", "mpeg", "vob", "mod"), "video/mpeg"),
+    **dict.fromkeys(("mpg", "mpeg", "mpe", "vob", "mod"), "video/mpeg"),
     **dict.fromkeys(("ogv", "ogg"), "video/ogg"),
     "flv": "video/x-flv",
     "mxf": "application/mxf",
@@ -28,7 +28,7 @@ MEDIA_TYPES = {
     "asf": "video/x-ms-asf",
     **dict.fromkeys(("dv", "dif"), "video/x-dv"),
     "png": "image/png",
-    **dict.fromkeys(("jpg", "jpeg"), "image/jpeg"),
+    **dict.fromkeys(("jpg", "jpeg", "jpe", "jfif", "mpo"), "image/jpeg"),
     "gif": "image/gif",
     "webp": "image/webp",
     "avif": "image/avif",

@@ -42,6 +42,11 @@ def test_a_picture_of_a_phone_is_decoded(tmp_path: Path, name: str, container: s
     assert media_type(name).startswith("image/")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("saved.jfif", "image/jpeg"), ("GX010001.LRV", "video/mp4")])
+def test_other_usual_names_have_the_media_type_of_their_content(name: str, kind: str) -> None:
+    assert media_type(name) == kind
+
+
 def test_an_animated_avif_is_decoded_at_exact_times(tmp_path: Path) -> None:
     path = write_format(tmp_path / "animated.avif")
     info = probe(path)
