@@ -314,11 +314,15 @@ def test_an_invalid_span_of_a_cached_file_is_an_error(caching: Running, files: P
     problem_of(caching.client.post("/v1/answers", files=form, data={**data, "start": "9"}), 422, "invalid_input")
 
 
-def test_a_replaced_file_is_embedded_again(caching: Running, files: Path) -> None:
-    """The catalogue has the SHA-256 of the red video, which a green one replaces in the indexed folder."""
+def test_a_replaced_file_is_embedded_again(caching: Running) -> None:
+    """The catalogue has the SHA-256 of the red video, which a green one of its size replaces in the indexed folder."""
     folder = caching.settings.data_dir / "incoming"
-    film, red = folder / "film.mp4", folder.parent / "red.mp4"
+    film, red, green = folder / "film.mp4", folder.parent / "red.mp4", folder.parent / "green.mp4"
     write_color_video(red, (200, 20, 20), seconds=1.5)
+    write_color_video(green, (20, 200, 20), seconds=1.5)
+    for file in (red, green):
+        with file.open("ab") as padded:
+            padded.truncate(2**16)
     film.write_bytes(red.read_bytes())
     assert caching.client.post("/v1/collections", json={"name": "folders"}).status_code == 201
     job = caching.client.post("/v1/collections/folders/jobs", json={"folder": str(folder)}).json()
@@ -327,8 +331,7 @@ def test_a_replaced_file_is_embedded_again(caching: Running, files: Path) -> Non
     question = {"question": "what color is it?"}
     stored = {"collection": "folders", "video_id": "1", **question}
     assert caching.client.post("/v1/answers", json=stored).json()["answer"] == "red"
-    (folder.parent / "other.mp4").write_bytes((files / "green.mp4").read_bytes())
-    (folder.parent / "other.mp4").replace(film)
+    green.replace(film)
     assert caching.client.post("/v1/answers", json=stored).json()["answer"] == "green"
     # The green embedding is not cached under the SHA-256 of the red video.
     form = {"file": ("a.mp4", red.read_bytes())}
