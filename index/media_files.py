@@ -119,9 +119,9 @@ class MediaFiles:
 
     def find_missing(self, videos: Sequence[Video]) -> set[int]:
         """Return the ids of the videos whose files certainly do not exist; see the function ``find_missing``."""
-        files = [(self.file(video.path), video.file_size) for video in videos]
-        missing = find_missing(files)
-        return {video.id for video, file in zip(videos, files, strict=True) if file in missing}
+        file_of = {video.id: (self.file(video.path), video.file_size) for video in videos}
+        missing = find_missing(file_of.values())
+        return {video_id for video_id, file in file_of.items() if file in missing}
 
     def open(self, video: Video, roots: Sequence[Path] | None = None) -> MediaFile:
         """Open the file of a video.

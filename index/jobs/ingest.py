@@ -336,8 +336,8 @@ def store_video(collection: Collection, description: FileDescription, clips: lis
     text = replace(description.transcription, subtitles=speech_segments(description.segments.cues))
     added, created = collection.add_if_new(video, clips, text)
     with collection.catalogue.read() as connection:
-        former = [video_id for video_id in find_videos_at(connection, added.path) if video_id != added.id]
-    replaced = [f"replaced the file of video {video_id}" for video_id in former if created]
+        at_path = find_videos_at(connection, added.path)
+    replaced = [f"replaced the file of video {id_}" for id_ in at_path if created and id_ != added.id]
     return IngestResult(added, created, (*description.segments.notes, *replaced))
 
 
