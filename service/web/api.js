@@ -63,7 +63,7 @@ export async function hasScope(scope, collection = null) {
   return scopes.includes(scope) && (collections === null || collections.includes(collection));
 }
 
-// Upload with XMLHttpRequest, because fetch reports no upload progress. ``onProgress`` gets bytes sent and total, including the form.
+// Upload with XMLHttpRequest, because fetch reports no progress. ``onProgress`` gets bytes sent and total.
 // Resolves to { video, created }, or to { job } if indexing continues in the background.
 export function upload(collection, file, segmentation, onProgress, signal) {
   return new Promise((resolve, reject) => {

@@ -1,4 +1,4 @@
-// The form in which the model captions a clip, the clips of a video, or a dropped file.
+// The form that captions a clip, the clips of a video, or a dropped file.
 
 import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";

@@ -27,7 +27,7 @@ let player = null;
 let pending = null;
 let settleTimer = null;
 
-// ``clip.video`` may already have its ``spans``. ``seconds``: where it plays from, by default its start; with sound from words that match.
+// ``clip.video`` may have its ``spans``. ``seconds``: where it plays from, by default its start; with sound from matching words.
 export function openClip(clip, seconds) {
   reset();
   pending = new AbortController();
@@ -203,7 +203,7 @@ $("clip-delete").onclick = async () => {
   }
 };
 
-// A whole video is captioned clip by clip, a long one up to its first clip that is too many.
+// A video is captioned clip by clip, up to the limit.
 const captionBody = () => {
   const span = selectedSpan();
   const tooMany = clipsOfVideo()[maxCaptionClips];

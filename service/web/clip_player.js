@@ -1,6 +1,6 @@
-// The player: a video played clip by clip; a preview by the service if the browser cannot play the file; otherwise still frames.
+// The player: a video played clip by clip, as a preview by the service if the browser cannot play the file, or else still frames.
 
-import { el, isImage, isSound, playFrames, thumbnailAt } from "./dom.js";
+import { el, isImage, isSound, playFrames, readOrigin, thumbnailAt } from "./dom.js";
 
 const NEAR_END = 0.05; // seconds
 
@@ -21,7 +21,7 @@ export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
     screen.replaceChildren(image);
     return { show() {}, seek() {}, unmute() {}, stop: () => screen.replaceChildren() };
   }
-  // Without an end: at the end of a media fragment browsers pause, even after the viewer has moved past it.
+  // Without an end, where browsers would pause.
   const source = `${clip.media_url.split("#")[0]}#t=${start}`;
   const hasPictures = !isSound(clip);
   screen.classList.toggle("sound", !hasPictures);
@@ -30,7 +30,8 @@ export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
   let preview = null; // {start, end} of the file that the video is a preview of
   let longest = Infinity; // seconds of a preview
   let hasFailed = false;
-  const offset = () => (preview ? preview.start : 0); // seconds of the file at the start of what plays
+  let origin = 0; // seconds of the file's clock at its first frame
+  const offset = () => (preview ? preview.start : -origin); // seconds of the file at the start of what plays
   const showFrames = (text) => {
     screen.replaceChildren(...(hasPictures ? [image] : []), reason);
     if (reason.textContent !== text) reason.textContent = text;
@@ -52,7 +53,7 @@ export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
     if (video.isConnected) return;
     stopFrames();
     screen.replaceChildren(video);
-    video.play().catch(() => {}); // browsers pause an element that leaves the page
+    video.play().catch(() => {});
   };
   video.onerror = async () => {
     if (!preview && hasPictures && !clip.video.missing) return showPreview(clip.start, clip.end);
@@ -60,7 +61,7 @@ export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
     showFrames("");
     reason.textContent = await explainFailure();
   };
-  // The viewer may leave the clip; only reaching its end restarts it.
+  // Only reaching the end of the clip restarts it.
   let wasInside = start < clip.end - NEAR_END;
   video.addEventListener("timeupdate", () => {
     const isInside = offset() + video.currentTime < clip.end - NEAR_END;
@@ -70,8 +71,12 @@ export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
   });
   video.addEventListener("ended", () => preview && seek(clip.start));
   screen.replaceChildren(video);
+  readOrigin(video, clip, (seconds) => {
+    origin = seconds;
+    seek(start);
+  });
 
-  // Outside of the preview another one is needed: of the clip, or of what follows the position.
+  // Outside of the preview another one is needed.
   function seek(seconds) {
     if (preview && !(preview.start <= seconds && seconds < preview.end)) {
       const isInside = clip.start <= seconds && seconds < Math.min(clip.end, clip.start + longest);

@@ -1,4 +1,4 @@
-// The Collections panel: contents, index, model, backups and exports of each collection.
+// The Collections panel: contents, index, model, backups and exports.
 
 import { call, collectionPath, keyPermissions } from "./api.js";
 import { allCollections, currentName, openNewCollection } from "./collections.js";

@@ -1,4 +1,4 @@
-// Further conditions of a query: texts that must also fit ("and"), or must not ("but not").
+// Conditions of a query: texts that must also fit ("and"), or must not ("but not").
 
 import { $, el, select } from "./dom.js";
 

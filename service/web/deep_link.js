@@ -44,7 +44,7 @@ function parseSpan(t, { spans, duration }) {
   return Number.isNaN(end) ? spans.findLast((span) => span.start <= start + TOLERANCE) || null : null;
 }
 
-// A clip like those of search results, with the clip's id and text if the span is a clip.
+// A clip as in results, with the clip's id and text if the span is a clip.
 function toClip({ start, end }, video) {
   const span = video.spans.find((candidate) => Math.abs(candidate.start - start) < TOLERANCE && Math.abs(candidate.end - end) < TOLERANCE);
   if (span) return { ...span, clip_id: span.id, video };

@@ -154,13 +154,23 @@ export function preview(clip) {
   };
 }
 
-// Media fragments pause once at their end; loop instead.
 function loopClip(video, clip) {
   if (clip.end <= clip.start) return;
+  let origin = 0;
   const restart = () => {
-    video.currentTime = clip.start;
+    video.currentTime = origin + clip.start;
     video.play().catch(() => {});
   };
-  video.addEventListener("timeupdate", () => (video.currentTime >= clip.end - 0.05 || video.currentTime < clip.start - 0.5) && restart());
+  video.addEventListener("timeupdate", () => (video.currentTime >= origin + clip.end - 0.05 || video.currentTime < origin + clip.start - 0.5) && restart());
   video.addEventListener("ended", restart);
+  readOrigin(video, clip, (seconds) => (origin = seconds));
+}
+
+// Calls ``use`` with the time of the first frame if it is not 0, as in recorded live streams.
+export function readOrigin(video, clip, use) {
+  video.addEventListener("loadedmetadata", () => {
+    if (!(video.duration > clip.video.duration + 1)) return;
+    const first = el("video", { src: clip.media_url.split("#")[0], preload: "auto" });
+    first.requestVideoFrameCallback?.((_, { mediaTime }) => mediaTime && use(mediaTime));
+  });
 }

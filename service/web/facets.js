@@ -1,4 +1,4 @@
-// Facets: values of fields to choose from, with numbers of videos. A choice is one or more conditions of the filter.
+// Facets: values of fields to choose from, with numbers of videos. A choice is conditions of the filter.
 
 import { call, collectionPath } from "./api.js";
 import { currentCollection, currentName } from "./collections.js";
@@ -24,7 +24,7 @@ export function clearFacets() {
 // Whether videos of the collection have words of this signal, "speech", "screen_text" or "caption"; false until facets are loaded.
 export const hasWords = (signal) => wordCounts[signal] > 0;
 
-// Load the facets if the collection is another one or has changed, and show which are chosen.
+// Load the facets if the collection has changed, and show which are chosen.
 export async function showFacets() {
   const { name, videos, clips, bytes } = currentCollection() || {};
   const state = `${name} ${videos} ${clips} ${bytes}`;

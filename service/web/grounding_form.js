@@ -1,4 +1,4 @@
-// The form that shows where in the frame is what a phrase names: a heat map and a box over the frame.
+// The form that shows what a phrase names: a heat map and a box over the frame.
 
 import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";

@@ -1,6 +1,6 @@
 // The address and browser history. The address holds the search and the opened video: ``video`` and, for a span of it, ``t``.
-// History entries have a kind: "search", "clip" (opened from the search before it), or "left" (that search again after the clip was
-// closed; the next entry replaces it).
+// Kinds of entries: "search", "clip" (opened from the search before it), or "left" (that search after the clip was closed; the next
+// entry replaces it).
 
 let kind = history.state?.kind;
 let lastSearch = location.search;

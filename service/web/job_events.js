@@ -1,4 +1,4 @@
-// Follows a job by its event stream. Read with fetch, because EventSource cannot send a key.
+// Follows a job by its events, with fetch, because EventSource cannot send a key.
 
 import { call, request } from "./api.js";
 
@@ -8,7 +8,7 @@ const MAX_WAIT_NO_STREAM = 4000; // while the service answers but offers no stre
 const MAX_WAIT_UNREACHABLE = 30000; // while the service does not answer
 const READ_TIMEOUT = 40000; // the service sends a heartbeat every 15 s
 
-// Call ``onEvent(kind, data)`` with the events "state", "item" and "progress", and with "lost" and the error while there is no
+// Call ``onEvent(kind, data)`` with "state", "item" and "progress", and with "lost" and the error while there is no
 // connection, until the job is finished or ``signal`` aborts. Without a stream the job is polled. Rejects if the job is gone.
 export async function followJob(path, position, onEvent, signal) {
   let wait = FIRST_WAIT;

@@ -137,7 +137,7 @@ function handleEvent(entry, kind, data) {
   if (kind === "state") assignStreams();
 }
 
-// A hidden tab keeps no connection; when it is shown again, it loads all changes.
+// A hidden tab keeps no connection; shown again, it loads all changes.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden || !currentCollection) assignStreams();
   else loadJobs(currentCollection).catch(assignStreams); // keep what is shown

@@ -1,4 +1,4 @@
-// The Jobs panel: the jobs of a collection with their files, failures and actions.
+// The Jobs panel: jobs with their files, failures and actions.
 
 import { hasScope } from "./api.js";
 import { currentNameOnceLoaded } from "./collections.js";

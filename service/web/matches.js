@@ -1,4 +1,4 @@
-// Why a result was returned: the signals that did, and the words that match, highlighted where they are spoken or shown.
+// Why a result was returned: the signals that did, and the words that match, highlighted where they are.
 
 import { el } from "./dom.js";
 import { signalName } from "./signals.js";

@@ -10,11 +10,11 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 import service.page
 from service.page import WEB_FILES, PageFiles
-from tests.media_files import solid, write_picture
+from tests.media_files import solid, write_picture, write_video
 from tests.service.browsing import (
     FILM_CLIPS,
     PATIENCE_MS,
@@ -51,6 +51,11 @@ def page(page: Page) -> Page:
 def expect_seek(page: Page, seconds: float) -> None:
     """Wait until the video has been sought to a position within a second of ``seconds``."""
     wait_for(lambda: any(seconds <= position < seconds + 1 for position in page.evaluate("seeks")))
+
+
+def expect_position(video: Locator, seconds: float) -> None:
+    """Wait until the video shows a position at most two seconds after ``seconds``."""
+    wait_for(lambda: video.count() and seconds < video.evaluate("video => video.currentTime") < seconds + 2)
 
 
 @pytest.fixture
@@ -539,6 +544,27 @@ def test_a_file_that_the_browser_cannot_play_is_played_as_a_preview(page: Page, 
     page.keyboard.press("Home")
     expect(page.locator("#clip-screen")).to_contain_text("Your browser cannot play this format")
     wait_for(lambda: page.locator("#clip-screen img").evaluate("image => image.naturalWidth") > 0)
+
+
+def test_a_file_whose_clock_does_not_begin_at_0_is_played_from_the_clip(
+    page: Page, running: Running, tmp_path: Path
+) -> None:
+    starts = [500 + n / 4 for n in range(80)]  # the recording of a live stream
+    path = write_video(tmp_path / "live.mkv", [solid(RED)] * 80, starts=starts, gop=8)
+    running.client.post("/v1/collections", json={"name": "live"}).raise_for_status()
+    with path.open("rb") as file:
+        rule = json.dumps({"rule": "windows", "length": 4})
+        files, data = {"file": (path.name, file)}, {"segmentation": rule}
+        running.client.post("/v1/collections/live/videos", files=files, data=data).raise_for_status()
+    page.goto("/?collection=live&q=a+red+thing&group=clip")
+    card = page.locator("#results .card", has_text=SPAN.format("0:12", "0:16"))
+    card.hover()
+    expect_position(card.locator("video"), 512)
+    card.click()
+    expect_position(page.locator("#clip-screen video"), 512)
+    expect(page.get_by_role("slider", name="Clips of this video")).to_have_attribute(
+        "aria-valuetext", re.compile("^clip 4 of 5, 0:12 to 0:16")
+    )
 
 
 def test_a_video_is_deleted_from_its_collection_though_another_is_selected_meanwhile(
