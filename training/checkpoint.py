@@ -274,10 +274,15 @@ def add_part(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     return merge_parts(checkpoint, other, fields)
 
 
+def checkpoint_of_run(folder: Path) -> Path:
+    """Return the checkpoint folder in a run folder; `folder` itself if that is no run folder."""
+    nested = folder / "checkpoint"
+    return nested if find(nested) else folder
+
+
 def load_run(folder: Path) -> Checkpoint:
     """Load the checkpoint of a checkpoint folder or run folder. Raises InvalidInput if there is none."""
-    nested = folder / "checkpoint"
-    return load(nested if find(nested) else folder)
+    return load(checkpoint_of_run(folder))
 
 
 def part_fields(checkpoint: Checkpoint) -> dict[str, Any]:

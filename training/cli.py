@@ -77,7 +77,7 @@ examples:
   vitascope finetune pictograms --start-from bundles/hd-vila-tiny --data data/packed
   vitascope finetune my-recipe.toml --start-from runs/soho-tiny/checkpoint --out runs/mine
 """
-    parser.add_argument("--start-from", type=Path, required=True, help="checkpoint or bundle folder to start from")
+    parser.add_argument("--start-from", type=Path, required=True, help="bundle, checkpoint or run folder to start from")
 
 
 def _finetune(args: argparse.Namespace) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
         recipe: The recipe.
         data: Folder of packed corpora.
         latest: Checkpoint folder of the run; if it has a checkpoint, the run continues from it.
-        start_from: Checkpoint or bundle whose weights initialize a new run; None: the recipe's `init` applies.
+        start_from: Checkpoint, run or bundle whose weights initialize a new run; None: the recipe's `init` applies.
 
     Raises:
         InvalidInput: `latest` belongs to another recipe, other corpora or another initial model, or `start_from` is
@@ -209,7 +209,7 @@ def _check_corpora(stored: Checkpoint, data: Path) -> None:
 
 
 def initial_model_id(folder: Path) -> str:
-    """Return a hash of the weights and answers of a bundle or checkpoint. Raises InvalidInput if it is neither.
+    """Return a hash of the weights and answers of a bundle, checkpoint or run. Raises InvalidInput for other folders.
 
     For a bundle, the hash is of its checkpoint, since training reads it and bundles of the same weights may differ.
     """
@@ -220,7 +220,7 @@ def initial_model_id(folder: Path) -> str:
             return bundle.fingerprint
         files = BundleCheckpoint.model_validate(stored).files
         return hashlib.sha256("".join(files[name].sha256 for name in names).encode()).hexdigest()
-    path = checkpoint.find(folder)
+    path = checkpoint.find(checkpoint.checkpoint_of_run(folder))
     if path is None:
         raise InvalidInput(
             f"start-from: {folder} is neither a bundle nor a checkpoint; a folder with {MANIFEST_NAME} (of `vitascope "
@@ -230,12 +230,12 @@ def initial_model_id(folder: Path) -> str:
 
 
 def load_initial_model(folder: Path) -> InitialModel:
-    """Load the model of a bundle (from its checkpoint) or of a checkpoint.
+    """Load the model of a bundle (from its checkpoint), of a checkpoint or of a run.
 
     Raises InvalidInput for a bundle without a checkpoint, and if there is neither.
     """
     is_bundle = (folder / MANIFEST_NAME).exists()
-    stored = load_checkpoint(Bundle.open(folder)) if is_bundle else checkpoint.load(folder)
+    stored = load_checkpoint(Bundle.open(folder)) if is_bundle else checkpoint.load_run(folder)
     return InitialModel(stored.model, stored.answers, stored.tokenizer, stored.sources)
 
 

@@ -213,7 +213,8 @@ def test_a_run_that_began_with_another_model_is_refused(
     corpus: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
     made, (data, tokenizer) = recipe(corpus[1]), corpus
-    tuned = train(made, data, tmp_path / "tuned", start_from=trained, stop_after=1)
+    tuned = train(made, data, tmp_path / "tuned", start_from=trained.parent, stop_after=1)
+    train(made, data, tuned.parent, start_from=trained, stop_after=1)  # the run and its checkpoint are the same
     other = train(recipe(tokenizer, seed=1), data, tmp_path / "other", stop_after=1)
     with pytest.raises(InvalidInput, match=r"start_from: .*tuned holds a run that .* another model, not .*other"):
         train(made, data, tuned.parent, start_from=other)
@@ -227,7 +228,7 @@ def test_a_run_that_began_with_another_model_is_refused(
     older = json.loads(state.read_text())
     del older["start"]
     state.write_text(json.dumps(older))
-    assert checkpoint.load(train(made, data, tuned.parent, start_from=other, stop_after=1)).step == 2
+    assert checkpoint.load(train(made, data, tuned.parent, start_from=other, stop_after=1)).step == 3
 
 
 def test_a_checkpoint_is_never_missing_however_often_saving_it_is_killed(
