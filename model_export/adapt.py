@@ -51,7 +51,7 @@ class AdaptOptions:
 
     Attributes:
         folder: Folder of videos with subtitles, or of an exported collection.
-        start_from: Bundle or checkpoint to continue from.
+        start_from: Bundle, checkpoint or run to continue from.
         out, name: Folder and name of the bundle to write.
         work: Folder for intermediate results.
         shortest, longest: Minimum and maximum length of a clip, in seconds.
@@ -156,10 +156,10 @@ def adapt(options: AdaptOptions, log: Log) -> dict[str, Any]:
 
 
 def read_initial_model(folder: Path, data: Path) -> InitialModelFacts:
-    """Read the facts about a bundle or checkpoint. Its model is loaded to make sure that it can be trained.
+    """Read the facts about a bundle, checkpoint or run. Its model is loaded to make sure that it can be trained.
 
     Args:
-        folder: Bundle or checkpoint.
+        folder: Bundle, checkpoint or run.
         data: Packed corpora, for the terms of use of corpora that this project does not know.
 
     Raises:

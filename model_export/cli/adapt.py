@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="videos with subtitle files beside them, or an exported collection")
-    add("--start-from", type=Path, required=True, metavar="MODEL", help="bundle or checkpoint to continue from")
+    add("--start-from", type=Path, required=True, metavar="MODEL", help="bundle, checkpoint or run to continue from")
     add_bundle_output(parser)
     add_work(parser, "adapt")
     add("--steps", type=int, metavar="N", help="training steps (default: by the number of clips, 60 to 2000)")
