@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.records import MAX_TEXT_LENGTH
 from service.http.api_keys import admin_key_digest
+from vitascope.captions import MAX_BEAMS
 from vitascope.cli.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import DEFAULT_LIMITS
@@ -218,7 +219,7 @@ class RequestSettings(_Section):
     """
     max_caption_clips: Count = 64
     """Maximum number of clips that one request captions, and of chapters in one request."""
-    max_beams: Count = 16
+    max_beams: Annotated[Count, Field(le=MAX_BEAMS)] = 16
     """Maximum number of beams in beam search, and of captions per clip."""
     max_inputs: Count = 2048
     """Maximum number of texts and files in one request for embeddings."""

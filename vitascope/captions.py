@@ -35,19 +35,23 @@ Chosen on the validation splits of synthetic scenes and Flickr8k, with 8 beams. 
 the scenes with right captions increase from 67.4 to 70.0 percent, BLEU-4 from 18.0 to 18.6 and CIDEr-D from 43.7 to
 48.2."""
 
+MAX_BEAMS = 256
+"""Maximum beams, and captions of a clip: all run together, with keys and values of each in memory."""
+MAX_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class CaptionOptions:
     """Options of decoding captions.
 
     Attributes:
-        beams: Sentences kept at each token (beam search); 1: greedy search.
+        beams: Sentences kept at each token (beam search), at most ``MAX_BEAMS``; 1: greedy search.
         temperature: Above 0: tokens are sampled from logits divided by this value; needs ``beams`` 1, or ``rerank``.
         top_p: Sample from the most probable tokens that together have this probability (nucleus sampling); above 0, at
             most 1.
-        seed: Seed of sampling. The caption of a clip does not depend on the other clips.
+        seed: Seed of sampling, at most ``MAX_SEED``. The caption of a clip does not depend on the other clips.
         max_tokens: Maximum tokens of a caption, including its end; None: the maximum of the bundle.
-        count: Captions per clip; without sampling at most ``beams``.
+        count: Captions per clip, at most ``MAX_BEAMS``; without sampling at most ``beams``.
         rerank: Order all beams also by how well they match the clip; with a temperature, the same number of samples, at
             least ``count``, is added. Needs the task "matching".
     """
@@ -64,6 +68,9 @@ class CaptionOptions:
         for name, minimum in (("beams", 1), ("seed", 0), ("max_tokens", 1), ("count", 1)):
             if (value := getattr(self, name)) is not None and value < minimum:
                 raise InvalidInput(f"{name}: {value}; at least {minimum} was expected")
+        for name, maximum in (("beams", MAX_BEAMS), ("seed", MAX_SEED), ("count", MAX_BEAMS)):
+            if (value := getattr(self, name)) > maximum:
+                raise InvalidInput(f"{name}: {value}; at most {maximum} was expected")
         if not 0 <= self.temperature < np.inf:
             raise InvalidInput(f"temperature: {self.temperature}; 0 (no sampling) or more was expected")
         if not 0 < self.top_p <= 1:

@@ -13,7 +13,7 @@ from service.schemas.base import Id, Int, ModelName, Probability, Request, Respo
 from service.schemas.jobs import WINDOWS, Segmentation
 from service.schemas.library import MOMENT, Moment, Video
 from service.schemas.search import FUSED, MATCH, SIMILARITY
-from vitascope.captions import CaptionOptions
+from vitascope.captions import MAX_SEED, CaptionOptions
 from vitascope.modalities import Modality
 
 CLIPSCORE = (
@@ -324,7 +324,7 @@ class CaptionFields(Request):
         Field(gt=0, le=1, description="sample from the most probable words that together have this probability"),
     ] = 1.0
     seed: Annotated[
-        Int, Field(ge=0, lt=2**63, description="seed of sampling; the same seed gives the same captions")
+        Int, Field(ge=0, le=MAX_SEED, description="seed of sampling; the same seed gives the same captions")
     ] = 0
     max_tokens: Annotated[
         Int | None, Field(ge=1, description="tokens of a caption; null: as many as the model allows")

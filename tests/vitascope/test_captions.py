@@ -17,6 +17,7 @@ from index.clips.segmentation import window_spans
 from tests.media_files import solid, write_picture, write_video
 from tests.small_bundle import AUDIO, COLOURS, STREAMS, VOCABULARY, make_small_bundle
 from tests.vitascope.client.services import Exchange, server
+from vitascope import captions as captions_module
 from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES
 from vitascope.captions import Caption, CaptionOptions
 from vitascope.cli.main import main
@@ -77,7 +78,8 @@ def all_captions(model: Model, visual_tokens: Floats, max_tokens: int) -> list[t
     return sorted(complete, key=lambda caption: -caption[1])
 
 
-def test_beam_search_returns_the_most_probable_sentences(model: Model) -> None:
+def test_beam_search_returns_the_most_probable_sentences(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captions_module, "MAX_BEAMS", 1000)  # all sentences
     red = tokens_of(model, "red")
     for max_tokens in (3, 7):
         expected = all_captions(model, red, max_tokens)
@@ -258,6 +260,9 @@ def test_invalid_options_cancellation_and_a_missing_task(model: Model, small_mod
     red = tokens_of(model, "red")
     cases: list[tuple[dict[str, Any], str]] = [
         ({"beams": 0}, "beams: 0; at least 1"),
+        ({"beams": 257}, "beams: 257; at most 256 was expected"),
+        ({"count": 257, "beams": 1, "temperature": 1.0}, "count: 257; at most 256 was expected"),
+        ({"seed": 2**63}, f"seed: {2**63}; at most {2**63 - 1} was expected"),
         ({"count": 4}, "count: 4 with 3 beams"),
         ({"temperature": 1.0}, "beams: 3 with temperature 1; 1, or rerank, was expected"),
         ({"temperature": float("nan")}, "temperature: nan"),
