@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from vitascope.cli.options import add_inference_options, server_url
 from vitascope.cli.output import ProgressBar, plain_table
-from vitascope.errors import InvalidInput, MediaError
+from vitascope.errors import InvalidInput, MediaError, VitascopeError
 from vitascope.text_format import format_span
 
 EPILOG = """\
@@ -44,9 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beams",
         type=int,
-        default=3,
         metavar="N",
-        help="sentences kept at each token (beam search); 1: greedy search (default: %(default)s)",
+        help="sentences kept at each token (beam search); 1: greedy search (default: 3)",
     )
     parser.add_argument(
         "--temperature",
@@ -79,28 +78,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.clips is not None and not 0 < args.clips < math.inf:
         raise InvalidInput(f"--clips: {args.clips:g}; finite seconds above 0 were expected")
+    names = ("beams", "temperature", "top_p", "seed", "max_tokens", "count", "rerank")
+    options: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
     if (server := server_url(args)) is not None:
+        from index.cli.uploads import per_file_errors
         from vitascope.client import Client
         from vitascope.media.file import MediaFile
 
         segmentation = None if args.clips is None else {"rule": "windows", "length": args.clips, "overlap": 0}
-        names = ("beams", "temperature", "top_p", "seed", "max_tokens", "count", "rerank", "model")
-        options: dict[str, Any] = {name: getattr(args, name) for name in names}
 
         def request_captions(file: Path) -> Sequence[Mapping[str, Any]]:
-            with MediaFile.open(file):  # a file that cannot be read is an error of that file alone
-                return client.generate_captions_for_file(file, segmentation=segmentation, **options)["clips"]
+            # A file that cannot be read, or is over a limit of the service, is an error of that file alone.
+            with MediaFile.open(file), per_file_errors(file):
+                response = client.generate_captions_for_file(
+                    file, segmentation=segmentation, model=args.model, **options
+                )
+                return response["clips"]
 
         with Client(server) as client:
-            return _caption_files(args.files, request_captions)
+            return _caption_files(args.files, request_captions, (MediaError, InvalidInput))
     from index.clips.segmentation import window_spans
     from vitascope.captions import CaptionOptions, caption_file
     from vitascope.media.limits import read_media_limits
     from vitascope.model import Model
 
-    decoding = CaptionOptions(
-        args.beams, args.temperature, args.top_p, args.seed, args.max_tokens, args.count, args.rerank
-    )
+    decoding = CaptionOptions(**options)
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     _ = model.caption_decoder
     limits = read_media_limits(os.environ)
@@ -113,14 +115,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return _caption_files(args.files, caption)
 
 
-def _caption_files(files: Sequence[Path], caption: Callable[[Path], Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Caption the clips of each file; one of several that cannot be decoded does not stop the others."""
+def _caption_files(
+    files: Sequence[Path],
+    caption: Callable[[Path], Sequence[Mapping[str, Any]]],
+    file_errors: tuple[type[VitascopeError], ...] = (MediaError,),
+) -> dict[str, Any]:
+    """Caption the clips of each file; with several files, one of ``file_errors`` does not stop the others."""
     results: list[dict[str, Any]] = []
     with ProgressBar("Captioning") as progress:
         for number, file in enumerate(files):
             try:
                 results.append({"file": str(file), "clips": caption(file)})
-            except MediaError as error:
+            except file_errors as error:
                 if len(files) == 1:
                     raise
                 results.append({"file": str(file), "error": str(error)})

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,17 @@ services that do not support that answer when the video is searchable.
 """
 PER_FILE_STATUSES = (413, 500, 504)
 """Errors that concern a single file: it is too large, crashes the service, or takes too long."""
+
+
+@contextmanager
+def per_file_errors(path: Path) -> Iterator[None]:
+    """Raise MediaError, with the name of the file, for errors of a service that concern only that file."""
+    try:
+        yield
+    except ServiceError as error:
+        if error.status not in PER_FILE_STATUSES:
+            raise
+        raise MediaError(f"{path.name}: {error}") from error
 
 
 def upload_source(server: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -135,7 +147,7 @@ class _Uploader:
                 return "duplicate", ()
             changes, notes = self._refresh(client, known[0]["id"], path, item.title, metadata)
             return ("refreshed", [f"refreshed: {', '.join(changes)}", *notes]) if changes else ("duplicate", ())
-        try:
+        with per_file_errors(path):
             video = client.add_video(
                 self.collection,
                 path,
@@ -144,10 +156,6 @@ class _Uploader:
                 segmentation=self.segmentation,
                 progress=report,
             )
-        except ServiceError as error:
-            if error.status not in PER_FILE_STATUSES:
-                raise
-            raise MediaError(f"{path.name}: {error}") from error
         if is_missing:
             changes, notes = self._refresh(client, video["id"], path, item.title, metadata)
             described = [f"refreshed: {', '.join(changes)}"] if changes else []

@@ -59,7 +59,9 @@ def captioning(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         tasks=("retrieval", "audio_retrieval", "matching", "captioning"),
         audio={**AUDIO, "fused": True},
     )
-    settings = settings_for(bundle, tmp_path_factory.mktemp("data"), max_caption_clips=4, max_beams=6)
+    settings = settings_for(
+        bundle, tmp_path_factory.mktemp("data"), max_caption_clips=4, max_beams=6, max_video_bytes=9_000_000
+    )
     with serving(settings) as running, Client(str(running.client.base_url)) as client:
         client.create_collection("films")
         client.add_video("films", film, segmentation={"rule": "windows", "length": 4})
@@ -160,6 +162,24 @@ def test_the_command_captions_files_by_a_service(
     assert "beams: 7; at most 6" in capsys.readouterr().err
 
 
+def test_a_file_over_a_limit_of_the_service_does_not_stop_captions_of_others(
+    captioning: Running, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
+    large = tmp_path / "large.mp4"
+    with large.open("wb") as file:
+        file.truncate(captioning.settings.max_video_bytes + 1)
+    server = ["--server", str(captioning.client.base_url)]
+    assert main(["caption", str(large), str(film), str(picture), "--clips", "1", *server, "--json"]) == 3
+    too_large, too_long, captioned = json.loads(capsys.readouterr().out)["files"]
+    assert too_large["error"].startswith("large.mp4: file: more than ")
+    assert (too_long["file"], too_long["error"]) == (
+        str(film),
+        "segmentation: 8 clips from 0 to 8 s; at most 4 were expected (max_caption_clips)",
+    )
+    assert texts(captioned) == [(0.0, 0.0, BLUE)]
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "word"),
     [
@@ -170,7 +190,7 @@ def test_the_command_captions_files_by_a_service(
         ({"temperature": 1}, "invalid_input", "beams: 3 with temperature 1"),
         ({"temperature": -1}, "validation_failed", "temperature"),
         ({"top_p": 0}, "validation_failed", "top_p"),
-        ({"seed": 2**63}, "validation_failed", "seed"),
+        ({"seed": 2**63}, "validation_failed", f"seed: {2**63}; Input should be less than or equal to {2**63 - 1}"),
         ({"max_tokens": 99}, "invalid_input", f"max_tokens: 99; at most {CAPTIONS['max_tokens']}"),
         ({"segmentation": "clips"}, "validation_failed", "segmentation"),
         ({"segmentation": {**TWO_SECONDS, "length": 1.0}}, "invalid_input", "8 clips from 0 to 8 s; at most 4 were"),
