@@ -35,7 +35,7 @@ PAGE_SIZE = 100
 class SearchOptions(TypedDict):
     """Options of ``Backend.search_collection``, which the client's ``search`` describes."""
 
-    limit: int
+    limit: int | None
     cursor: str | None
     where: JSON | None
     rerank: int | None

@@ -57,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COSINE",
         help="merge neighbours with at least this similarity (default: by the similarities in the video)",
     )
-    parser.add_argument(
-        "--max-chapters", type=int, default=20, metavar="N", help="number of chapters at most (default: %(default)s)"
-    )
+    parser.add_argument("--max-chapters", type=int, metavar="N", help="number of chapters at most (default: 20)")
     parser.add_argument("--format", choices=FORMATS, default="text", help="format (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: standard output)")
     add_inference_options(parser)
@@ -70,14 +68,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.out is not None and args.out.is_dir():
         raise InvalidInput(f"--out: {args.out}: a folder; a file was expected")
-    options = ChapterOptions(args.min_seconds, args.similarity, args.max_chapters)
+    max_chapters = ChapterOptions.max_chapters if args.max_chapters is None else args.max_chapters
+    options = ChapterOptions(args.min_seconds, args.similarity, max_chapters)
     if (server := server_url(args)) is None:
         chapters = _divide(args, options)
     else:
         from vitascope.client import Client
 
         with Client(server) as client:
-            response = client.generate_chapters_for_file(args.file, **asdict(options), model=args.model, progress=True)
+            requested = {**asdict(options), "max_chapters": args.max_chapters}  # None: the default of the service
+            response = client.generate_chapters_for_file(args.file, **requested, model=args.model, progress=True)
             chapters = [dict(chapter) for chapter in response["chapters"]]
     result = {"file": str(args.file), "format": args.format, "out": args.out, "chapters": chapters}
     if args.out is not None:

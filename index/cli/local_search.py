@@ -12,6 +12,7 @@ from index.collection import Collection
 from index.records import Float32, Signal, Video
 from index.search.refinement import EmbeddedPart, refine_results, refined_text
 from index.search.request import (
+    DEFAULT_LIMIT,
     ClipPart,
     EmbeddingPart,
     QueryPart,
@@ -50,7 +51,7 @@ def search_collection(
     request = SearchRequest(
         fingerprint=model.bundle.fingerprint,
         parts=parts,
-        limit=options["limit"],
+        limit=DEFAULT_LIMIT if options["limit"] is None else options["limit"],
         after=position,
         where=parsed,
         rerank=rerank,

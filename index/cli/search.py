@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W,W,…",
         help="weights of texts, files and clips, in this order, without --not (default: 1 each)",
     )
-    add("--limit", type=int, default=10, metavar="N", help="maximum number of results (default: %(default)s)")
+    add("--limit", type=int, metavar="N", help="maximum number of results (default: 10)")
     add("--cursor", metavar="CURSOR", help="next_cursor of the previous page of the same search")
     add(
         "--rerank",

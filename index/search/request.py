@@ -29,6 +29,7 @@ from index.storage.queries import load_embeddings, load_spans
 from vitascope.bundle.manifest import MAX_RERANK, Calibration
 from vitascope.errors import InvalidInput, NotFound
 
+DEFAULT_LIMIT = 10
 MAX_WEIGHT = 1000.0
 GroupBy = Literal["clip", "event", "video"]
 CANDIDATES: dict[GroupBy, int] = {"event": 1000, "video": 1000}
@@ -115,7 +116,7 @@ class SearchRequest:
 
     fingerprint: str
     parts: Sequence[QueryPart]
-    limit: int = 10
+    limit: int = DEFAULT_LIMIT
     after: SearchPosition | None = None
     where: Filter | None = None
     rerank: int = 0

@@ -13,6 +13,7 @@ from tests.media_files import write_color_video
 from tests.service.browsing import browser, enter, film, guarded, page  # noqa: F401
 from tests.service.jobs import release_jobs  # noqa: F401
 from tests.service.running import ADMIN, Running, serving
+from tests.small_bundle import make_small_bundle
 from tests.sockets import reserved_port
 from tests.waiting import PATIENCE
 
@@ -71,6 +72,18 @@ def locked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: 
         running.client.headers["authorization"] = f"Bearer {ADMIN}"
         for name in ("palette", "other"):
             assert running.client.post("/v1/collections", json={"name": name}).status_code == 201
+        fill(running, "palette", files)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def low_limits(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
+    """A service with a model of most tasks, limits below the defaults, and the collection `palette`."""
+    tasks = ("retrieval", "matching", "answering", "moments", "captioning", "entailment")
+    bundle = make_small_bundle(tmp_path_factory.mktemp("tasks"), tasks=tasks)
+    limits = {"max_beams": 2, "max_answers": 2, "max_results": 2, "max_caption_clips": 2}
+    with serving(settings_for(bundle, tmp_path_factory.mktemp("low"), **limits)) as running:
+        assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
         fill(running, "palette", files)
         yield running
 

@@ -32,7 +32,11 @@ from tests.service.manual_clock import Clock
 from tests.service.raw_http import connect, exchange, get_request, post_request, read_response
 from tests.service.running import ADMIN, Running, make_key, problem_of, serving
 from tests.waiting import PATIENCE, wait_for
-from vitascope.errors import StorageError
+from vitascope.cli.main import main
+from vitascope.client import AsyncClient, Client
+from vitascope.errors import InvalidInput, StorageError
+from vitascope.integrations.langchain import VitascopeRetriever
+from vitascope.integrations.mcp.tools import TOOLS
 
 MAX_REQUESTS = 6
 
@@ -150,6 +154,42 @@ def test_defaults_above_a_limit_are_lowered_to_it(tight: Running) -> None:
 UPLOADS = "/v1/collections/palette/videos"
 FORM = "Content-Type: multipart/form-data; boundary=x"
 AS_ADMIN = f"Authorization: Bearer {ADMIN}"
+
+
+def test_clients_commands_and_tools_that_request_no_number_respect_low_limits(
+    low_limits: Running, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, film = str(low_limits.client.base_url), files / "red.mp4"
+    with Client(url) as client:
+        assert len(client.search("palette", "a red thing")["results"]) == 2
+        assert len(client.ask_file(film, "what color is it?")["answers"]) == 2
+        assert client.find_moments_in_file(film, ["a red thing"])["results"][0]["moments"]
+        assert client.generate_captions(collection="palette", video_id="1")["clips"]
+        with pytest.raises(InvalidInput, match="beams: 3; at most 2 was expected"):
+            client.generate_captions_for_file(film, beams=3)
+    for command in (
+        ["search", "a red thing", "--collection", "palette"],
+        ["ask", str(film), "what color is it?"],
+        ["moments", str(film), "a red thing"],
+        ["caption", str(film)],
+        ["chapters", str(film)],
+    ):
+        assert main([*command, "--server", url]) == 0, capsys.readouterr().err
+
+    async def call_tools() -> None:
+        stored: dict[str, Any] = {"collection": "palette", "video_id": "1"}
+        async with AsyncClient(url) as client:
+            for name, arguments in (
+                ("search_videos", {"collection": "palette", "text": "a red thing"}),
+                ("ask_video", {**stored, "question": "what color is it?"}),
+                ("find_moments", {**stored, "texts": ["a red thing"]}),
+                ("generate_captions", stored),
+            ):
+                await TOOLS[name].run(client, TOOLS[name].arguments.model_validate(arguments))
+
+    asyncio.run(call_tools())
+    retriever = VitascopeRetriever(url=url, collection="palette")
+    assert len(retriever.invoke("a red thing")) == 2
 
 
 def test_bodies_above_the_total_limit_are_rejected_by_their_header(tight: Running) -> None:

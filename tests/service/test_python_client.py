@@ -124,6 +124,21 @@ def test_strip_shows_thumbnails_with_captions(running: Running, palette: str, co
     assert len(images_of(asyncio.run(at_once()))) == 3
 
 
+def test_requests_about_a_part_of_a_file(low_limits: Running, files: Path) -> None:
+    part = {"start": 0.5, "end": 1.5}
+    with Client(str(low_limits.client.base_url)) as client:
+        film = files / "red.mp4"
+        responses: list[JSON] = [
+            client.score_file(film, ["a red thing"], **part),
+            client.ask_file(film, "what color is it?", **part),
+            client.classify_entailment_of_file(film, ["a red thing"], **part),
+            client.find_moments_in_file(film, ["a red thing"], **part),
+            *client.generate_captions_for_file(film, **part)["clips"],
+            *client.generate_chapters_for_file(film, **part)["chapters"],
+        ]
+    assert [(response["start"], response["end"]) for response in responses] == [(0.5, 1.5)] * 6
+
+
 @pytest.fixture(scope="module")
 def busy(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
     """Service for two concurrent requests, with the collection `palette`."""

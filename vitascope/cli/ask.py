@@ -26,13 +26,14 @@ examples:
   vitascope ask clip.mp4 "does the square move left?" --json
   vitascope ask clip.mp4 "what color is the circle?" --server http://127.0.0.1:8000
 """
+DEFAULT_TOP = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("file", type=Path, metavar="FILE", help="video or image")
     no_completion(parser.add_argument("question", metavar="QUESTION", help="a question, in quotes"))
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="number of answers (default: %(default)s)")
+    parser.add_argument("--top", type=int, metavar="N", help=f"number of answers (default: {DEFAULT_TOP})")
     parser.add_argument(
         "--candidate",
         action="append",
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         model,
         args.question,
         model.embed_video_file(args.file, [(0.0, end)], limits).visual_tokens,
-        top=args.top,
+        top=DEFAULT_TOP if args.top is None else args.top,
         candidates=args.candidate,
         abstain_below=args.abstain_below,
         audio_tokens=audio_tokens,

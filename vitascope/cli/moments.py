@@ -26,6 +26,7 @@ examples:
   vitascope moments film.mp4 "a dog runs" --top 1 --json
   vitascope moments film.mp4 "a dog runs" --server http://127.0.0.1:8000
 """
+DEFAULT_TOP = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="video or image")
     no_completion(parser.add_argument("texts", nargs="+", metavar="SENTENCE", help="a sentence, in quotes"))
     parser.add_argument(
-        "--top", type=int, default=5, metavar="N", help="number of moments of each sentence (default: %(default)s)"
+        "--top", type=int, metavar="N", help=f"number of moments of each sentence (default: {DEFAULT_TOP})"
     )
     add_inference_options(parser)
 
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     limits = read_media_limits(os.environ)
     seconds = model.moment_windows.window_seconds
     spans = aligned_windows(model.decoder.probe(args.file, limits).duration, seconds)
-    results = model.find_moments(args.texts, embed_windows(model, args.file, spans, limits), spans, args.top)
+    top = DEFAULT_TOP if args.top is None else args.top
+    results = model.find_moments(args.texts, embed_windows(model, args.file, spans, limits), spans, top)
     return {  # as in the response of a service
         "file": str(args.file),
         "video": None,

@@ -43,7 +43,7 @@ class SearchOptions(TypedDict, total=False):
     """Options of ``search`` that are the same on every page."""
 
     query: Sequence[Mapping[str, Any]] | None
-    limit: int
+    limit: int | None
     where: Mapping[str, Any] | None
     rerank: int | None
     refine: bool
@@ -59,8 +59,10 @@ class SearchOptions(TypedDict, total=False):
 class CaptionOptions(TypedDict, total=False):
     """Options of ``generate_captions_for_file``."""
 
+    start: float | None
+    end: float | None
     segmentation: Mapping[str, Any] | None
-    beams: int
+    beams: int | None
     temperature: float
     top_p: float
     seed: int

@@ -66,7 +66,9 @@ class VitascopeRetriever(BaseRetriever):
         return None if self.api_key is None else self.api_key.get_secret_value()
 
     def _options(self) -> dict[str, Any]:
-        return self.model_dump(include={"limit", "where", "rerank", "signals", "min_similarity", "group"})
+        options = self.model_dump(include={"where", "rerank", "signals", "min_similarity", "group"})
+        # The service may have a lower limit than the default.
+        return {**options, **self.model_dump(include={"limit"}, exclude_unset=True)}
 
     def _documents(self, response: SearchResponse) -> list[Document]:
         return [self._document(result) for result in response["results"]]

@@ -21,7 +21,7 @@ class Search(BaseClient):
         *,
         query: Sequence[Mapping[str, Any]] | None = None,
         file: str | Path | None = None,
-        limit: int = 10,
+        limit: int | None = None,
         where: Mapping[str, Any] | None = None,
         rerank: int | None = None,
         refine: bool = False,
@@ -44,7 +44,7 @@ class Search(BaseClient):
                 ``{"kind": "clip", "value": "41"}``, ``{"kind": "file", "signal": "audio"}``.
             file: image, video or sound to search by; it is not stored. Of a video, the pictures are compared unless
                 its part in ``query`` has the signal ``audio``.
-            limit: results per page.
+            limit: results per page; None: 10, or the limit of the service if that is lower.
             where: filter on metadata, fields of videos and, below ``clip``, fields of the clip.
             rerank: number of best clips to rerank with the fusion model; they are ordered by fused score. None: the
                 number that the model's bundle states.
@@ -75,7 +75,7 @@ class Search(BaseClient):
             include_query_clips=include_query_clips,
             cursor=cursor,
         )
-        body = {**drop_none(text=text, query=query), "limit": limit, **options}
+        body = {**drop_none(text=text, query=query, limit=limit), **options}
         path = api_path("collections", collection, "search")
         if file is None:
             return await self._call(response_types.SearchResponse, "POST", path, json=body, is_read_only=True)

@@ -57,6 +57,8 @@ class Inference(BaseClient):
         file: str | Path,
         captions: Sequence[str],
         *,
+        start: float | None = None,
+        end: float | None = None,
         references: Sequence[str] = (),
         frames: int = 0,
         model: str | None = None,
@@ -65,6 +67,8 @@ class Inference(BaseClient):
         """Score how well captions describe a file; the file is uploaded, but not stored. Otherwise like `score`."""
         fields = {
             "captions": to_list("captions", captions),
+            "start": start,
+            "end": end,
             "references": to_list("references", references),
             "frames": frames,
             "model": model,
@@ -79,7 +83,7 @@ class Inference(BaseClient):
         video_id: str,
         start: float | None = None,
         end: float | None = None,
-        top: int = 5,
+        top: int | None = None,
         candidates: Sequence[str] | None = None,
         abstain_below: float = 0.0,
         model: str | None = None,
@@ -92,7 +96,7 @@ class Inference(BaseClient):
             video_id: id of the video.
             start: start in seconds; None: the beginning of the video.
             end: end in seconds; None: the end of the video.
-            top: number of answers.
+            top: number of answers; None: 5, or the limit of the service if that is lower.
             candidates: restrict the answers; probabilities are then among them.
             abstain_below: ``answer`` is null if the highest probability is lower.
             model: name, name@version or fingerprint; None: the default model of the service.
@@ -107,7 +111,9 @@ class Inference(BaseClient):
         file: str | Path,
         question: str,
         *,
-        top: int = 5,
+        start: float | None = None,
+        end: float | None = None,
+        top: int | None = None,
         candidates: Sequence[str] | None = None,
         abstain_below: float = 0.0,
         model: str | None = None,
@@ -115,6 +121,7 @@ class Inference(BaseClient):
     ) -> response_types.AnswerResponse:
         """Answer a question about a file; the file is uploaded, but not stored. Otherwise like `ask`."""
         fields = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
+        fields |= {"start": start, "end": end}
         fields["candidates"] = None if candidates is None else to_list("candidates", candidates)
         if fields["candidates"] == []:  # a form has no empty lists
             raise InvalidInput("candidates: none; at least one was expected")
@@ -149,11 +156,13 @@ class Inference(BaseClient):
         file: str | Path,
         hypotheses: Sequence[str],
         *,
+        start: float | None = None,
+        end: float | None = None,
         model: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.EntailmentResponse:
         """Classify sentences about a file, which is uploaded, but not stored. Otherwise like `classify_entailment`."""
-        fields = {"hypotheses": to_list("hypotheses", hypotheses), "model": model}
+        fields = {"hypotheses": to_list("hypotheses", hypotheses), "start": start, "end": end, "model": model}
         return self._compute_of_file(response_types.EntailmentResponse, "entailment", file, fields, progress)
 
     def find_moments(
@@ -164,7 +173,7 @@ class Inference(BaseClient):
         video_id: str,
         start: float | None = None,
         end: float | None = None,
-        top: int = 5,
+        top: int | None = None,
         model: str | None = None,
     ) -> response_types.MomentResponse:
         """Find the spans of a stored video, finer than its clips, in which texts are true.
@@ -175,7 +184,7 @@ class Inference(BaseClient):
             video_id: id of the video.
             start: start in seconds; None: the beginning of the video.
             end: end in seconds; None: the end of the video.
-            top: number of moments of each text.
+            top: number of moments of each text; None: 5, or the limit of the service if that is lower.
             model: name, name@version or fingerprint; None: the default model of the service.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
@@ -187,12 +196,14 @@ class Inference(BaseClient):
         file: str | Path,
         texts: Sequence[str],
         *,
-        top: int = 5,
+        start: float | None = None,
+        end: float | None = None,
+        top: int | None = None,
         model: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.MomentResponse:
         """Find moments of a file; the file is uploaded, but not stored. Otherwise like `find_moments`."""
-        fields = {"texts": to_list("texts", texts), "top": top, "model": model}
+        fields = {"texts": to_list("texts", texts), "start": start, "end": end, "top": top, "model": model}
         return self._compute_of_file(response_types.MomentResponse, "moments", file, fields, progress)
 
     def ground(
@@ -241,7 +252,7 @@ class Inference(BaseClient):
         start: float | None = None,
         end: float | None = None,
         segmentation: Literal["stored"] | Mapping[str, Any] | None = None,
-        beams: int = 3,
+        beams: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
@@ -258,7 +269,8 @@ class Inference(BaseClient):
             start: start in seconds; None: the beginning of the video.
             end: end in seconds; None: the end of the video.
             segmentation: caption each clip alone: ``stored``, the indexed clips, or a rule as for ``add_video``.
-            beams: sentences kept at each token (beam search); 1: greedy search.
+            beams: sentences kept at each token (beam search); 1: greedy search; None: 3, or the limit of the service if
+                that is lower.
             temperature: above 0: tokens are sampled; needs ``beams=1`` or ``rerank``.
             top_p: sample from the most probable tokens that together have this probability.
             seed: seed of sampling.
@@ -317,6 +329,8 @@ class Inference(BaseClient):
         self,
         file: str | Path,
         *,
+        start: float | None = None,
+        end: float | None = None,
         segmentation: Mapping[str, Any] | None = None,
         min_seconds: float = 10.0,
         similarity: float | None = None,
@@ -325,7 +339,7 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.ChapterResponse:
         """Divide a video file into chapters; it is uploaded, but not stored. Otherwise like `generate_chapters`."""
-        options = {"segmentation": segmentation, "similarity": similarity, "model": model}
+        options = {"start": start, "end": end, "segmentation": segmentation, "similarity": similarity, "model": model}
         options |= {"min_seconds": min_seconds, "max_chapters": max_chapters}
         return self._compute_of_file(response_types.ChapterResponse, "chapters", file, options, progress)
 

@@ -128,8 +128,9 @@ class _SearchArguments(ToolArguments):
 
     def options(self) -> dict[str, Any]:
         """Return the options of the client's ``search``."""
-        options = self.model_dump(include={"limit", "group", "min_similarity", "cursor"})
-        return {**options, "where": self.filter}
+        options = self.model_dump(include={"group", "min_similarity", "cursor"})
+        # The service may have a lower limit than the default.
+        return {**options, **self.model_dump(include={"limit"}, exclude_unset=True), "where": self.filter}
 
 
 class SearchVideosArguments(_SearchArguments):
@@ -319,7 +320,7 @@ async def ask_video(client: AsyncClient, arguments: AskVideoArguments) -> Answer
     of a word or two, each with its probability. Low probabilities mean that it does not know: then look with
     show_moment.
     """
-    return _parse(client, AnswersResponse, await client.ask(**arguments.model_dump()))
+    return _parse(client, AnswersResponse, await client.ask(**arguments.model_dump(exclude_unset=True)))
 
 
 @tool("Check statements about a video")
@@ -339,7 +340,8 @@ async def find_moments(client: AsyncClient, arguments: FindMomentsArguments) -> 
     finer than the clips of search_videos. There are always some: judge by score (0 to 1), and look with show_moment.
     Not every model can do this; the first call for a long video takes minutes, so give start and end where known.
     """
-    return _parse(client, MomentsResponse, await client.find_moments(**arguments.model_dump()))
+    response = await client.find_moments(**arguments.model_dump(exclude_unset=True))
+    return _parse(client, MomentsResponse, response)
 
 
 @tool("Generate captions")
