@@ -159,9 +159,13 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     if result["action"] == "show":
         console.print()
-        clips = plain_table(">clip", ">id", "text")
-        for clip in result["video"]["spans"]:
-            clips.add_row(format_span(clip["start"], clip["end"]), clip["id"], escape(clip["text"]))
+        spans = result["video"]["spans"]
+        # Older services send no captions.
+        texts = ["text", *(name for name in ("screen_text", "caption") if any(clip.get(name) for clip in spans))]
+        clips = plain_table(">clip", ">id", *(name.replace("_", " ") for name in texts))
+        for clip in spans:
+            words = [escape(clip.get(name) or "") for name in texts]
+            clips.add_row(format_span(clip["start"], clip["end"]), clip["id"], *words)
         console.print(clips)
     elif result.get("next_cursor") is not None:
         console.print(f"Next page: --cursor {result['next_cursor']}")

@@ -318,6 +318,9 @@ def test_a_captioned_collection_is_searched_by_its_captions(
         )
         assert captioned.client.get("/v1/collections/films/facets").json()["caption"] == 1
         assert [span["caption"] for span in client.get_video("films", "1")["spans"]] == [RED, BLUE]
+    assert main(["video", "show", "1", "--collection", "films", "--server", str(captioned.client.base_url)]) == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert (first.rstrip().endswith(RED), second.rstrip().endswith(BLUE)) == (True, True)
     command = ["collection", "caption", "films", "--server", str(captioned.client.base_url)]
     assert main(command) == 0  # again: each clip has a caption by this model
     assert "films: 0 videos captioned" in capsys.readouterr().out

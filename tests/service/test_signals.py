@@ -171,6 +171,10 @@ def test_a_clip_states_whether_it_has_sound(hearing: Running, capsys: pytest.Cap
     for backend in (["--server", url], ["--data", str(hearing.settings.data_dir)]):
         assert main(["video", "show", videos["blue"], "--collection", "films", "--json", *backend]) == 0
         assert json.loads(capsys.readouterr().out)["video"]["spans"][0]["modalities"] == expected["blue"]
+        assert main(["video", "show", videos["blue"], "--collection", "films", *backend]) == 0
+        heading, clip_row = capsys.readouterr().out.splitlines()[-2:]
+        assert heading.split() == ["clip", "id", "text", "screen", "text"]
+        assert clip_row.rstrip().endswith(SHOWN)
     with_sound = [result for result in results if "with sound" in SearchHit.model_validate(result).line()]
     assert [result["video"]["title"] for result in with_sound] == ["blue"]  # as an assistant reads it
 
