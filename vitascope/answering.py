@@ -18,6 +18,7 @@ from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput
 from vitascope.input_validation import check_texts, check_tokens
 from vitascope.scoring import answer_probabilities
+from vitascope.text_format import is_blank
 
 if TYPE_CHECKING:
     from vitascope.model import Model
@@ -192,7 +193,7 @@ def _deduplicate_or_raise(candidates: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for candidate in candidates:
         name = _normalize(candidate)
-        if not name:
+        if is_blank(candidate):
             raise InvalidInput(f"candidates: {candidate!r} is empty; an answer was expected")
         if name in names:
             raise InvalidInput(f"candidates: {candidate!r} is repeated; different candidates were expected")

@@ -21,6 +21,7 @@ from vitascope.errors import InvalidInput, TaskMissing
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.modalities import Modality
 from vitascope.scoring import Match, match_probability
+from vitascope.text_format import is_blank
 
 if TYPE_CHECKING:
     from vitascope.bundle.manifest import Calibration, Task
@@ -207,7 +208,7 @@ def _rerank(
     """Add the match to the captions of B clips, and order them by match and log-probability combined."""
     rows = [row for row, of_clip in enumerate(captions) for _ in of_clip]
     # A text to match needs a visible character, which a caption of special tokens does not have.
-    texts = [caption.text.strip() or "." for of_clip in captions for caption in of_clip]
+    texts = ["." if is_blank(caption.text) else caption.text.strip() for of_clip in captions for caption in of_clip]
     logits = model.match(texts, visual_tokens[rows], None if audio_tokens is None else audio_tokens[rows]).logits
     matches = iter(match_probability(model.calibration, logits).tolist())
     matched = [[replace(caption, match=next(matches)) for caption in of_clip] for of_clip in captions]

@@ -1,7 +1,8 @@
-"""Text formatting: times, scores and signals of search results, invalid values, and escapes for terminals."""
+"""Text formatting: times, scores and signals of search results, invalid values, escapes for terminals; blank texts."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,11 @@ MAX_MATCHES = 3
 """Maximum number of matching words that are shown for a signal."""
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _ESCAPES |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text has only spaces, control characters and format characters, such as U+200B; or nothing."""
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
 
 
 def format_time(seconds: float) -> str:

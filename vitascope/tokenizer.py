@@ -16,6 +16,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from vitascope.errors import BundleCorrupt, TextError
+from vitascope.text_format import is_blank
 
 _PADDING_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
 MAX_CHARACTERS = 20_000
@@ -114,7 +115,7 @@ class Tokenizer:
             raise TextError(
                 f"texts[{index}]: {len(text)} characters; at most {self.max_characters} characters were expected"
             )
-        if not text.strip():
+        if is_blank(text):
             raise TextError(f"texts[{index}]: {text[:20]!r} is empty; visible characters were expected")
         try:
             text.encode()

@@ -17,6 +17,7 @@ from vitascope.cli.completion import no_completion
 from vitascope.cli.options import NOT_WEIGHT, add_bundle, add_collection, add_data, add_engine, add_server
 from vitascope.cli.output import print_results
 from vitascope.errors import InvalidInput
+from vitascope.text_format import is_blank
 
 if TYPE_CHECKING:
     from index.records import SearchSignal
@@ -152,7 +153,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the parts of the query in the form of the HTTP API: texts, files, clips, excluded texts."""
     texts = [text for text in (args.text, *args.also) if text is not None]
-    if not all(text.strip() for text in (*texts, *args.but_not)):
+    if any(is_blank(text) for text in (*texts, *args.but_not)):
         raise InvalidInput("query: a text is empty; words were expected")
     parts: list[dict[str, Any]] = [{"kind": "text", "value": text} for text in texts]
     signal = {} if args.signal is None else {"signal": args.signal}

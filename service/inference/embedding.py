@@ -39,6 +39,7 @@ from vitascope.modalities import read_audio_tokens
 from vitascope.model import Model
 from vitascope.moments import aligned_windows, embed_windows
 from vitascope.scoring import FrameEmbeddings, frame_times
+from vitascope.text_format import is_blank
 
 CALL_TEXTS = 4
 """Texts per call: few, so that the scheduler can batch them with texts of similar length of other requests."""
@@ -433,7 +434,7 @@ def check_texts(service: AppState, name: str, texts: Sequence[str]) -> None:
 def check_text(service: AppState, name: str, text: str) -> None:
     """Raise TextError for a text that is blank or too long."""
     limit = service.settings.max_text_characters
-    if not text.strip():
-        raise TextError(f"{name}: it is empty; a text of 1 to {limit} characters was expected")
+    if is_blank(text):
+        raise TextError(f"{name}: it is empty; visible characters, at most {limit}, were expected")
     if len(text) > limit:
         raise TextError(f"{name}: {len(text)} characters; at most {limit} were expected")

@@ -103,6 +103,7 @@ def test_search_is_paginated_by_cursor(capsys: pytest.CaptureFixture[str]) -> No
     [
         ([], "query: it is empty"),
         (["a dog", "--not", " "], "query: a text is empty"),
+        (["\u200b"], "query: a text is empty"),
         (["a dog", "--collection", "films"], "the collections are videos"),
         (["a dog", "--weights", "1,2"], "has 2; 1 were expected"),
         (["a dog", "--weights", "much"], "weights: 'much'"),

@@ -59,6 +59,7 @@ def test_an_uploaded_file_is_scored_and_not_stored(running: Running, files: Path
         ("caption-scores", {"captions": ["a"], "frames": -1}, "validation_failed", "frames"),
         ("answers", {}, "validation_failed", "question"),
         ("answers", {"question": ""}, "invalid_text", "question"),
+        ("answers", {"question": "\u200b\x00"}, "invalid_text", "question: it is empty"),
         ("answers", {"question": "a" * 100_000}, "invalid_text", "question"),
         ("answers", {"question": "a", "top": 0}, "validation_failed", "top"),
         ("answers", {"question": "a", "top": 51}, "invalid_input", "top: 51"),

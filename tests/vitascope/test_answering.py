@@ -120,6 +120,7 @@ def test_a_model_with_free_form_answers_scores_any_candidate(free_form_model: Mo
         ([], "candidates: none"),
         (["red", "Red "], "'Red ' is repeated"),
         (["red", " "], "' ' is empty"),
+        (["red", "\u200b"], "is empty; an answer was expected"),
         (["blue", "a big red ball is on the left"], r"candidates\[1\]: 'a big red ball .* is 10 tokens.* at most 6"),
     ],
 )
