@@ -165,8 +165,10 @@ def map_encoding_errors(part: str, values: Any) -> Iterator[None]:
         path, value = _invalid_value(values)
         key, text = ".".join(path) or part, repr(value)
         shown = text if len(text) <= 80 else f"{text[:77]}..."
-        expected = "JSON values with finite numbers and valid Unicode"
-        raise errors.InvalidInput(f"{key}: {shown}; {expected} were expected") from error
+        expected = "JSON values with finite numbers and valid Unicode were expected"
+        if isinstance(value, float):
+            expected = "a finite number was expected"
+        raise errors.InvalidInput(f"{key}: {shown}; {expected}") from error
 
 
 def _invalid_value(values: Any) -> tuple[list[str], Any]:
