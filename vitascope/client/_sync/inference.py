@@ -102,7 +102,7 @@ class Inference(BaseClient):
             model: name, name@version or fingerprint; None: the default model of the service.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
+        options: JSON = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
         options["candidates"] = None if candidates is None else to_list("candidates", candidates)
         return self._compute(response_types.AnswerResponse, "answers", span | options)
 
@@ -120,7 +120,7 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.AnswerResponse:
         """Answer a question about a file; the file is uploaded, but not stored. Otherwise like `ask`."""
-        fields = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
+        fields: JSON = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
         fields |= {"start": start, "end": end}
         fields["candidates"] = None if candidates is None else to_list("candidates", candidates)
         if fields["candidates"] == []:  # a form has no empty lists
