@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -47,11 +48,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` for a file or folder that replaces ``path`` when the block ends.
 
     Everything written is made durable before it is renamed. If the block raises, ``path`` stays as it was. An existing
-    file is replaced; an existing folder must be empty. Temporary files of killed processes are removed after an hour.
+    file is replaced; an existing folder must be empty. A symbolic link stays, and its target is replaced. Temporary
+    files of killed processes are removed after an hour.
 
     Raises:
-        OSError: it cannot be written or renamed.
+        OSError: it cannot be written or renamed, or exists and is a device, pipe or socket.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
+    path = Path(os.path.realpath(path))
     _remove_abandoned(path)
     temp_path = path.parent / f"{_temp_prefix(path)}{uuid.uuid4().hex}"
     try:

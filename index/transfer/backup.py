@@ -138,6 +138,8 @@ def _check_source(file: Path) -> None:
 
 def _header_problem(file: Path) -> str | None:
     """Return why this version cannot read ``file`` as a catalogue, according to its header; None if it can."""
+    if not file.is_file():  # opening a pipe would wait for a writer
+        return "is not a regular file"
     try:
         with open(file, "rb") as opened:
             header = opened.read(_HEADER_BYTES)

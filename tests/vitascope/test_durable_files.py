@@ -47,6 +47,28 @@ def test_a_file_may_have_the_longest_name_that_the_file_system_allows(name: str,
     assert os.listdir(tmp_path) == [name]
 
 
+def test_a_link_stays_and_its_target_is_replaced_or_created(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "folder" / "target"
+    target.parent.mkdir()
+    link.symlink_to(Path("folder", "target"))
+    for content in ("first", "second"):
+        with atomic_path(link) as temp_path:
+            temp_path.write_text(content)
+        assert (link.is_symlink(), target.read_text()) == (True, content)
+    assert os.listdir(target.parent) == ["target"]
+
+
+def test_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(os.devnull)
+    for path in (pipe, link):
+        with pytest.raises(FileExistsError, match="not a regular file"), atomic_path(path):
+            pytest.fail("nothing is written")
+    assert pipe.is_fifo()
+    assert link.is_char_device()
+
+
 def test_after_an_exception_the_old_file_is_there_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")

@@ -271,8 +271,11 @@ def test_a_backup_overwrites_only_backups(
 ) -> None:
     note = tmp_path / "note"
     note.write_text("notes")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     for file, problem in (
         (note, "exists and is not an SQLite file"),
+        (pipe, "exists and is not a regular file"),
         (library.root / "videos" / CATALOGUE_NAME, "is in the folder of a collection"),
         (library.root / "videos" / "copy", "is in the folder of a collection"),
         (tmp_path / "missing" / "b", "is not a folder"),
