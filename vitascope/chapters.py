@@ -52,7 +52,7 @@ class ChapterOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_seconds < math.inf:
-            raise InvalidInput(f"min_seconds: {self.min_seconds}; seconds, 0 or more, were expected")
+            raise InvalidInput(f"min_seconds: {self.min_seconds}; a finite number of seconds, 0 or more, was expected")
         if self.similarity is not None and not -1 <= self.similarity <= 1:
             raise InvalidInput(f"similarity: {self.similarity}; -1 to 1 was expected")
         if self.max_chapters < 1:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.options import add_inference_options, server_url
-from vitascope.cli.output import print_document
+from vitascope.cli.output import check_output, print_document
 from vitascope.durable_files import atomic_path
-from vitascope.errors import InvalidInput, StorageError
+from vitascope.errors import StorageError
 
 if TYPE_CHECKING:
     from vitascope.chapters import ChapterOptions
@@ -66,8 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.chapters import ChapterOptions
 
-    if args.out is not None and args.out.is_dir():
-        raise InvalidInput(f"--out: {args.out}: a folder; a file was expected")
+    check_output("--out", args.out, args.file)
     max_chapters = ChapterOptions.max_chapters if args.max_chapters is None else args.max_chapters
     options = ChapterOptions(args.min_seconds, args.similarity, max_chapters)
     if (server := server_url(args)) is None:
@@ -80,10 +79,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             response = client.generate_chapters_for_file(args.file, **requested, model=args.model, progress=True)
             chapters = [dict(chapter) for chapter in response["chapters"]]
     result = {"file": str(args.file), "format": args.format, "out": args.out, "chapters": chapters}
+    document = _format(result)  # also with --json: an error if YouTube would ignore the chapters
     if args.out is not None:
         try:
             with atomic_path(args.out) as path:
-                path.write_text(_format(result), "utf-8")
+                path.write_text(document, "utf-8")
         except OSError as error:
             raise StorageError(f"--out: {args.out}: {error.strerror or error}") from error
     return result

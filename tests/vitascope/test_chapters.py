@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -150,8 +151,32 @@ def test_the_command_writes_chapters_in_every_format(tmp_path: Path, capsys: pyt
     assert FORMATTERS["text"]([Chapter(**chapter) for chapter in result["chapters"]]).splitlines() == lines
     assert main(["chapters", video, *bundle, "--format", "youtube", "--max-chapters", "2"]) == 2
     assert "youtube: 2 chapters" in capsys.readouterr().err
+    assert main(["chapters", video, *bundle, "--format", "youtube", "--max-chapters", "2", "--json"]) == 2
+    assert "youtube: 2 chapters" in capsys.readouterr().err
     assert main(["chapters", str(picture), *bundle]) == 2
     assert "a picture has none; a video was expected" in capsys.readouterr().err
     blind = make_small_bundle(tmp_path / "blind", tasks=("captioning",), free_form_answers=True)
     assert main(["chapters", video, "--bundle", str(blind)]) == 2
     assert "no embeddings, so no chapters; its tasks are captioning" in capsys.readouterr().err
+
+
+def test_invalid_outputs_and_options_are_rejected_before_the_model_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film, link, hard_link, pipe = (tmp_path / name for name in ("film.mp4", "link", "hard-link", "pipe"))
+    film.write_bytes(b"film")
+    link.symlink_to(film)
+    hard_link.hardlink_to(film)
+    os.mkfifo(pipe)
+    command = ["chapters", str(film), "--bundle", str(tmp_path / "none")]
+    for option, value, message in (
+        ("--out", film, "the input file; another file was expected"),
+        ("--out", link, "the input file; another file was expected"),
+        ("--out", hard_link, "the input file; another file was expected"),
+        ("--out", pipe, "not a regular file; a regular file was expected"),
+        ("--out", tmp_path, "not a regular file; a regular file was expected"),
+        ("--min-seconds", "inf", "a finite number of seconds, 0 or more, was expected"),
+    ):
+        assert main([*command, option, str(value)]) == 2
+        assert message in capsys.readouterr().err
+    assert film.read_bytes() == b"film"

@@ -82,6 +82,12 @@ def test_the_command_finds_a_phrase_in_the_middle_frame_and_draws_it(
     assert warm[0] > cold[0] + 60, "the heat map is over the object"
     assert main([*command[:-1], "--end", "1"]) == 0
     assert " 0.0" in capsys.readouterr().out
-    for path, message in ((tmp_path, "a folder; a file was expected"), (video / "a.png", "Not a directory")):
+    before = video.read_bytes()
+    for path, message in (
+        (tmp_path, "not a regular file; a regular file was expected"),
+        (video, "the input file; another file was expected"),
+        (video / "a.png", "Not a directory"),
+    ):
         assert main([*command, "--picture", str(path)]) == 2
         assert f"--picture: {path}: {message}" in capsys.readouterr().err
+    assert video.read_bytes() == before

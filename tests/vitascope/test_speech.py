@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import wave
 from collections.abc import Sequence
 from functools import partial
@@ -218,4 +219,9 @@ def test_the_command_prints_or_writes_a_transcript(tmp_path: Path, capsys: pytes
     out = tmp_path / "out.srt"
     assert main([*command, model, "--format", "srt", "--out", str(out)]) == 0
     assert out.read_text().startswith("1\n00:00:00,0")
+    sound = tmp_path / "sound.wav"
+    shutil.copy(ONE_TO_FIVE, sound)
+    assert main(["transcribe", str(sound), "--out", str(sound)]) == 2
+    assert f"--out: {sound}: the input file; another file was expected" in capsys.readouterr().err
+    assert sound.read_bytes() == ONE_TO_FIVE.read_bytes()
     assert main([*command, str(tmp_path)]) == 2

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.options import add_bundle, add_engine
-from vitascope.cli.output import plain_table
+from vitascope.cli.output import check_output, plain_table
 from vitascope.durable_files import atomic_path
-from vitascope.errors import InvalidInput, StorageError
+from vitascope.errors import StorageError
 
 DRAWN_SIDE = 1280
 """Longer side of the picture that is written, in pixels."""
@@ -45,8 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.media.sampling import resolve_span
     from vitascope.model import Model
 
-    if args.picture is not None and args.picture.is_dir():
-        raise InvalidInput(f"--picture: {args.picture}: a folder; a file was expected")
+    check_output("--picture", args.picture, args.file)
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     _ = model.grounding_grid  # before anything is decoded
     limits = read_media_limits(os.environ)

@@ -1,4 +1,4 @@
-"""Output of subcommands: JSON, tables and progress bars."""
+"""Output of subcommands: JSON, tables, progress bars and files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vitascope.errors import InvalidInput
 from vitascope.text_format import escape_controls, format_score, format_signals, format_span, format_tenths
 
 MAX_TRANSCRIPT_CHARS = 60
@@ -34,6 +35,25 @@ def print_document(text: str, console: Console) -> None:
         console.out(text, end="", highlight=False)
     else:
         console.file.write(text)
+
+
+def check_output(option: str, path: Path | None, source: Path) -> None:
+    """Check that a file can be written, before its content is computed.
+
+    Args:
+        option: option that names the file, such as ``--out``.
+        path: file to write; None for standard output.
+        source: file that the command reads.
+
+    Raises:
+        InvalidInput: ``path`` exists and is not a regular file, or is ``source``.
+    """
+    if path is None or not path.exists():
+        return
+    if not path.is_file():
+        raise InvalidInput(f"{option}: {path}: not a regular file; a regular file was expected")
+    if source.exists() and path.samefile(source):
+        raise InvalidInput(f"{option}: {path}: the input file; another file was expected")
 
 
 def print_text_or_json(

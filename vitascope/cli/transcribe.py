@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_device, add_server, server_url
-from vitascope.cli.output import ProgressBar, print_document
+from vitascope.cli.output import ProgressBar, check_output, print_document
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
@@ -62,8 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if args.out is not None and args.out.is_dir():
-        raise InvalidInput(f"--out: {args.out}: a folder; a file was expected")
+    check_output("--out", args.out, args.file)
     # Without a server, --model is a local model here, which server_url() would reject.
     server = None if args.server is None else server_url(args)
     transcript = _transcribe_locally(args) if server is None else _transcribe_remotely(args, server)
