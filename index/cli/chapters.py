@@ -35,7 +35,7 @@ formats:
 examples:
   vitascope chapters film.mp4
   vitascope chapters film.mp4 --format vtt --out chapters.vtt
-  vitascope chapters film.mp4 --similarity 1 --max-chapters 8
+  vitascope chapters film.mp4 --min-seconds 0 --similarity 1 --max-chapters 8
   vitascope chapters film.mp4 --min-seconds 30 --server http://127.0.0.1:8000
 """
 FORMATS = ("text", "vtt", "json", "youtube", "ffmetadata")
