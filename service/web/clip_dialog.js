@@ -56,7 +56,6 @@ async function explainFailure(video) {
   }
 }
 
-// Close the dialog, as the close button does.
 function closeClip() {
   recordClosed();
   $("clip").close();

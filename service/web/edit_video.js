@@ -43,7 +43,7 @@ function describeInvalidLine(text) {
   return invalid ? `“${invalid[0]}”: expected “name: value”.` : "";
 }
 
-const parseMetadata = (text) => Object.fromEntries(parseLines(text).map(([, name, value]) => [name.startsWith('"') ? String(parseValue(name)) : name, parseValue(value)]));
+const parseMetadata = (text) => ({ __proto__: null, ...Object.fromEntries(parseLines(text).map(([, name, value]) => [name.startsWith('"') ? String(parseValue(name)) : name, parseValue(value)])) });
 
 // Numbers, true, false and quoted text as in JSON; anything else is text.
 function parseValue(text) {

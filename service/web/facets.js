@@ -21,7 +21,7 @@ export function clearFacets() {
   $("facets").replaceChildren();
 }
 
-// Whether videos of the collection have words of this signal, "speech", "screen_text" or "caption"; false until facets are loaded.
+// Whether videos have words of this signal; false until facets are loaded.
 export const hasWords = (signal) => wordCounts[signal] > 0;
 
 // Load the facets if the collection has changed, and show which are chosen.

@@ -2,8 +2,8 @@
 
 import { $, el } from "./dom.js";
 
-const COMPARISONS = {
-  eq: "is", ne: "is not", contains: "contains", prefix: "starts with", gte: "is at least", gt: "is more than", lte: "is at most", lt: "is less than", in: "is one of",
+const COMPARISONS = { // no prototype: fields may be named "constructor"
+  __proto__: null, eq: "is", ne: "is not", contains: "contains", prefix: "starts with", gte: "is at least", gt: "is more than", lte: "is at most", lt: "is less than", in: "is one of",
 };
 const SYMBOLS = { gte: "≥", gt: ">", lte: "≤", lt: "<" };
 const DATE_LABELS = { eq: "is on", gte: "is on or after", gt: "is after", lte: "is on or before", lt: "is before" };
@@ -17,12 +17,12 @@ const EXPECTED = {
   boolean: "Enter true or false.",
 };
 const FIELD_TYPES = { // built-in fields
-  title: "text", duration: "seconds", added_at: "date", width: "number", height: "number", video_id: "number", path: "text",
+  __proto__: null, title: "text", duration: "seconds", added_at: "date", width: "number", height: "number", video_id: "number", path: "text",
   content_sha256: "text", "clip.start": "seconds", "clip.end": "seconds", "clip.length": "seconds", "clip.text": "text",
   "clip.screen_text": "text", "clip.caption": "text",
 };
 const FIELD_HINTS = {
-  title: "title of the video", path: "folder and file name", duration: "duration of the video, s or m:ss", added_at: "date when it was added",
+  __proto__: null, title: "title of the video", path: "folder and file name", duration: "duration of the video, s or m:ss", added_at: "date when it was added",
   width: "pixels", height: "pixels", "clip.text": "words spoken in the clip", "clip.screen_text": "words shown in the clip",
   "clip.caption": "generated caption of the clip",
   "clip.start": "start of the clip, s or m:ss", "clip.end": "end of the clip, s or m:ss", "clip.length": "duration of the clip, s",
@@ -32,14 +32,12 @@ let knownFields = new Map(); // metadata field -> its most frequent values
 let conditions = []; // {field, comparison, value}: the applied conditions
 let otherNodes = []; // nodes of a linked filter that rows cannot express
 
-// Filter
-
 export function currentFilter() {
   const all = [...conditions.map(conditionToNode), ...otherNodes];
   return all.length > 1 ? { and: all } : all[0] || null;
 }
 
-// Apply the rows; those without field or value are left out. Returns false, with the field marked, if a value is invalid.
+// Apply the rows; those without field or value are left out. False, with the field marked, if a value is invalid.
 export function readRows() {
   clearMarks();
   const parsed = [];
@@ -51,9 +49,10 @@ export function readRows() {
       row.error.textContent = field ? 'Not applied: enter a value; "" is empty text.' : "Not applied: enter a field.";
       continue;
     }
-    const value = parseValue(field, row.comparison.value, text);
+    const comparison = row.comparison.value;
+    const value = parseValue(field, comparison, text);
     if ([].concat(value).includes(undefined)) return markInvalid(row, row.value, EXPECTED[typeOf(field)]);
-    parsed.push({ field, comparison: row.comparison.value, value });
+    parsed.push({ field, comparison, value });
   }
   conditions = parsed;
   return true;
@@ -91,7 +90,7 @@ export function filterChips(onChange, isShown) {
   ];
 }
 
-// Show an error of the service at the row it refers to.
+// Show an error of the service at its row.
 export function showFilterError(message) {
   setOpen(true);
   clearMarks();
@@ -102,8 +101,6 @@ export function showFilterError(message) {
   if (invalidRow) markInvalid(invalidRow, invalidRow.value, message);
   else $("filter-error").textContent = message;
 }
-
-// Suggestions
 
 // ``fields``: metadata fields with their most frequent values, as facets.
 export function setKnownFields(fields) {
@@ -128,8 +125,6 @@ function suggestValues(row) {
   $("filter-values").replaceChildren(...values.map((value) => el("option", { value: formatValue(row.field.value.trim(), value) })));
   row.value.placeholder = FIELD_HINTS[row.field.value.trim()] || (values.length ? `such as ${values[0]}` : "value");
 }
-
-// Rows
 
 const rowByElement = new WeakMap();
 const rows = () => [...$("filter-rows").children].map((box) => rowByElement.get(box));
@@ -212,8 +207,6 @@ export function prepareFilter(search) {
   };
 }
 
-// Values and JSON
-
 function parseValue(field, comparison, text) {
   if (comparison !== "in") return parseScalar(field, text);
   return (text.match(/"[^"]*"|[^,]+/g) || []).map((condition) => condition.trim()).filter(Boolean).map((condition) => parseScalar(field, condition));
@@ -249,9 +242,9 @@ function conditionToNode({ field, comparison, value }) {
 
 function parseNodes(json) {
   return Object.entries(json).flatMap(([key, value]) => {
-    if (key === "and" && Array.isArray(value) && value.every((node) => node?.constructor === Object)) return value.flatMap(parseNodes);
-    if (["and", "or", "not"].includes(key) || value === null) return [{ [key]: value }];
-    if (key === "clip" && typeof value === "object" && Object.keys(value).every((field) => `clip.${field}` in FIELD_TYPES)) {
+    if (key === "and" && value?.length && value.every?.((node) => node instanceof Object && !Array.isArray(node))) return value.flatMap(parseNodes);
+    if (["and", "or", "not"].includes(key)) return [{ [key]: value }];
+    if (key === "clip" && value instanceof Object && Object.keys(value).length && Object.keys(value).every((field) => `clip.${field}` in FIELD_TYPES)) {
       return Object.entries(value).flatMap(([field, operand]) => parseComparisons(`clip.${field}`, operand));
     }
     return parseComparisons(key, value);
@@ -259,8 +252,9 @@ function parseNodes(json) {
 }
 
 function parseComparisons(field, operand) {
-  if (typeof operand !== "object" || operand === null) return [{ field, comparison: "eq", value: operand }];
-  return Object.entries(operand).map(([comparison, value]) =>
+  const comparisons = Object.entries(operand instanceof Object ? operand : { eq: operand });
+  if (!comparisons.length) return [conditionToNode({ field, comparison: "eq", value: operand })];
+  return comparisons.map(([comparison, value]) =>
     comparison in COMPARISONS && (typeof value !== "object" || Array.isArray(value))
       ? { field, comparison, value }
       : conditionToNode({ field, comparison, value }));

@@ -230,11 +230,38 @@ def test_results_are_filtered_and_errors_are_shown_at_their_row(page: Page, pale
     expect(page.locator("#results .card")).to_have_count(3)
     page.goto(f'/?collection={palette}&filter={{"clip":{{"start":"soon"}}}}')  # rejected by the service
     expect(page.locator(".condition").get_by_role("alert")).to_contain_text("a number of seconds was expected")
-    for invalid, reason in (('{"field":{"regex":"x"}}', "field: operator 'regex'"), ('{"and":[1,"x"]}', "filter: 1;")):
+    for invalid, reason in (
+        ('{"field":{"regex":"x"}}', "field: operator 'regex'"),
+        ('{"and":[1,"x"]}', "filter: 1;"),
+        ('{"color":{}}', "color: {}; a value or operators"),
+        ('{"clip":{"text":{}}}', "text: {}; a value or operators"),
+        ('{"clip":{}}', "clip: {}; a value or operators"),
+        ('{"and":[]}', "and: []; a list of at least one filter"),
+    ):
         page.goto(f"/?collection={palette}&filter={invalid}")
         expect(page.locator("#filter-error")).to_contain_text(reason)
     page.goto(f"/?collection={palette}&filter=red")
     expect(page.locator("#filter-error")).to_contain_text("filter: red;")
+
+
+def test_metadata_fields_may_be_named_like_properties_of_javascript_objects(
+    page: Page, running: Running, colors: str
+) -> None:
+    names = ("constructor", "toString", "__proto__")
+    address = f"/v1/collections/{colors}/videos/1"
+    running.client.patch(address, json={"metadata": dict.fromkeys(names, "x")}).raise_for_status()
+    nodes = json.dumps([{name: "x"} for name in names])
+    page.goto(f'/?collection={colors}&filter={{"and":{nodes}}}')
+    expect(page.locator("#summary")).to_have_text("1 video matches the filter.")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    for number, name in enumerate(names):
+        expect(page.get_by_label("Field").nth(number)).to_have_value(name)
+    page.locator("#results .card").click()
+    page.get_by_role("button", name="Edit…").click()
+    page.get_by_label("Metadata", exact=True).fill("color: red")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#clip-facts")).not_to_contain_text("constructor")
+    assert running.client.get(address).json()["metadata"] == {"color": "red"}
 
 
 def test_moments_are_on_the_timeline_and_clips_are_played_by_keys(page: Page, film: str) -> None:
