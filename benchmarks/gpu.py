@@ -24,6 +24,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
+from benchmarks.command_line import run_main
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import graph_spec, random_inputs
 from vitascope.bundle.manifest import ADDED_GRAPHS
@@ -298,4 +299,4 @@ def _show(measured: Sequence[Measurement], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -22,6 +22,7 @@ import av
 import numpy as np
 from rich.console import Console
 
+from benchmarks.command_line import run_main
 from index.clips.rules import Segmentation
 from index.collection_store import CollectionStore
 from index.jobs.ingest import ClipSpec, DecodedClips, PreparedFile, decode_clips, embed_clips, hash_file, prepare_file
@@ -210,8 +211,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    if args.films < 1 or args.rounds < 1:
-        parser.error("--films, --rounds: at least 1 was expected")
+    if min(args.films, args.rounds, args.seconds) < 1:
+        parser.error("--films, --rounds, --seconds: at least 1 was expected")
     config = PipelineConfig(decoders=args.decoders)
     model = Model.open(args.bundle, threads=args.threads, device=args.device)
     model.warm_up()
@@ -227,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

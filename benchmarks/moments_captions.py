@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.console import Console
 
+from benchmarks.command_line import run_main
 from benchmarks.ingest import write_film
 from vitascope.captions import CaptionOptions
 from vitascope.cli.options import default_bundle
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
+from benchmarks.command_line import run_main
 from index.collection_store import CollectionStore
 from index.jobs.jobs import create_job
 from index.jobs.recognition import JobRecognition
@@ -39,6 +40,8 @@ from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.sandbox.recognition import RecognitionKind
 from vitascope.sandbox.recognizers import DEFAULT_TEXT_READER, Recognizers
+from vitascope.screen_text.reading import open_text_reader
+from vitascope.speech.interface import open_recognizer
 
 WIDTH, HEIGHT, FRAMES_PER_SECOND, SLIDE_SECONDS = 1280, 720, 25, 10
 WORDS = "report budget winter market harbour garden engine letter window planet river doctor signal number paper bridge"
@@ -140,8 +143,10 @@ def main() -> None:
     options = {"nothing": JobOptions()}
     if args.transcribe is not None:
         options["speech"] = JobOptions(transcribe=args.transcribe)
+        open_recognizer(args.transcribe)  # an unusable model is an error before talks are written
     if args.read_text is not None:
         options["screen text"] = JobOptions(read_text=args.read_text)
+        open_text_reader(args.text_reader)
     if len(options) == 3:
         options["both"] = JobOptions(transcribe=args.transcribe, read_text=args.read_text)
     model = Model.open(args.bundle, device="cpu")
@@ -160,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.command_line import run_main
 from benchmarks.ingest import write_film
 from index.clips.rules import Segmentation
 from index.collection import Collection
@@ -134,8 +135,8 @@ def main() -> None:
     parser.add_argument("--clip-length", type=float, default=8.0, metavar="S")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    if args.films < 1 or args.rounds < 1:
-        parser.error("--films, --rounds: at least 1 was expected")
+    if min(args.films, args.rounds, args.seconds) < 1:
+        parser.error("--films, --rounds, --seconds: at least 1 was expected")
     model = Model.open(args.bundle, threads=1, device="cpu")
     if not {"video", "audio"} <= model.bundle.manifest.graphs.keys():
         parser.error(f"--bundle: {args.bundle}: a bundle with graphs of video and audio was expected")
@@ -152,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -35,6 +35,7 @@ import av
 import numpy as np
 from rich.console import Console
 
+from benchmarks.command_line import run_main
 from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput
 from vitascope.sandbox.decoder import IN_PROCESS
@@ -254,6 +255,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="threads of each model (default: one per core)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the numbers")
     args = parser.parse_args()
+    if args.digits is not None and not (args.digits.is_file() and tarfile.is_tarfile(args.digits)):
+        parser.error(f"--digits: {args.digits}; a tar file was expected")
+    if args.json is not None and not args.json.parent.is_dir():
+        parser.error(f"--json: {args.json}; a file in an existing folder was expected")
     try:
         recognizers = [
             open_recognizer(os.path.expanduser(model), threads=args.threads) for model in args.model or ["pocketsphinx"]
@@ -284,4 +289,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
