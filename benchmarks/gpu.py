@@ -24,7 +24,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import graph_spec, random_inputs
 from vitascope.bundle.manifest import ADDED_GRAPHS

@@ -22,7 +22,7 @@ import av
 import numpy as np
 from rich.console import Console
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 from index.clips.rules import Segmentation
 from index.collection_store import CollectionStore
 from index.jobs.ingest import ClipSpec, DecodedClips, PreparedFile, decode_clips, embed_clips, hash_file, prepare_file

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.console import Console
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 from benchmarks.ingest import write_film
 from vitascope.captions import CaptionOptions
 from vitascope.cli.options import default_bundle

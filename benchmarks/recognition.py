@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 from index.collection_store import CollectionStore
 from index.jobs.jobs import create_job
 from index.jobs.recognition import JobRecognition

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 from index.recognitions import store_screen_text
 from tests.index.sample_data import new_collection, new_video
 from tests.index.searches import MODEL, search_hits

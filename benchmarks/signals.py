@@ -24,7 +24,7 @@ from random import Random
 
 import numpy as np
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.recognitions import store_screen_text

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 from benchmarks.ingest import write_film
 from index.clips.rules import Segmentation
 from index.collection import Collection

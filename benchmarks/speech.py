@@ -35,7 +35,7 @@ import av
 import numpy as np
 from rich.console import Console
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput
 from vitascope.sandbox.decoder import IN_PROCESS

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 from benchmarks.service.load import Checks
 from vitascope.cli.options import default_bundle
 
