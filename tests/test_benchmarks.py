@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.command_line import run_main
+from benchmarks import run_main
 
 
 @pytest.mark.parametrize(
