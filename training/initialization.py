@@ -20,7 +20,7 @@ from training.data.scenes.objects import ATTRIBUTES
 from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import END_TOKEN, ConvConfig, FusedConfig
 from training.models.fusion import AUDIO_PREFIX, AUDIO_PREFIXES, POOLED_ANSWER_PREFIX, FusedModel
-from training.models.hd_vila import HdVilaConfig
+from training.models.hd_vila import EARLY_FUSION_PREFIX, HdVilaConfig
 from training.models.pretrained import (
     load_audio,
     load_kept_stages,
@@ -37,7 +37,9 @@ from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
 KEPT = ("video.pretrained.", "video.branch.")
-"""Prefixes of parameters that `keep_pretrained` adds to an initial model. They do not change its outputs at first."""
+"""Prefixes of parameters that `keep_pretrained` adds to an initial model."""
+ADDED = (*KEPT, EARLY_FUSION_PREFIX)
+"""Prefixes of parameters that may be added to an initial model, and do not change its outputs at first."""
 
 
 def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> Checkpoint:
@@ -164,9 +166,13 @@ def _check_heads(recipe: Recipe, cfg: FusedConfig) -> None:
                 f"objectives: {objective!r} for a model without a part for it; model = {{ {setting} }} was expected in "
                 "the recipe"
             )
-    if any(stage.frozen == "all_but_pooled_answers" for stage in recipe.stages) and not (
-        cfg.pooled_answers and cfg.answers
-    ):
+    frozen = {stage.frozen for stage in recipe.stages}
+    if "all_but_early_fusion" in frozen and not (isinstance(cfg, HdVilaConfig) and cfg.early_fusion):
+        raise InvalidInput(
+            "frozen: 'all_but_early_fusion' for a model without early fusion; model = { early_fusion = 96 } was "
+            "expected in the recipe"
+        )
+    if "all_but_pooled_answers" in frozen and not (cfg.pooled_answers and cfg.answers):
         raise InvalidInput(
             f"frozen: 'all_but_pooled_answers' for a model with pooled_answers = {cfg.pooled_answers} and "
             f"{cfg.answers} answers; model = {{ pooled_answers = 512 }} and an answer vocabulary were expected"
@@ -314,7 +320,7 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     adapted = build(config)
     weights, expected = model.state_dict(), adapted.state_dict()
     fitting = {name: w for name, w in weights.items() if name in expected and w.shape == expected[name].shape}
-    optional = (*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES, *(part.prefix for part in PARTS.values()))
+    optional = (*ONLY_IN_TRAINING, *ADDED, *AUDIO_PREFIXES, *(part.prefix for part in PARTS.values()))
     unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith(optional))
     if unfit:
         raise InvalidInput(

@@ -71,6 +71,7 @@ class TrainedPart(NamedTuple):
 
 TRAINED_PARTS = {
     "all_but_audio": TrainedPart("audio", AUDIO_OBJECTIVES),
+    "all_but_early_fusion": TrainedPart("video.early_fusion", frozenset({"objects"})),
     "all_but_captions": TrainedPart("caption_decoder", frozenset({"captions", "caption_reward"})),
     "all_but_grounding": TrainedPart("grounding_head", frozenset({"grounding"})),
     "all_but_entailment": TrainedPart("entailment_head", frozenset({"entailment"})),
@@ -80,6 +81,7 @@ TRAINED_PARTS = {
 CACHED_FEATURES = (
     "visual",
     "embeddings",
+    "all_but_early_fusion",
     "all_but_captions",
     "all_but_grounding",
     "all_but_entailment",
@@ -251,6 +253,7 @@ class Stage(StrictModel):
         "visual",
         "embeddings",
         "all_but_audio",
+        "all_but_early_fusion",
         "all_but_captions",
         "all_but_grounding",
         "all_but_entailment",
@@ -269,6 +272,8 @@ class Stage(StrictModel):
     - `embeddings`: fused layers, heads and the details that the fused layers read are trained on cached features.
       Embeddings do not change.
     - `all_but_audio`: only the audio encoder is trained, towards the existing embeddings of texts and videos.
+    - `all_but_early_fusion`: only the layers of `early_fusion` are trained, by the objective `objects`. Embeddings do
+      not change; heads that read visual tokens have to be trained afterwards.
     - `all_but_captions`, `all_but_grounding`: only the caption decoder or the grounding head is trained, on the cached
       features of `visual`.
     - `all_but_entailment`: only the entailment head is trained, in the same way. Each video has the same sentences at

@@ -147,7 +147,7 @@ def compute_losses(
     if "entailment" in objectives:
         out["entailment"] = entailment_loss(model, batch, entailment_inputs(model, batch, video))
     if "objects" in objectives and batch.positions is not None and batch.classes is not None:
-        grid, logits = model.grid_of(video.tokens.shape[1]), model.object_logits(video.tokens)
+        grid, logits = model.cfg.grid_of(video.tokens.shape[1]), model.object_logits(video.tokens)
         sizes = model.cfg.object_classes
         out["objects"] = losses.objects(logits, batch.positions, batch.classes, grid, sizes, ATTRIBUTE_WEIGHTS)
     if "class_names" in objectives and names is not None:

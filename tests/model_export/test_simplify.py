@@ -16,7 +16,7 @@ from training.models.hd_vila.reduction import ReducedVideo, reduced_config
 @pytest.fixture(scope="module", params=[False, True])
 def model(request: pytest.FixtureRequest) -> HdVila:
     torch.manual_seed(0)
-    changes = {"temporal_shift": 0.125, "frozen_stages": 3, "keep_pretrained": True}
+    changes = {"temporal_shift": 0.125, "frozen_stages": 3, "keep_pretrained": True, "early_fusion": 6}
     model = HdVila(small_config(**changes, paired_frames=request.param))
     with torch.no_grad():
         for values in model.video.parameters():

@@ -246,8 +246,7 @@ def model_that_tells(wrong: str | None) -> FusedModel:
     described = SimpleNamespace(
         parameters=lambda: iter([torch.zeros(1)]),
         object_logits=lambda visual: logits,
-        grid_of=lambda tokens: GRID,
-        cfg=SimpleNamespace(object_classes=SIZES),
+        cfg=SimpleNamespace(object_classes=SIZES, grid_of=lambda tokens: GRID),
     )
     return cast(FusedModel, described)
 

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from tests.training import test_soho, test_visual_parsing
 from tests.training.small_run import MODEL, VIDEO_STREAMS, recipe, write_corpus, write_tokenizer
@@ -25,7 +27,9 @@ from training.cached_embeddings import similar_videos
 from training.data.arrays import create_array
 from training.data.batch import Tokens
 from training.data.batches import Batches
-from training.data.packed import open_packed
+from training.data.example import Example
+from training.data.packed import Origin, open_packed, write_packed
+from training.data.scenes.sampling import sample_world
 from training.evaluation.encoder import streams_of
 from training.initialization import load_or_initialize, model_config
 from training.models.architectures import build
@@ -333,6 +337,57 @@ def test_before_training_the_kept_stages_change_nothing_and_later_only_their_sum
     assert not torch.allclose(moved, model.video_embedding(tokens), atol=1e-2)
     means = {name: x.mean(dim=1) for name, x in features.items()}
     assert torch.allclose(model.embedding_of_features(means), moved, atol=1e-4)
+
+
+def test_early_fusion_adds_details_of_motion_to_the_tokens_and_keeps_the_embedding() -> None:
+    torch.manual_seed(0)
+    config = HdVilaConfig.model_validate(
+        model_config(recipe(Path("unused"), model=KEPT | {"early_fusion": 6}), 4).model_dump()
+    )
+    model = HdVila(config).eval()
+    streams = {s.name: torch.rand(2, 1, s.frames, s.height, s.width, 3) * 255 for s in config.streams()}
+    without = HdVila(config.model_copy(update={"early_fusion": 0})).eval()
+    without.load_state_dict(model.state_dict(), strict=False)
+    for before, untrained in zip(without.encode_video(streams), model.encode_video(streams), strict=True):
+        assert torch.equal(before, untrained)
+    assert model.video.early_fusion is not None
+    torch.nn.init.normal_(model.video.early_fusion.project.weight)
+    vector, tokens = model.encode_video(streams)
+    assert torch.allclose(vector, without.encode_video(streams)[0], atol=1e-4)
+
+    def details(low: Tensor) -> Tensor:
+        changed = streams | {"low": low}
+        return model.encode_video(changed)[1] - without.encode_video(changed)[1]
+
+    assert details(streams["low"]).abs().max() > 0.1
+    assert (details(streams["low"]) - details(streams["low"].flip(2))).abs().max() > 0.1  # the order of frames matters
+    assert details(streams["low"][:, :, ::2]).abs().max() > 0.1  # fewer frames are repeated
+    assert torch.allclose(model.tokens_of_features(model.visual_features(streams)), tokens, atol=1e-5)
+
+
+def test_a_stage_trains_early_fusion_alone_and_only_if_the_model_has_it(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pictures = []
+    for i in range(8):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+        scene = asdict(sample_world(0, "train", i, varied=True))
+        pictures.append((Example(key=path.stem, captions=(), still=True, attributes={"scene": scene}), path))
+    write_packed(tmp_path / "data/varied/train", VIDEO_STREAMS, iter(pictures), Origin("the test", "CC0-1.0", "all"))
+    dataset = {"corpus": "varied", "weight": 1.0, "batch_size": 4, "objectives": {"objects": 1.0}}
+    stage = {"name": "objects", "steps": 3, "learning_rate": 1e-2, "frozen": "all_but_early_fusion"}
+    made = recipe(
+        corpus[1], model=KEPT | {"early_fusion": 6}, stages=[stage | {"datasets": [dataset]}], answers_from=[]
+    )
+    trained = checkpoint.load(train(made, tmp_path / "data", tmp_path / "run")).model
+    torch.manual_seed(made.seed)
+    changed = changed_parameters(build(model_config(made, 0)).state_dict(), trained.state_dict())
+    assert changed
+    assert all(name.startswith("video.early_fusion.") for name in changed)
+    made = recipe(corpus[1], model=KEPT, stages=[stage | {"datasets": [dataset]}], answers_from=[])
+    with pytest.raises(InvalidInput, match="'all_but_early_fusion' for a model without early fusion"):
+        train(made, tmp_path / "data", tmp_path / "other")
 
 
 def test_soho_embeds_cached_feature_maps_as_it_embeds_pictures() -> None:

@@ -115,14 +115,14 @@ def object_accuracy(model: FusedModel, packed: Packed, tokens_NVW: np.ndarray) -
     """
     position_targets, class_targets = object_targets([example.attributes["scene"] for example in packed.examples])
     positions, classes = torch.from_numpy(position_targets), torch.from_numpy(class_targets)
-    token, readable = object_tokens(positions, classes, model.grid_of(tokens_NVW.shape[1]))
+    token, readable = object_tokens(positions, classes, model.cfg.grid_of(tokens_NVW.shape[1]))
     device = next(model.parameters()).device
     with torch.no_grad():
         logits = model.object_logits(torch.from_numpy(tokens_NVW.astype(np.float32)).to(device)).float().cpu()
     at_object = logits.gather(1, token[..., None].expand(-1, -1, logits.shape[2]))[readable]
     parts = torch.split(at_object[:, 1:], model.cfg.object_classes, dim=1)
-    out = {
-        f"objects ({name})": float(100 * (part.argmax(dim=1) == classes[readable][:, i]).float().mean())
-        for i, (name, part) in enumerate(zip(ATTRIBUTES, parts, strict=True))
-    }
+    out = {}
+    for targets, name, part in zip(classes[readable].unbind(dim=1), ATTRIBUTES, parts, strict=True):
+        known = targets >= 0
+        out[f"objects ({name})"] = float(100 * (part.argmax(dim=1)[known] == targets[known]).float().mean())
     return out | {"objects": float(np.mean([out[f"objects ({name})"] for name in STILL]))}

@@ -201,6 +201,11 @@ class FusedConfig(OmitDefaultsModel):
         """Number of visual tokens that have a position in the grid."""
         return self.grid_height * self.grid_width
 
+    def grid_of(self, tokens: int) -> tuple[int, int]:
+        """Return the rows and columns of a grid of `tokens` tokens, in the aspect ratio of the configured grid."""
+        rows = round((tokens * self.grid_height / self.grid_width) ** 0.5)
+        return rows, tokens // rows
+
     @property
     def visual_tokens(self) -> int:
         """Number of visual tokens of a clip; the tokens of the grid come first."""

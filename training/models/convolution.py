@@ -39,7 +39,7 @@ class Normalise(nn.Module):
         return (pixels - self.mean) / self.std
 
 
-STRIDE_16, STRIDE_32 = 3, 4
+STRIDE_8, STRIDE_16, STRIDE_32 = 2, 3, 4
 """Indices of backbone stages; stage i has stride 2 ** (i + 1)."""
 
 

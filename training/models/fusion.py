@@ -436,11 +436,6 @@ class FusedModel(nn.Module, ABC):
             raise ValueError("caption_layers: 0 in this model's config; a decoder of captions was expected")
         return self.caption_decoder
 
-    def grid_of(self, tokens: int) -> tuple[int, int]:
-        """Return the rows and columns of a grid of `tokens` tokens, in the aspect ratio of the configured grid."""
-        rows = round((tokens * self.cfg.grid_height / self.cfg.grid_width) ** 0.5)
-        return rows, tokens // rows
-
     def object_logits(self, visual_BVW: Tensor) -> Tensor:
         """Return presence and attribute logits (B, V, 1 + classes of all attributes) of visual tokens (B, V, W)."""
         if self.object_head is None:

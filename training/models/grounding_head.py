@@ -92,7 +92,7 @@ def ground(model: FusedModel, text_BLD: Tensor, attention_mask: Tensor, visual_P
         raise ValueError("grounding_layers: 0 in this model's config; a head that finds phrases was expected")
     count = visual_PVW.shape[1] - (model.cfg.visual_tokens - model.cfg.grid_tokens)
     embedded = model.visual_embeddings(visual_PVW)[:, :count]
-    heat, boxes = model.grounding_head(text_BLD, attention_mask, embedded, model.grid_of(count))
+    heat, boxes = model.grounding_head(text_BLD, attention_mask, embedded, model.cfg.grid_of(count))
     return heat, boxes
 
 

@@ -265,8 +265,8 @@ def objects(
     Args:
         logits_BVC: (B, V, 1 + sum of sizes): presence of an object, then the classes of each attribute.
         positions: (B, K, 2) x and y of the objects in the middle of the clip, as fractions of width and height.
-        classes: (B, K, A) int64, negative where there is no object. If two objects are in one token, only the first
-            counts.
+        classes: (B, K, A) int64; `IGNORE_INDEX` for all attributes of an absent object, and for unknown attributes. If
+            two objects are in one token, only the first counts.
         grid: Rows and columns of visual tokens.
         sizes: Number of classes of each attribute.
         weights: Weight of each attribute.
@@ -276,13 +276,18 @@ def objects(
     """
     token, readable = object_tokens(positions, classes, grid)
     present = torch.zeros(logits_BVC.shape[:2], device=logits_BVC.device)
-    present.scatter_add_(1, token, (classes[..., 0] >= 0).float())
+    present.scatter_add_(1, token, (classes >= 0).any(dim=-1).float())
     logits = logits_BVC.float()
     loss = F.binary_cross_entropy_with_logits(logits[..., 0], present.clamp(max=1.0))
     at_object = logits.gather(1, token[..., None].expand(-1, -1, logits.shape[2]))[readable]
     targets = classes[readable]
     parts = torch.split(at_object[:, 1:], list(sizes), dim=1)
-    by_attribute = [w * F.cross_entropy(p, targets[:, i]) for i, (p, w) in enumerate(zip(parts, weights, strict=True))]
+    by_attribute = [
+        w
+        * F.cross_entropy(p, targets[:, i], ignore_index=IGNORE_INDEX, reduction="sum")
+        / (targets[:, i] >= 0).sum().clamp(min=1)
+        for i, (p, w) in enumerate(zip(parts, weights, strict=True))
+    ]
     return loss + distributed.global_mean(torch.stack(by_attribute).sum(), len(targets)) / sum(weights)
 
 
@@ -294,7 +299,7 @@ def object_tokens(positions: Tensor, classes: Tensor, grid: tuple[int, int]) -> 
     rows, columns = grid
     column, row = ((positions[..., i] * n).long().clamp(0, n - 1) for i, n in enumerate((columns, rows)))
     token = row * columns + column
-    exists = classes[..., 0] >= 0
+    exists = (classes >= 0).any(dim=-1)
     same = (token[:, :, None] == token[:, None, :]) & exists[:, None, :]
     hidden = (same & torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril(-1)).any(dim=2)
     return token, exists & ~hidden

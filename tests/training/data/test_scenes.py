@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from PIL import Image
 from training.data.corpus import CorpusError
 from training.data.example import Negative, Question, Utterance
 from training.data.scenes.generate import main, make_corpus, read_scenes
-from training.data.scenes.objects import ATTRIBUTES, NO_OBJECT, object_targets
-from training.data.scenes.render import LAYER, draw_background, draw_thing, encode, outline, render
-from training.data.scenes.sampling import sample_world
+from training.data.scenes.objects import ATTRIBUTES, UNKNOWN, object_targets
+from training.data.scenes.outlines import outline
+from training.data.scenes.render import LAYER, draw_background, draw_thing, encode, render
+from training.data.scenes.sampling import REACH, sample_world
 from training.data.scenes.world import (
     COLOURS,
     FADE,
@@ -36,7 +37,9 @@ from training.data.scenes.world import (
     Thing,
     World,
     frame_times,
+    is_random,
     motion_key,
+    rgb_of,
     state_at,
 )
 from vitascope.media.decode import frames_at, read_frames
@@ -58,6 +61,20 @@ def test_a_clip_depends_on_seed_split_and_index_alone(train: list[World]) -> Non
     assert sample_world(0, "train", 7) == train[7]
     others = (sample_world(1, "train", 7), sample_world(0, "val", 7), train[8])
     assert all(other != train[7] for other in others)
+
+
+def test_varied_scenes_have_any_outline_and_colour_but_no_held_out_pair() -> None:
+    worlds = [sample_world(3, "train", i, varied=True) for i in range(150)]
+    things = [thing for world in worlds for thing in world.things]
+    assert {t.shape for t in things} > set(SHAPES)
+    assert {t.colour for t in things} > set(COLOURS)
+    for thing in things:
+        if is_random(thing.shape):
+            corners = np.array(outline(thing.shape))
+            assert np.linalg.norm(corners, axis=1).max() <= REACH
+            assert np.ptp(corners, axis=0).min() > 0.15  # no outline is a mere line
+        similar = min(COLOURS, key=lambda name: np.linalg.norm(np.subtract(COLOURS[name], rgb_of(thing.colour))))
+        assert not replace(thing, colour=similar).held_out
 
 
 def _pairs(world: World) -> set[tuple[str, str]]:
@@ -348,8 +365,8 @@ def test_the_colour_of_an_object_is_seen_at_its_place_in_the_middle_of_the_clip(
 
 def test_absent_objects_have_no_targets() -> None:
     _, classes = object_targets([asdict(w) for w in WORLDS])
-    assert [int((c[:, 0] != NO_OBJECT).sum()) for c in classes] == [len(w.things) for w in WORLDS]
-    assert (classes[classes != NO_OBJECT] >= 0).all()
+    assert [int((c[:, 0] != UNKNOWN).sum()) for c in classes] == [len(w.things) for w in WORLDS]
+    assert (classes[classes != UNKNOWN] >= 0).all()
 
 
 def test_events_in_one_half_are_targets_of_that_half() -> None:

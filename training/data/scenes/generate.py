@@ -4,7 +4,8 @@ An interrupted run continues where it stopped: a finished clip is a complete fil
 DIR/<split>/examples.jsonl and its media files. Each line is an object with "key", "media" (a file name) and the fields
 of an Example; "held_out" (true for combinations that occur in the test split only), "scene" and "sound" become
 attributes. With --sound the same scenes have soundtracks, and texts about them: the corpus `sound_scenes`. With --depth
-each file has a second video track, with the exact depth of each frame.
+each file has a second video track, with the exact depth of each frame. With --varied the objects have any outline and
+colour, and there are no texts: the corpus `varied_scenes`, for the objective `objects`.
 """
 
 from __future__ import annotations
@@ -76,6 +77,19 @@ def make_sound_example(seed: int, split: str, index: int) -> tuple[World, Soundt
     return world, soundtrack, record
 
 
+def make_varied_example(seed: int, split: str, index: int) -> tuple[World, dict[str, Any]]:
+    """Return a scene with objects of any outline and colour, and its record, without texts."""
+    world = sample_world(seed, split, index, varied=True)
+    record = {
+        "key": f"{index:06d}",
+        "media": f"{index:06d}.mp4",
+        "still": False,
+        "captions": [],
+        "scene": asdict(world),
+    }
+    return world, record
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically, also when several processes write it; without fsync, since clips can be made again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -83,11 +97,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def make_clip(folder: Path, seed: int, split: str, sound: bool, depth: bool, index: int) -> str:
+def make_clip(folder: Path, seed: int, split: str, sound: bool, depth: bool, varied: bool, index: int) -> str:
     """Generate a clip unless it exists, and return its line of examples.jsonl."""
     soundtrack = None
     if sound:
         world, soundtrack, record = make_sound_example(seed, split, index)
+    elif varied:
+        world, record = make_varied_example(seed, split, index)
     else:
         world, record = make_example(seed, split, index)
     media = folder / str(record["media"])
@@ -125,7 +141,13 @@ def check_seed(out: Path, expected: Mapping[str, Any]) -> None:
 
 
 def make_corpus(
-    out: Path, counts: dict[str, int], seed: int = 0, workers: int = 1, sound: bool = False, depth: bool = False
+    out: Path,
+    counts: dict[str, int],
+    seed: int = 0,
+    workers: int = 1,
+    sound: bool = False,
+    depth: bool = False,
+    varied: bool = False,
 ) -> None:
     """Generate all splits in `out`, then corpus.json and split.json.
 
@@ -133,15 +155,15 @@ def make_corpus(
     """
     if unknown := sorted(set(counts) - set(SPLITS)):
         raise ValueError(f"splits {unknown}; expected some of {list(SPLITS)}")
-    tracks = ({"sound": True} if sound else {}) | ({"depth": True} if depth else {})
-    check_seed(out, {"seed": seed, "version": VERSION} | tracks)
+    kinds = {name: True for name, chosen in (("sound", sound), ("depth", depth), ("varied", varied)) if chosen}
+    check_seed(out, {"seed": seed, "version": VERSION} | kinds)
     write_atomically(out / "split.json", json.dumps(as_json(), indent=2).encode())
     for split, count in counts.items():
         folder = out / split
-        make = partial(make_clip, folder, seed, split, sound, depth)
+        make = partial(make_clip, folder, seed, split, sound, depth, varied)
         make_split(make, folder, folder / "examples.jsonl", count, workers)
     corpus = {
-        "name": "sound_scenes" if sound else "scenes",
+        "name": "sound_scenes" if sound else "varied_scenes" if varied else "scenes",
         "version": VERSION,
         "seed": seed,
         "counts": counts,
@@ -165,7 +187,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that draw and encode")
     parser.add_argument("--sound", action="store_true", help="give the scenes soundtracks: the corpus sound_scenes")
     parser.add_argument("--depth", action="store_true", help="give the files a second video track with the exact depth")
+    parser.add_argument(
+        "--varied", action="store_true", help="objects of any outline and colour, without texts: varied_scenes"
+    )
     chosen = parser.parse_args(None if arguments is None else list(arguments))
+    if chosen.varied and chosen.sound:
+        parser.error("--varied with --sound; one of them was expected")
     make_corpus(
         chosen.out,
         {"train": chosen.train, "val": chosen.val, "test": chosen.test},
@@ -173,6 +200,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
         chosen.workers,
         chosen.sound,
         chosen.depth,
+        chosen.varied,
     )
 
 

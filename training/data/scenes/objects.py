@@ -30,8 +30,8 @@ from training.data.scenes.world import (
     things_of,
 )
 
-NO_OBJECT = -100
-"""Class of absent objects."""
+UNKNOWN = -100
+"""Class of each attribute of an absent object, and of a shape or colour without a name."""
 
 _MOTIONS = ("stays", *MOTION_WEIGHTS, "collides", "passes")
 _ANY_DIRECTION = (None, *DIRECTIONS, *TURNS)
@@ -61,16 +61,19 @@ def object_targets(scenes: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.floa
         scenes: The attribute `scene` of each example, a `World` as a dictionary.
 
     Returns:
-        Positions (N, K, 2), x and y as fractions of width and height; and classes (N, K, A), `NO_OBJECT` for absent
-        objects.
+        Positions (N, K, 2), x and y as fractions of width and height; and classes (N, K, A), `UNKNOWN` for absent
+        objects, and for shapes and colours without a name.
     """
     positions = np.zeros((len(scenes), MAX_OBJECTS, 2), dtype=np.float32)
-    classes = np.full((len(scenes), MAX_OBJECTS, len(ATTRIBUTES)), NO_OBJECT, dtype=np.int64)
+    classes = np.full((len(scenes), MAX_OBJECTS, len(ATTRIBUTES)), UNKNOWN, dtype=np.int64)
     for n, scene in enumerate(scenes):
         for k, thing in enumerate(things_of(scene)):
             state = state_at(thing, DURATION / 2)
             positions[n, k] = state.x / WIDTH, state.y / HEIGHT
-            classes[n, k] = [values.index(v) for values, v in zip(ATTRIBUTES.values(), _values(thing), strict=True)]
+            classes[n, k] = [
+                values.index(value) if value in values else UNKNOWN
+                for values, value in zip(ATTRIBUTES.values(), _values(thing), strict=True)
+            ]
     return positions, classes
 
 

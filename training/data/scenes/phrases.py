@@ -15,7 +15,8 @@ from typing import Any
 
 from training.data.example import Box, Region
 from training.data.scenes.description import Mention, describe, matches, noun_phrase, verb_phrase
-from training.data.scenes.render import PLATE, camera_shifts, outline
+from training.data.scenes.outlines import outline
+from training.data.scenes.render import PLATE, camera_shifts
 from training.data.scenes.world import (
     COLOURS,
     FRAMES,

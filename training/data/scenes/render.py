@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from training.data.audio import SAMPLE_RATE, Samples
+from training.data.scenes.outlines import outline
 from training.data.scenes.world import (
-    COLOURS,
     FPS,
     FRAMES,
     HEIGHT,
@@ -24,6 +24,7 @@ from training.data.scenes.world import (
     Thing,
     World,
     frame_times,
+    rgb_of,
     state_at,
 )
 
@@ -38,7 +39,6 @@ LAYER = 255 // MAX_OBJECTS
 """Difference of grey levels in depth maps between an object and the one behind it; the background is 0."""
 PLATE = (14, 22)
 """Width and height of the rectangle behind a digit, in pixels."""
-Point = tuple[float, float]
 
 # Bitmaps of 5x7, drawn as 10x18 pixels. Strokes are wider than a pixel in 224x224 frames. In 112x112 frames they are
 # narrower, so that digits blur and are harder to read.
@@ -56,53 +56,11 @@ DIGITS = (
 )
 
 
-def outline(shape: str) -> list[Point]:
-    """Return the corners of a shape with diameter 1 around (0, 0), y downwards; for a ring, of its outer edge."""
-    if shape in ("circle", "ring"):
-        return [(0.5 * math.cos(k * math.pi / 30), 0.5 * math.sin(k * math.pi / 30)) for k in range(60)]
-    if shape == "square":
-        return [(-0.44, -0.44), (0.44, -0.44), (0.44, 0.44), (-0.44, 0.44)]
-    if shape == "triangle":
-        return [(0.0, -0.54), (0.47, 0.4), (-0.47, 0.4)]
-    if shape == "diamond":
-        return [(0.0, -0.57), (0.34, 0.0), (0.0, 0.57), (-0.34, 0.0)]
-    if shape == "star":
-        radii = (0.56, 0.23)
-        angles = [math.pi * k / 5 - math.pi / 2 for k in range(10)]
-        return [(radii[k % 2] * math.cos(a), radii[k % 2] * math.sin(a)) for k, a in enumerate(angles)]
-    if shape == "cross":
-        a, b = 0.17, 0.5
-        return [
-            (-a, -b),
-            (a, -b),
-            (a, -a),
-            (b, -a),
-            (b, a),
-            (a, a),
-            (a, b),
-            (-a, b),
-            (-a, a),
-            (-b, a),
-            (-b, -a),
-            (-a, -a),
-        ]
-    if shape == "heart":
-        steps = [k * math.pi / 24 for k in range(48)]
-        return [
-            (
-                16 * math.sin(t) ** 3 / 33,
-                -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 31 - 0.08,
-            )
-            for t in steps
-        ]
-    raise ValueError(f"shape {shape!r} is not one of the shapes that can be drawn")
-
-
 def second_tone(colour: str) -> tuple[int, int, int]:
     """Return the colour of stripes and dots: a lighter or darker shade of the object's colour."""
     if colour in ("black", "white"):  # distinct from the greys of backgrounds
         return (72, 72, 76) if colour == "black" else (190, 190, 194)
-    rgb = COLOURS[colour]
+    rgb = rgb_of(colour)
     if colour == "yellow":
         return (rgb[0] * 5 // 9, rgb[1] * 5 // 9, rgb[2] * 5 // 9)
     lift = 0.62
@@ -115,7 +73,7 @@ def second_tone(colour: str) -> tuple[int, int, int]:
 
 def _pattern(thing: Thing, side: int) -> Image.Image:
     """Return a square of `side` pixels in the object's colour and pattern."""
-    canvas = Image.new("RGB", (side, side), COLOURS[thing.colour])
+    canvas = Image.new("RGB", (side, side), rgb_of(thing.colour))
     draw, tone = ImageDraw.Draw(canvas), second_tone(thing.colour)
     pitch = (10 if thing.size == "small" else 14) * OVERSAMPLE
     centre = side // 2

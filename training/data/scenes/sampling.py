@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -14,19 +15,22 @@ from training.data.scenes.world import (
     HORIZONTAL_SPEED,
     MOTION_WEIGHTS,
     PATTERNS,
+    RANDOM,
     SHAPES,
     SHRINKAGE,
     SIZES,
     TURN_SENSE,
     TURN_SPEED,
-    TURNING,
     VERTICAL_SPEED,
     WIDTH,
     Background,
     Event,
     Thing,
     World,
+    can_turn,
     frame_times,
+    is_held_out,
+    is_random,
     state_at,
 )
 
@@ -54,23 +58,27 @@ MUTED = (
 Window = tuple[float, float]
 
 
-def sample_world(seed: int, split: str, index: int) -> World:
+def sample_world(seed: int, split: str, index: int, *, varied: bool = False) -> World:
     """Return the scene of clip `index` of a split. Equal arguments give equal scenes.
 
     About half of the scenes of the split "test" have a combination that is held out; those of other splits have none.
+    With `varied`, half of the objects have a random outline, and two fifths a random colour. A random colour of a
+    shape with a name is nearest to a colour that the shape may have.
     """
-    rng = Random(f"scenes/{seed}/{split}/{index}")
+    rng = Random(f"{'varied scenes' if varied else 'scenes'}/{seed}/{split}/{index}")
     wants_held_out = split == "test" and rng.random() < 0.5
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
     while True:
-        world = _attempt(rng, kind)
+        world = _attempt(rng, kind, varied)
         if world is not None and world.held_out == wants_held_out:
             return world
 
 
-def _attempt(rng: Random, kind: str) -> World | None:
+def _attempt(rng: Random, kind: str, varied: bool) -> World | None:
     number = {"single": 1, "sequence": 1, "trio": 3}.get(kind, 2)
     things = _attributes(rng, number)
+    if varied:
+        things = [_varied(rng, thing) for thing in things]
     drawing_order = list(range(number))
     if kind == "collision":
         things = _collision(rng, things)
@@ -109,6 +117,24 @@ def _attributes(rng: Random, number: int) -> list[Thing]:
     return things
 
 
+def _varied(rng: Random, thing: Thing) -> Thing:
+    """Give an object, at random, another outline and another colour, which differs from backgrounds."""
+    shape, colour = thing.shape, thing.colour
+    if rng.random() < 0.5:
+        shape = f"{RANDOM}{rng.randrange(2**31)}"
+    if rng.random() < 0.4:
+        while True:
+            rgb = [rng.randrange(256) for _ in range(3)]
+            if max(abs(level - 130) for level in rgb) >= 70 and not is_held_out(_nearest_colour(rgb), shape, ()):
+                break
+        colour = "#" + "".join(f"{level:02x}" for level in rgb)
+    return replace(thing, shape=shape, colour=colour)
+
+
+def _nearest_colour(rgb: Sequence[int]) -> str:
+    return min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(COLOURS[name], rgb, strict=True)))
+
+
 def _events(rng: Random, kind: str, things: list[Thing]) -> list[tuple[Event, ...]]:
     if kind == "single":
         return [() if rng.random() < 0.15 else (_event(rng, things[0], WHOLE),)]
@@ -138,14 +164,18 @@ def _sequence(rng: Random, thing: Thing) -> tuple[Event, ...]:
 
 def _event(rng: Random, thing: Thing, window: Window) -> Event:
     motion = rng.choices(list(MOTION_WEIGHTS), list(MOTION_WEIGHTS.values()))[0]
-    if motion == "rotates" and thing.shape not in TURNING:
+    if motion == "rotates" and not can_turn(thing.shape):
         motion = "moves"
     if motion == "moves":
         return _move(rng, thing, window)
     start, end = window
     if motion == "rotates":
         sign = rng.choice((1, -1))
-        sense = ("clockwise" if sign > 0 else "counterclockwise") if thing.shape in TURN_SENSE else None
+        sense = (
+            ("clockwise" if sign > 0 else "counterclockwise")
+            if thing.shape in TURN_SENSE or is_random(thing.shape)
+            else None
+        )
         return Event(motion, start, end, sign * TURN_SPEED * (end - start), sense)
     if motion in ("grows", "shrinks"):
         return Event(motion, start, end, GROWTH[thing.size] if motion == "grows" else SHRINKAGE)

@@ -5,6 +5,8 @@ has one held-out pair of each kind, with different colours and motions, so that 
 every other word. Train and val clips do not contain these pairs, nor do their negative captions and questions;
 otherwise "a purple square" would always be wrong there. About half of the test clips have at least one held-out pair.
 Collisions and passes are never held out.
+
+Objects of varied scenes may have a random outline, "random 1234", or a colour without a name, "#a1b2c3".
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from PIL import ImageColor
 
 WIDTH, HEIGHT = 320, 180  # pixels
 FPS, FRAMES = 12, 36
@@ -85,6 +89,26 @@ HELD_OUT_SHAPE_MOTION = frozenset(
         ("heart", "rotates"),
     }
 )
+
+
+RANDOM = "random "
+"""Prefix of the name of a shape with a random outline; the rest is the seed."""
+
+
+def is_random(shape: str) -> bool:
+    """Return whether a shape has a random outline."""
+    return shape.startswith(RANDOM)
+
+
+def can_turn(shape: str) -> bool:
+    """Return whether a shape looks different when it is rotated."""
+    return shape in TURNING or is_random(shape)
+
+
+def rgb_of(colour: str) -> tuple[int, int, int]:
+    """Return the red, green and blue, 0 to 255, of a colour with a name, or of the form #rrggbb."""
+    red, green, blue, *_ = COLOURS[colour] if colour in COLOURS else ImageColor.getrgb(colour)
+    return red, green, blue
 
 
 def motion_key(motion: str, direction: str | None) -> str:

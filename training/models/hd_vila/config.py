@@ -16,7 +16,12 @@ from vitascope.bundle.manifest import FrameStream
 class HdVilaConfig(ConvConfig):
     """Configuration of an HD-VILA model: two backbones without shared weights. The grid is the low resolution / 16."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = (*FusedConfig._omit_if_default, "depth", "paired_frames")
+    _omit_if_default: ClassVar[tuple[str, ...]] = (
+        *FusedConfig._omit_if_default,
+        "depth",
+        "early_fusion",
+        "paired_frames",
+    )
     system: Literal["hd-vila"] = "hd-vila"
     high_height: int
     """Height in pixels of the high-resolution frame: at least twice `low_height`, or equal to it for a model with one
@@ -45,6 +50,9 @@ class HdVilaConfig(ConvConfig):
     keep_pretrained: bool = False
     """Whether the model also has a copy of the pretrained CNN's later stages that is never trained. The copy reads the
     high-resolution frame, and preserves what the CNN has learned from photographs. Not in the published model."""
+    early_fusion: Annotated[int, Field(ge=0)] = 0
+    """Width of layers that compare early feature maps of all frames, and add details of motion to the visual tokens; 0:
+    no such layers. They do not change embeddings. Not in the published model."""
     depth: bool = False
     """Whether the model also reads a depth map of the middle of the clip, from the second video track of a file, as one
     more frame of the sequence. Not in the published model."""
@@ -63,6 +71,11 @@ class HdVilaConfig(ConvConfig):
                 )
         if self.depth and self.temporal_shift:
             raise ValueError(f"temporal_shift: {self.temporal_shift:g} with depth, which is no frame; 0 was expected")
+        if self.early_fusion and (self.frozen_stages < 3 or self.depth):
+            raise ValueError(
+                f"early_fusion: {self.early_fusion} with frozen_stages {self.frozen_stages} and depth {self.depth}; at "
+                "least 3 frozen stages and no depth were expected"
+            )
         if self.keep_pretrained and not 1 <= self.frozen_stages <= 4:
             raise ValueError(f"frozen_stages: {self.frozen_stages} with keep_pretrained; 1 to 4 were expected")
         return self

@@ -13,11 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.models.convolution import STRIDE_16, STRIDE_32, ConvEncoder, channels_first, pretrained_stages
+from training.models.convolution import STRIDE_8, STRIDE_16, STRIDE_32, ConvEncoder, channels_first, pretrained_stages
 from training.models.fusion import FusedModel
 from training.models.hd_vila.config import HdVilaConfig
+from training.models.hd_vila.early_fusion import EarlyFusion
 from training.models.text import attend
 from vitascope.errors import InvalidInput
+
+EARLY_FUSION_PREFIX = "video.early_fusion."
+"""Prefix of the parameters of early fusion."""
 
 
 class Attention(nn.Module):
@@ -235,6 +239,12 @@ class VideoEncoder(nn.Module):
         # A copy of the later stages only: the first ones are frozen in `high`, so the copy reads their output.
         self.pretrained = pretrained_stages(cfg) if cfg.keep_pretrained else None
         self.branch = PretrainedBranch(cfg, channels[STRIDE_32]) if cfg.keep_pretrained else None
+        self.early_fusion = None
+        if cfg.early_fusion:
+            ratio = cfg.high_height // cfg.low_height
+            self.early_fusion = EarlyFusion(
+                channels[STRIDE_8], cfg.low_frames, ratio, cfg.early_fusion, cfg.hybrid_width
+            )
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode of all parts but the pretrained copy, whose norms keep their statistics."""
@@ -254,21 +264,26 @@ class VideoEncoder(nn.Module):
         return self.merge(self.features(streams, times))
 
     def features(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the inputs of `merge`: `tokens` (N, V, D) and, with `keep_pretrained`, `pretrained` (N, V, C).
+        """Return the inputs of `merge`: `tokens` (N, V, D), with `keep_pretrained` `pretrained` (N, V, C), and with
+        `early_fusion` `early` (N, V, 4 K), the result of `EarlyFusion.stack`.
 
         A stage that freezes the backbone computes the features once. Arguments as in `forward`.
         """
-        outputs = [STRIDE_16, STRIDE_32]
-        if self.pretrained is not None:
-            outputs.append(self.cfg.frozen_stages - 1)
-        *shared, reference, detail = self.high(channels_first(streams["high"]), outputs)
+        shared = self.cfg.frozen_stages - 1
+        outputs = {STRIDE_16, STRIDE_32} | ({shared} if self.pretrained is not None else set())
+        outputs |= {STRIDE_8} if self.early_fusion is not None else set()
+        high = dict(zip(sorted(outputs), self.high(channels_first(streams["high"]), outputs), strict=True))
         low = streams["low"]
         if self.cfg.depth:
             low = torch.cat([low.float(), streams["depth"].float()], dim=1)
-        out = {"tokens": self._hybrid_tokens(reference, detail, low, times)}
+        low_maps = self.low(channels_first(low), outputs & {STRIDE_8, STRIDE_16}, low.shape[1])
+        *low_early, low_map = (x.unflatten(0, (-1, low.shape[1])) for x in low_maps)  # (N, F - 1, C, Y, X)
+        out = {"tokens": self._hybrid_tokens(high[STRIDE_16], high[STRIDE_32], low_map, times)}
+        if self.early_fusion is not None:
+            out["early"] = self.early_fusion.stack(high[STRIDE_8], low_early[0])
         if self.pretrained is not None:
             with torch.no_grad():
-                kept = self.pretrained(shared[0])
+                kept = self.pretrained(high[shared])
             grid = (streams["low"].shape[2] // 16, streams["low"].shape[3] // 16)
             if kept.shape[2:] != grid:
                 kept = F.adaptive_avg_pool2d(kept, grid)
@@ -277,20 +292,19 @@ class VideoEncoder(nn.Module):
 
     def merge(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return the visual tokens (N, V, D) of the features of `features`."""
-        if self.branch is None:
-            return features["tokens"]
-        merged: Tensor = self.branch(features["tokens"], features["pretrained"])
-        return merged
+        tokens = features["tokens"]
+        if self.early_fusion is not None:
+            tokens = tokens + self.early_fusion(features["early"], self.cfg.grid_of(tokens.shape[1]))
+        return tokens if self.branch is None else self.branch(tokens, features["pretrained"])
 
     def _hybrid_tokens(self, reference: Tensor, detail: Tensor, low: Tensor, times: Tensor | None) -> Tensor:
         """Return the visual tokens (N, V, D) of the hybrid image sequence.
 
-        reference, detail: Feature maps of the high-resolution frame at strides 16 and 32. low: The low-resolution
-        frames, followed by the depth map if the model reads it. times: As in `forward`.
+        reference, detail: Feature maps of the high-resolution frame at strides 16 and 32. low: Those (N, F - 1, ...) of
+        the low-resolution frames, and of the depth map if the model reads it, at stride 16. times: As in `forward`.
         """
         n, neighbours = low.shape[:2]
-        (low_map,) = self.low(channels_first(low), (STRIDE_16,), neighbours)
-        low_map = F.gelu(self.low_grid(low_map))
+        low_map = F.gelu(self.low_grid(low.flatten(0, 1)))
         grid = low_map.shape[2:]  # the configured grid unless the streams have another size
         low_map = low_map.reshape(n, neighbours, -1, *grid)
         detail = self.high_grid(detail)
@@ -353,6 +367,9 @@ class HdVila(FusedModel):
         super().__init__(cfg, VideoEncoder(cfg))
         if cfg.keep_pretrained:
             self.after_features, self.details = ("video.branch.",), ("video.branch.detail.",)
+        if cfg.early_fusion:
+            self.after_features += (EARLY_FUSION_PREFIX,)
+            self.details += (EARLY_FUSION_PREFIX,)
 
     def pool_tokens(self, tokens: Tensor) -> Tensor:
         """Return the mean of the grid's tokens, plus the summary token with `keep_pretrained`."""
